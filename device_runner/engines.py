@@ -1,0 +1,83 @@
+"""Engines run an artifact in this process: waveform in, logits out. One per format, chosen by name."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from device_runner.artifact import Artifact
+from device_runner.errors import AsrDeployError
+
+Waveform = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Something that turns a waveform into logits."""
+
+    def logits(self, waveform: Waveform) -> Logits:
+        """Return logits ``[frames, labels]`` of a waveform ``[samples]`` in -1..1 at the artifact's sample rate."""
+        ...
+
+
+ENGINES: dict[str, Callable[[Artifact, int], Engine]] = {}
+
+
+def engine_for(format_name: str) -> Callable[[Callable[[Artifact, int], Engine]], Callable[[Artifact, int], Engine]]:
+    """Register the engine of an artifact format."""
+
+    def register(make: Callable[[Artifact, int], Engine]) -> Callable[[Artifact, int], Engine]:
+        ENGINES[format_name] = make
+        return make
+
+    return register
+
+
+def open_engine(artifact: Artifact, threads: int = 1) -> Engine:
+    """Load an artifact into the engine of its format.
+
+    Raises:
+        AsrDeployError: no engine for the format, or the runtime refuses the file.
+    """
+    make = ENGINES.get(artifact.manifest.format)
+    if make is None:
+        raise AsrDeployError(f"No engine here runs the format “{artifact.manifest.format}”; known: {', '.join(sorted(ENGINES))}.")
+    return make(artifact, threads)
+
+
+def check_length(waveform: Waveform, minimum: int) -> None:
+    """Raise AsrDeployError where a waveform is too short for one frame of logits."""
+    if waveform.ndim != 1 or waveform.size < minimum:
+        raise AsrDeployError(f"The audio has {waveform.size} samples; the model needs at least {minimum}: use a longer recording.")
+
+
+@engine_for("onnx")
+class OnnxEngine:
+    """ONNX Runtime on the CPU, with a fixed number of threads and no inter-operator parallelism."""
+
+    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+        import onnxruntime as ort  # a second of import time that not every command needs
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self.session = ort.InferenceSession(str(artifact.model_path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exception classes share no base below Exception
+            raise AsrDeployError(f"onnxruntime {ort.__version__} cannot load {artifact.model_path}: {_first_line(error)}") from error
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if [each.name for each in inputs] != ["input_values"] or "logits" not in [each.name for each in outputs]:
+            raise AsrDeployError(f"{artifact.model_path} is not a speech recogniser of ours: it needs input_values and gives logits.")
+        self._minimum = artifact.manifest.minimum_samples
+
+    def logits(self, waveform: Waveform) -> Logits:
+        """Return logits ``[frames, labels]`` of a waveform ``[samples]``."""
+        check_length(waveform, self._minimum)
+        result: Logits = self.session.run(["logits"], {"input_values": waveform[None]})[0][0]
+        return result
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

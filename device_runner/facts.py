@@ -1,0 +1,65 @@
+"""Facts about the machine that a result was made on."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# What decides the speed and the exactness of quantised inference.
+CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve")
+PACKAGES = ("asrdeploy", "numpy", "onnxruntime", "onnx", "torch", "torchaudio", "executorch")
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return CPU model and features, threads, memory, operating system, package versions and the git commit."""
+    model, features = _cpu()
+    return {
+        "cpu": model,
+        "cpu_features": features,
+        "int8_exact": int8_is_exact(features),
+        "logical_cpus": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": package_versions(),
+        "commit": _commit(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the installed packages that results depend on, without importing them."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def int8_is_exact(features: list[str]) -> bool:
+    """Tell whether 8-bit products are summed without saturation: Arm always, x86 with dot-product instructions (VNNI)."""
+    return platform.machine() in {"aarch64", "arm64"} or any("vnni" in each or each == "amx_int8" for each in features)
+
+
+def _cpu() -> tuple[str, list[str]]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine(), []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
+    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    return facts.get("model name") or platform.machine(), [name for name in CPU_FEATURES if name in flags]
+
+
+def _commit() -> str | None:
+    # Only where the package is a checkout: in site-packages the folder around belongs to somebody else.
+    if not (Path(__file__).parent.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(Path(__file__).parent.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,66 @@
+"""A file server on this machine that can misbehave as real ones do."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class FileServer:
+    """What is served, and how badly; ``asked`` collects path and Range of every request."""
+
+    files: dict[str, bytes]
+    url: str = ""
+    cuts: list[int] = field(default_factory=list)  # body bytes after which the next answers end, one each
+    statuses: list[int] = field(default_factory=list)  # error codes of the next answers
+    knows_ranges: bool = True
+    shift: int = 0  # an answer to a Range starts this many bytes too late
+    extra_length: int = 0  # bytes announced and never sent
+    announces: bool = True
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+
+
+@contextmanager
+def serving(files: dict[str, bytes]) -> Iterator[FileServer]:
+    """Serve ``files`` (by path, such as ``/a.tar.gz``) until the end of the block."""
+    state = FileServer(files)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range")
+            state.asked.append((self.path, wanted))
+            if state.statuses:
+                return self.send_error(state.statuses.pop(0))
+            if self.path not in state.files:
+                return self.send_error(404)
+            body = state.files[self.path]
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.knows_ranges else 0
+            if start and start >= len(body):
+                return self.send_error(416)
+            if start:
+                start += state.shift
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            else:
+                self.send_response(200)
+            if state.announces:
+                self.send_header("Content-Length", str(len(body) - start + state.extra_length))
+            self.end_headers()
+            sent = body[start:]
+            self.wfile.write(sent[: state.cuts.pop(0)] if state.cuts else sent)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,399 @@
+"""Latency: statistics, conditions, validity, cold starts and drawings. No time that was measured decides a test."""
+
+import gc
+import io
+import itertools
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from pydantic import ValidationError
+from rich.console import Console
+
+from device_runner import latency
+from device_runner.artifact import Artifact, Manifest, describe_file, open_artifact, write_manifest
+from device_runner.engines import ENGINES
+from device_runner.errors import AsrDeployError
+from device_runner.latency import QUICK, STANDARD, STRICT, Conditions, LatencyResult, Steady, summarise, why_invalid
+
+RATE = 16_000
+LABELS = ("-", "|", *(chr(ord("A") + index) for index in range(26)), "'")
+
+
+def make_artifact(folder: Path, *, model: bytes | None = None, trained: bool = True, name: str = "TINY", form: str = "onnx") -> Artifact:
+    """One convolution of 400 samples every 320: waveform [1, samples] → logits [1, frames, 29]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weight = np.random.default_rng(0).normal(size=(len(LABELS), 1, 400)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Unsqueeze", ["input_values", "axis"], ["channelled"]),
+            helper.make_node("Conv", ["channelled", "weight"], ["features"], strides=[320]),
+            helper.make_node("Transpose", ["features"], ["logits"], perm=[0, 2, 1]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("input_values", TensorProto.FLOAT, [1, "samples"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "frames", len(LABELS)])],
+        [numpy_helper.from_array(np.array([1]), "axis"), numpy_helper.from_array(weight, "weight")],
+    )
+    path = folder / "model.onnx"
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(onnx.ModelProto.SerializeToString(proto) if model is None else model)
+    manifest = Manifest(
+        model=name,
+        weights="random seed 0",
+        trained=trained,
+        format=form,
+        scheme="fp32",
+        files=(describe_file(path),),
+        labels=LABELS,
+        sample_rate=RATE,
+        normalised_waveform=False,
+        parameters=weight.size,
+        minimum_samples=400,
+        versions={},
+    )
+    write_manifest(folder, manifest)
+    return open_artifact(folder)
+
+
+def noise(*lengths: float) -> dict[float, np.ndarray]:
+    generator = np.random.default_rng(1)
+    return {seconds: generator.uniform(-1, 1, round(seconds * RATE)).astype(np.float32) for seconds in lengths}
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_artifact(tmp_path_factory.mktemp("tiny") / "artifact")
+
+
+@pytest.fixture(scope="module")
+def result(artifact: Artifact) -> LatencyResult:
+    """The real thing: fresh processes, onnxruntime, two lengths."""
+    return latency.measure(artifact, noise(0.2, 0.5), threads=1, conditions=QUICK.model_copy(update={"cold_starts": 2}))
+
+
+def steady(median: float = 0.2, rounds: int = 3, runs: int = 40, drift: float = 0.0) -> Steady:
+    """Every run of a round takes the same time; each round ``drift`` of the median longer than the one before."""
+    return summarise(2.0, [[median * (1 + drift * turn)] * runs for turn in range(rounds)])
+
+
+# Statistics
+
+
+def test_statistics_agree_with_numpy() -> None:
+    samples = np.random.default_rng(2).gamma(4, 0.01, size=300)
+    found = summarise(5.0, [samples[:100], samples[100:180], samples[180:]])
+    assert found.n == 300
+    assert (found.p50, found.p90, found.p95, found.p99) == pytest.approx([np.quantile(samples, q) for q in (0.5, 0.9, 0.95, 0.99)])
+    assert (found.min, found.mean, found.std) == pytest.approx((samples.min(), samples.mean(), samples.std(ddof=1)))
+    assert found.real_time_factor == pytest.approx(samples.mean() / 5)
+    assert [sample for each in found.rounds for sample in each] == samples.tolist()
+
+
+def test_percentiles_of_known_samples_interpolate() -> None:
+    found = summarise(2.0, [np.arange(101.0)])
+    assert (found.p50, found.p90, found.p95, found.p99) == pytest.approx((50, 90, 95, 99))
+    assert summarise(2.0, [[1.0, 2.0]]).p90 == pytest.approx(1.9)
+
+
+def test_p99_needs_100_runs() -> None:
+    assert summarise(2.0, [[0.1] * 50, [0.1] * 49]).p99 is None
+    assert summarise(2.0, [[0.1] * 50, [0.1] * 50]).p99 == pytest.approx(0.1)
+
+
+def test_spread_is_between_the_medians_of_rounds() -> None:
+    found = summarise(2.0, [[1.0, 1.0, 9.0], [1.2, 1.2, 1.2], [1.1, 1.1, 1.1]])
+    assert found.spread == pytest.approx(0.2 / 1.1)
+    assert summarise(2.0, [[1.0, 3.0]]).spread == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(1, 10**11), min_size=1, max_size=60), min_size=1, max_size=4), st.floats(0.1, 60))
+def test_statistics_are_in_order(nanoseconds: list[list[int]], seconds: float) -> None:
+    found = summarise(seconds, [[each / 1e9 for each in samples] for samples in nanoseconds])
+    flat = [sample for samples in found.rounds for sample in samples]
+    ordered = [found.min, found.p50, found.p90, found.p95, max(flat) if found.p99 is None else found.p99, max(flat)]
+    assert all(low <= high * (1 + 1e-12) for low, high in itertools.pairwise(ordered))
+    assert min(flat) * (1 - 1e-12) <= found.mean <= max(flat) * (1 + 1e-12)
+    assert found.n == len(flat) and found.std >= 0 and found.spread >= 0 and (found.p99 is None) == (found.n < 100)
+    assert Steady.model_validate_json(found.model_dump_json()) == found
+
+
+# Conditions
+
+
+def test_presets_keep_what_the_conventions_ask_for() -> None:
+    assert (STANDARD.warmup, STANDARD.minimum_runs, STANDARD.minimum_seconds, STANDARD.cold_starts) == (10, 100, 10.0, 3)
+    assert (STRICT.minimum_runs, STRICT.minimum_seconds) == (1024, 60.0)
+    assert min(STANDARD.rounds, STRICT.rounds) >= 3
+    with pytest.raises(ValidationError):
+        Conditions(**STANDARD.model_dump() | {"warmup": 0})
+
+
+class Recorder:
+    """An engine that notes which lengths it ran and whether garbage was collected meanwhile."""
+
+    def __init__(self, seconds_per_run: float = 0.0) -> None:
+        self.runs: list[int] = []
+        self.collecting: list[bool] = []
+        self.seconds_per_run, self.now = seconds_per_run, 0
+
+    def logits(self, waveform: np.ndarray) -> np.ndarray:
+        self.runs.append(waveform.size)
+        self.collecting.append(gc.isenabled())
+        self.now += round(self.seconds_per_run * 1e9)
+        return np.zeros((1, 29), np.float32)
+
+    def clock(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Replace the engine by one that takes 0.5 s of a clock of its own, and the fresh processes by figures."""
+    recorder = Recorder(0.5)
+    figures = {"import_seconds": 1.0, "load_seconds": 2.0, "first_inference_seconds": 3.0, "baseline_bytes": 10, "peak_bytes": 14}
+    monkeypatch.setattr(latency, "open_engine", lambda artifact, threads: recorder)
+    monkeypatch.setattr(latency, "perf_counter_ns", recorder.clock)
+    monkeypatch.setattr(latency, "cold_start", lambda folder, threads, audio: latency.ColdStart(process_id=1, **figures))
+    monkeypatch.setattr(latency.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    return recorder
+
+
+def test_lengths_are_interleaved_and_warm_up_is_discarded(artifact: Artifact, recorder: Recorder) -> None:
+    conditions = Conditions(name="own", warmup=10, minimum_runs=7, minimum_seconds=0.0, rounds=3, cold_starts=1)
+    found = latency.measure(artifact, noise(0.2, 0.5), conditions=conditions)
+    short, long = 3_200, 8_000  # samples
+    # 7 runs in 3 rounds are 3 a round; the first round discards 10 more, the later ones one.
+    assert recorder.runs == [short] * 13 + [long] * 13 + ([short] * 4 + [long] * 4) * 2
+    assert [each.audio_seconds for each in found.steady] == [0.2, 0.5]
+    assert [[len(samples) for samples in each.rounds] for each in found.steady] == [[3, 3, 3]] * 2
+
+
+def test_standard_runs_are_enough_in_number_and_time(artifact: Artifact, recorder: Recorder) -> None:
+    found = latency.measure(artifact, noise(0.2))
+    assert found.valid and found.reasons == ()
+    assert found.steady[0].n == 102 and found.steady[0].p99 == pytest.approx(0.5)
+    assert found.steady[0].real_time_factor == pytest.approx(2.5)
+    assert (found.cold.median_load_seconds, found.cold.median_first_inference_seconds, found.cold.median_memory_bytes) == (2, 3, 4)
+    assert not any(recorder.collecting[-34:]) and gc.isenabled()
+
+
+def test_minimum_time_and_number_extend_the_runs(artifact: Artifact, recorder: Recorder) -> None:
+    found = latency.measure(artifact, noise(0.2), conditions=QUICK.model_copy(update={"minimum_seconds": 30.0}))
+    assert [len(samples) for samples in found.steady[0].rounds] == [30, 30]
+    found = latency.measure(artifact, noise(0.2), conditions=STRICT)
+    assert found.valid and found.steady[0].n >= 1024 and math.fsum(sum(each) for each in found.steady[0].rounds) >= 60
+
+
+def test_progress_goes_from_nothing_to_all(artifact: Artifact, recorder: Recorder) -> None:
+    seen: list[tuple[str, float]] = []
+    latency.measure(artifact, noise(0.2, 0.5), conditions=QUICK, progress=lambda what, share: seen.append((what, share)))
+    assert [what for what, _ in seen[:2]] == ["cold start 1 of 1", "round 1 of 2, 0.2 s of audio"]
+    assert [share for _, share in seen] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+
+
+# Validity
+
+
+def test_enough_runs_on_an_idle_machine_are_valid() -> None:
+    assert why_invalid(STANDARD, [steady()], load_average=1.0, cpus=2) == ()
+    assert why_invalid(STANDARD, [summarise(2.0, [[0.1] * 100])], 0.0, 2) == ()  # just 10 s, whatever the sum of floats says
+
+
+@pytest.mark.parametrize(
+    ("conditions", "measured", "load", "reason"),
+    [
+        (STANDARD, steady(median=1.0, runs=33), 0.0, "2 s of audio: 99 runs, fewer than 100"),
+        (STANDARD, steady(median=0.05), 0.0, "2 s of audio: 6.0 s of runs, less than 10 s"),
+        (STANDARD, steady(drift=0.06), 0.0, "2 s of audio: the rounds differ by 11%, more than 10%"),
+        (STANDARD, steady(), 1.1, "load average 1.1 on 2 CPUs: other work was running"),
+        (STANDARD.model_copy(update={"cold_starts": 2}), steady(), 0.0, "cold starts: 2, fewer than 3"),
+        (STANDARD.model_copy(update={"rounds": 2}), steady(), 0.0, "rounds: 2, fewer than 3"),
+        (STANDARD.model_copy(update={"warmup": 9}), steady(), 0.0, "warm-up runs: 9, fewer than 10"),
+        (STANDARD.model_copy(update={"name": "quick"}), steady(), 0.0, "quick conditions are for trying out"),
+    ],
+)
+def test_each_shortcoming_has_its_reason(conditions: Conditions, measured: Steady, load: float, reason: str) -> None:
+    assert why_invalid(conditions, [measured], load, cpus=2) == (reason,)
+
+
+# The real thing
+
+
+def test_result_names_the_artifact_and_the_machine(artifact: Artifact, result: LatencyResult) -> None:
+    assert (result.artifact.model, result.artifact.scheme, result.artifact.trained) == ("TINY", "fp32", True)
+    assert (result.artifact.sha256, result.artifact.size_bytes) == (artifact.digest, artifact.size_bytes)
+    assert result.machine["versions"]["onnxruntime"] and result.threads == 1
+    assert [each.n for each in result.steady] == [6, 6]
+    assert not result.valid and "quick conditions are for trying out" in result.reasons
+
+
+def test_cold_starts_are_fresh_processes(result: LatencyResult) -> None:
+    processes = [each.process_id for each in result.cold.starts]
+    assert len({*processes, os.getpid()}) == 3
+    assert result.cold.audio_seconds == 0.5
+    for each in result.cold.starts:
+        assert min(each.import_seconds, each.load_seconds, each.first_inference_seconds) > 0
+        assert 0 < each.baseline_bytes <= each.peak_bytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the parent's mark in ru_maxrss")
+def test_memory_of_a_fresh_process_is_not_its_parents(artifact: Artifact, tmp_path: Path) -> None:
+    np.save(tmp_path / "audio.npy", noise(0.2)[0.2])
+    ballast = np.ones(50_000_000)  # 400 MB that are in memory
+    start = latency.cold_start(artifact.folder, 1, tmp_path / "audio.npy")
+    assert start.peak_bytes < ballast.nbytes
+
+
+def test_result_survives_json(result: LatencyResult) -> None:
+    assert LatencyResult.model_validate_json(result.model_dump_json()) == result
+    for wrong in ({"version": 2}, {"unheard_of": 1}):
+        with pytest.raises(ValidationError):
+            LatencyResult.model_validate(result.model_dump() | wrong)
+
+
+def test_every_engine_has_a_runtime_to_import_first() -> None:
+    assert set(ENGINES) <= set(latency.RUNTIMES)
+
+
+def test_module_needs_no_torch() -> None:
+    code = "import sys, device_runner.latency; sys.exit(any(name in sys.modules for name in ('torch', 'onnxruntime', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(latency.__file__).parent.parent).returncode == 0
+
+
+# Errors
+
+
+def test_model_that_the_runtime_refuses(tmp_path: Path) -> None:
+    broken = make_artifact(tmp_path / "broken", model=b"no model at all")
+    with pytest.raises(AsrDeployError, match=r"fresh process could not run .*broken: onnxruntime .* cannot load"):
+        latency.measure(broken, noise(0.2), conditions=QUICK)
+
+
+def test_model_that_changed_since_it_was_opened(tmp_path: Path) -> None:
+    changed = make_artifact(tmp_path / "changed")
+    changed.model_path.write_bytes(changed.model_path.read_bytes() + b" ")
+    with pytest.raises(AsrDeployError, match="was changed or cut"):
+        latency.measure(changed, noise(0.2), conditions=QUICK)
+
+
+def test_model_that_was_exported_again_meanwhile(tmp_path: Path, recorder: Recorder) -> None:
+    first = make_artifact(tmp_path / "again")
+    make_artifact(tmp_path / "again", name="OTHER")
+    with pytest.raises(AsrDeployError, match="exported again"):
+        latency.measure(first, noise(0.2), conditions=QUICK)
+
+
+def test_format_without_engine(tmp_path: Path) -> None:
+    unknown = make_artifact(tmp_path / "unknown", form="tflite")
+    with pytest.raises(AsrDeployError, match="tflite"):
+        latency.measure(unknown, noise(0.2), conditions=QUICK)
+
+
+def test_audio_below_one_frame(artifact: Artifact) -> None:
+    with pytest.raises(AsrDeployError, match="needs at least 400"):
+        latency.measure(artifact, noise(0.01), conditions=QUICK)
+
+
+def test_fresh_process_that_dies_without_a_word(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=-9, stdout="", stderr=""))
+    with pytest.raises(AsrDeployError, match="ended with code -9"):
+        latency.measure(artifact, noise(0.2), conditions=QUICK)
+
+
+def test_fresh_process_that_hangs(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "COLD_LIMIT_S", 0.001)
+    with pytest.raises(AsrDeployError, match="within"):
+        latency.measure(artifact, noise(0.2), conditions=QUICK)
+
+
+def test_arguments_that_cannot_be_measured(artifact: Artifact) -> None:
+    with pytest.raises(AsrDeployError, match="at least one length"):
+        latency.measure(artifact, {})
+    with pytest.raises(AsrDeployError, match="at least 1 thread"):
+        latency.measure(artifact, noise(0.2), threads=0)
+    with pytest.raises(ValueError, match="is not 2 s"):
+        latency.measure(artifact, {2.0: noise(0.2)[0.2]})
+
+
+# Speech
+
+
+def test_real_speech_is_the_recordings_behind_each_other(tmp_path: Path) -> None:
+    paths, parts = [tmp_path / "a.wav", tmp_path / "b.wav"], [np.full(2 * RATE, 0.25, np.float32), np.full(RATE, -0.5, np.float32)]
+    for path, part in zip(paths, parts, strict=True):
+        soundfile.write(path, part, RATE)
+    found = latency.real_speech(paths, [1, 2.5, 7.3], RATE)
+    whole = np.concatenate(parts)
+    shapes = {seconds: (each.shape, each.dtype) for seconds, each in found.items()}
+    assert shapes == {1: ((16_000,), np.float32), 2.5: ((40_000,), np.float32), 7.3: ((116_800,), np.float32)}
+    assert np.array_equal(found[2.5], whole[:40_000])
+    assert latency.real_speech([paths[0], tmp_path / "not_needed.wav"], [2.0], RATE)[2.0].shape == (2 * RATE,)
+    assert np.array_equal(found[7.3], np.concatenate([whole, whole, whole])[:116_800])
+
+
+def test_real_speech_needs_recordings_and_lengths(tmp_path: Path) -> None:
+    with pytest.raises(AsrDeployError, match="no recording"):
+        latency.real_speech([], [2.0], RATE)
+    with pytest.raises(AsrDeployError, match=r"missing\.wav"):
+        latency.real_speech([tmp_path / "missing.wav"], [2.0], RATE)
+    for length in (0.0, -2.0, math.inf, math.nan):
+        with pytest.raises(AsrDeployError, match="positive number"):
+            latency.real_speech([tmp_path / "missing.wav"], [length], RATE)
+
+
+# Drawings
+
+
+def with_steady(result: LatencyResult, measured: Steady, **facts: object) -> LatencyResult:
+    return result.model_copy(update={"steady": (measured,), "artifact": result.artifact.model_copy(update=facts)})
+
+
+def test_summary_table_shows_milliseconds(result: LatencyResult) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(latency.summary_table(with_steady(result, steady(median=0.05, runs=10))))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "50.00" in text and "–" in text and "0.0250" in text and "not valid" in text and "1 thread" in text
+    console.print(latency.summary_table(with_steady(result, steady(median=0.05, runs=40))))
+    assert text.count("50.00") == 3 and console.file.getvalue().count("50.00") == 7  # type: ignore[attr-defined]
+
+
+def test_plot_is_a_png(result: LatencyResult, tmp_path: Path) -> None:
+    path = tmp_path / "figures" / "latency.png"
+    latency.plot([result, with_steady(result, steady())], path)
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 1000
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_plot_names_units_whiskers_and_random_weights(result: LatencyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure))
+    random = with_steady(result, summarise(2.0, [[float(value) / 1e3 for value in range(1, 102)]]), trained=False, model="LARGE")
+    latency.plot([random], tmp_path / "latency.png")
+    axes = drawn[0].axes[0]
+    assert axes.get_title().endswith("random weights: LARGE")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("length of audio (s)", "latency (ms)")
+    segment = axes.collections[0].get_segments()[0]
+    assert np.allclose(segment, [[2, 51], [2, 91]])
+    assert "not valid" in axes.get_legend().get_texts()[0].get_text()
+    latency.plot([result], tmp_path / "latency.png")
+    assert "random" not in drawn[1].axes[0].get_title()
+
+
+def test_plot_that_cannot_be_drawn(result: LatencyResult, tmp_path: Path) -> None:
+    with pytest.raises(AsrDeployError, match="no latency result"):
+        latency.plot([], tmp_path / "latency.png")
+    for name in ("latency.xyz", "latency"):
+        with pytest.raises(AsrDeployError, match=r"end its name with \.png"):
+            latency.plot([result], tmp_path / name)

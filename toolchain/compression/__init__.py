@@ -1,0 +1,1 @@
+"""Codecs: what turns weights into a bitstream, and a bitstream into weights."""

@@ -1,0 +1,132 @@
+"""The main job on the bundled test case: anchor, test configurations, points, table and plot."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from device_runner.artifact import Artifact, open_artifact
+from device_runner.errors import AsrDeployError
+from device_runner.facts import machine_facts, package_versions
+from device_runner.files import atomic_path
+from device_runner.transcripts import Transcript
+from toolchain.compression.codec import make_codec
+from toolchain.datasets import DataSet
+from toolchain.evaluate import Evaluation, evaluate
+from toolchain.exporting import export_model
+from toolchain.models import AnchorModel, load_model
+from toolchain.points import Curve, Point, make_point, write_curve
+from toolchain.subjects import open_subject
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A test configuration: a codec (or none, then the artifact itself is sent) and the scheme of the artifact."""
+
+    name: str
+    scheme: str = "fp32"
+    codec: str | None = None
+    bits: int | None = None
+
+    @property
+    def codec_name(self) -> str | None:
+        """The codec with its parameters, as manifests have it."""
+        return f"{self.codec}(bits={self.bits})" if self.bits else self.codec
+
+
+CONFIGURATIONS = (
+    Configuration("onnx-fp32"),
+    Configuration("fp16", codec="fp16"),
+    Configuration("onnx-int8", scheme="int8"),
+    *(Configuration(f"uniform-{bits}", codec="uniform", bits=bits) for bits in (8, 7, 6, 5, 4, 3)),
+)
+
+
+class Watcher(Protocol):
+    """Is told how a run goes on; the command line draws it."""
+
+    def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript], None]:
+        """Take note of a configuration's step; return what to call for every utterance."""
+        ...
+
+
+def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> Curve:
+    """Evaluate the bundled model in every configuration and write points and plot into ``folder``.
+
+    Artifacts and transcripts that an earlier run left there are used again.
+
+    Raises:
+        AsrDeployError: a step failed.
+    """
+    from toolchain.plots import plot_curve
+
+    anchor = load_model("0")
+    progress = watcher.configuration("anchor", "transcribing", len(data.utterances))
+    measured = evaluate(open_subject("0", threads=threads), data, folder / "anchor" / "evaluation", threads=threads, progress=progress)
+    points = []
+    for configuration in CONFIGURATIONS:
+        point = _run(configuration, anchor, measured, data, folder / configuration.name, threads, watcher)
+        points.append(point)
+        curve = Curve(
+            test_case=anchor.case.name,
+            data=data.name,
+            split=data.split,
+            anchor_size_bits=anchor.case.anchor.size_bits,
+            anchor_wer=measured.wer,
+            anchor_wer_interval=measured.wer_interval,
+            wer_range=anchor.case.wer_range,
+            points=tuple(points),
+            machine=machine_facts(),
+        )
+        # After every point, so that an interrupted run shows what it had.
+        write_curve(curve, folder)
+        plot_curve(curve, folder / "curve.png")
+    return curve
+
+
+def _run(
+    configuration: Configuration, anchor: AnchorModel, measured: Evaluation, data: DataSet, folder: Path, threads: int, watcher: Watcher
+) -> Point:
+    artifact = _earlier_artifact(configuration, anchor, folder / "artifact")
+    if artifact is None:
+        watcher.configuration(configuration.name, "compressing and exporting", len(data.utterances))
+        artifact = _make_artifact(configuration, anchor, folder)
+    progress = watcher.configuration(configuration.name, "transcribing", len(data.utterances))
+    subject = open_subject(str(artifact.folder), threads=threads)
+    evaluation = evaluate(subject, data, folder / "evaluation", threads=threads, progress=progress)
+    sent = "bitstream" if configuration.codec else "artifact"
+    return make_point(configuration.name, sent, evaluation, anchor.case, measured.wer)
+
+
+def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact:
+    model, transmitted = anchor, None
+    if configuration.codec:
+        parameters = {"bits": configuration.bits} if configuration.bits else {}
+        codec = make_codec(configuration.codec, **parameters)
+        bitstream = folder / "bitstream.safetensors"
+        with atomic_path(bitstream) as temporary:
+            temporary.write_bytes(codec.encode(anchor.state()))
+        # The receiver's side starts at the file.
+        received = bitstream.read_bytes()
+        transmitted = len(received)
+        model = anchor.with_state(codec.decode(received), anchor.weights)
+    artifact, _ = export_model(
+        model,
+        format_name="onnx",
+        scheme_name=configuration.scheme,
+        folder=folder / "artifact",
+        codec=configuration.codec_name,
+        transmitted_bytes=transmitted,
+    )
+    return artifact
+
+
+def _earlier_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact | None:
+    try:
+        artifact = open_artifact(folder)
+    except AsrDeployError:
+        return None
+    manifest = artifact.manifest
+    found = (manifest.scheme, manifest.codec, manifest.weights, manifest.versions)
+    wanted = (configuration.scheme, configuration.codec_name, anchor.weights, package_versions())
+    return artifact if found == wanted else None

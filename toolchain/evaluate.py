@@ -1,0 +1,162 @@
+"""Accuracy runs: transcripts of a set, the word error rate they give, and the result file."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from device_runner.audio import read_audio
+from device_runner.errors import AsrDeployError
+from device_runner.facts import machine_facts
+from device_runner.files import write_json, write_text
+from device_runner.labels import select_labels
+from device_runner.transcripts import Transcript, append_transcript, read_transcripts, rewrite_transcripts
+from toolchain.datasets import DataSet
+from toolchain.metrics import bootstrap_interval, count_errors
+from toolchain.subjects import Subject
+
+TRANSCRIPTS, RESULT, SETTINGS = "transcripts.jsonl", "result.json", "settings.json"
+
+
+class Evaluation(BaseModel):
+    """The result of an accuracy run. Sizes in bits, times in seconds, word error rates as fractions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    configuration: str
+    model: str | None
+    identity: str
+    data: str
+    split: str
+    utterances: int
+    words: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    wer: float = Field(description="corpus word error rate by torcheval, equal to the counts above over the words")
+    wer_interval: tuple[float, float] = Field(description="95 % bootstrap over utterances")
+    size_bits: int = Field(description="bits transmitted to the UE")
+    c_size: float | None = Field(description="size_bits over the bits of the anchor")
+    artifact_bytes: int | None
+    audio_seconds: float
+    compute_seconds: float
+    real_time_factor: float
+    threads: int
+    machine: dict[str, Any]
+
+
+def evaluate(
+    subject: Subject, data: DataSet, folder: Path, *, threads: int, progress: Callable[[Transcript], None] = lambda transcript: None
+) -> Evaluation:
+    """Transcribe a set, batch 1 and exact length, and score it; a stopped run goes on where it was.
+
+    ``folder`` gets ``transcripts.jsonl``, ``result.json`` and ``settings.json``; transcripts of another model, set or
+    setting are not mixed with: the run starts anew.
+
+    Raises:
+        AsrDeployError: random weights, audio that cannot be read, or a folder that cannot be written.
+    """
+    if not subject.trained:
+        raise AsrDeployError(
+            f"{subject.configuration} has random weights: a word error rate from them says nothing; use `asrdeploy bench`, or give trained weights."
+        )
+    done = _earlier_transcripts(subject, data, folder, threads)
+    for transcript in done:
+        progress(transcript)
+    for utterance in islice(data.utterances, len(done), None):
+        waveform = read_audio(utterance.path, subject.sample_rate)
+        started = time.perf_counter()
+        try:
+            hypothesis = select_labels(subject.engine.logits(waveform), subject.labels)
+        except AsrDeployError as error:
+            raise AsrDeployError(f"{utterance.path}: {error}") from error
+        seconds = time.perf_counter() - started
+        counts = count_errors(utterance.reference, hypothesis)
+        transcript = Transcript(
+            id=utterance.id,
+            audio_seconds=len(waveform) / subject.sample_rate,
+            reference=utterance.reference,
+            hypothesis=hypothesis,
+            substitutions=counts.substitutions,
+            deletions=counts.deletions,
+            insertions=counts.insertions,
+            words=counts.words,
+            compute_seconds=seconds,
+        )
+        append_transcript(folder / TRANSCRIPTS, transcript)
+        done.append(transcript)
+        progress(transcript)
+    result = score(done, subject, data, threads)
+    write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+    return result
+
+
+def _earlier_transcripts(subject: Subject, data: DataSet, folder: Path, threads: int) -> list[Transcript]:
+    """Return what an earlier run of the same thing left, and make the folder ready to go on."""
+    settings = {"identity": subject.identity, "data": data.digest, "threads": threads}
+    transcripts, written = folder / TRANSCRIPTS, folder / SETTINGS
+    try:
+        same = json.loads(written.read_text()) == settings
+    except (OSError, ValueError):
+        same = False
+    if not same and folder.exists() and not written.exists() and any(folder.iterdir()):
+        raise AsrDeployError(f"{folder} exists and holds no evaluation; choose another folder for the results.")
+    if not same:
+        # In this order: a run that stops in between leaves no transcripts under settings that are not theirs.
+        transcripts.unlink(missing_ok=True)
+        (folder / RESULT).unlink(missing_ok=True)
+        write_json(written, settings)
+        return []
+    done = read_transcripts(transcripts)
+    if [each.id for each in done] != [utterance.id for utterance in data.utterances[: len(done)]]:
+        raise AsrDeployError(f"{transcripts} does not fit the data set: remove it and evaluate again.")
+    rewrite_transcripts(transcripts, done)
+    return done
+
+
+def score(transcripts: Sequence[Transcript], subject: Subject, data: DataSet, threads: int) -> Evaluation:
+    """Score transcripts; the corpus word error rate comes from torcheval and is checked against our own counts.
+
+    Raises:
+        AsrDeployError: the two disagree.
+    """
+    errors, words = sum(each.errors for each in transcripts), sum(each.words for each in transcripts)
+    wer = _torcheval_wer(transcripts)
+    if abs(wer - errors / words) > 1e-6:
+        raise AsrDeployError(f"torcheval's word error rate {wer:.6f} and our counts {errors}/{words} disagree; please report it.")
+    audio, compute = sum(each.audio_seconds for each in transcripts), sum(each.compute_seconds for each in transcripts)
+    return Evaluation(
+        configuration=subject.configuration,
+        model=subject.case.name if subject.case else None,
+        identity=subject.identity,
+        data=data.name,
+        split=data.split,
+        utterances=len(transcripts),
+        words=words,
+        substitutions=sum(each.substitutions for each in transcripts),
+        deletions=sum(each.deletions for each in transcripts),
+        insertions=sum(each.insertions for each in transcripts),
+        wer=errors / words,
+        wer_interval=bootstrap_interval([each.errors for each in transcripts], [each.words for each in transcripts]),
+        size_bits=subject.transmitted_bits,
+        c_size=subject.transmitted_bits / subject.case.anchor.size_bits if subject.case else None,
+        artifact_bytes=subject.artifact_bytes,
+        audio_seconds=audio,
+        compute_seconds=compute,
+        real_time_factor=compute / audio,
+        threads=threads,
+        machine=machine_facts(),
+    )
+
+
+def _torcheval_wer(transcripts: Sequence[Transcript]) -> float:
+    from torcheval.metrics import WordErrorRate
+
+    metric = WordErrorRate()
+    metric.update([each.hypothesis for each in transcripts], [each.reference for each in transcripts])
+    return float(metric.compute())

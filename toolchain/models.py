@@ -1,0 +1,173 @@
+"""Anchor models: the test cases' networks and where their weights come from."""
+
+import os
+import pickle
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchaudio
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from device_runner.errors import AsrDeployError
+from device_runner.files import sha256_of, write_text
+from exporters.recogniser import Recogniser, fold_weight_norm, minimum_samples, not_finite
+from toolchain.digits_model import digits_asr_tiny
+from toolchain.download import download
+from toolchain.testcases import TestCase, find_test_case
+
+BUNDLED_WEIGHTS = Path(__file__).parent / "assets" / "digits_asr_tiny" / "model.safetensors"
+WEIGHTS_URL = "https://download.pytorch.org/torchaudio/models"
+# HuBERT's checkpoint has no published sha256 that we could compare with: its first download is recorded beside it.
+WEIGHTS_SHA256 = {"WAV2VEC2_ASR_BASE_960H": "488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d"}
+# Rows that fairseq's dictionary put behind the blank and that no ASR label uses.
+UNUSED_ROWS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class AnchorModel:
+    """A test case's network in evaluation mode, its weight norm folded, and where its weights come from.
+
+    ``trained`` is False for random weights: they serve size and latency, never a word error rate.
+    """
+
+    case: TestCase
+    network: nn.Module
+    weights: str
+    trained: bool
+
+    @property
+    def recogniser(self) -> Recogniser:
+        """The module from waveform ``[batch, samples]`` to logits ``[batch, frames, labels]``."""
+        return Recogniser(self.network, normalised_waveform=self.case.anchor.normalised_waveform).eval()
+
+    @property
+    def minimum_samples(self) -> int:
+        """The fewest samples that give a frame."""
+        return minimum_samples(self.network)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the weights by name, as codecs see them."""
+        return dict(self.network.state_dict())
+
+    def with_state(self, state: dict[str, Tensor], weights: str) -> "AnchorModel":
+        """Return this model with other weights (a codec's reconstruction); this one stays as it is.
+
+        Raises:
+            AsrDeployError: the weights do not fit.
+        """
+        network = _architecture(self.case)
+        fold_weight_norm(network)
+        _load(network, state, weights)
+        return replace(self, network=network.eval(), weights=weights)
+
+
+def load_model(name: str, weights: str | None = None, seed: int = 0) -> AnchorModel:
+    """Load a test case's anchor by number or name.
+
+    Args:
+        name: ``0``, ``DIGITS_ASR_TINY``, ``1``, ``WAV2VEC2_ASR_BASE_960H``, ``2``, ``HUBERT_ASR_LARGE``.
+        weights: None for the bundled or the bundle's own weights (torch's cache, else downloaded), ``random``, or a file.
+        seed: of random weights.
+
+    Raises:
+        AsrDeployError: unknown name, no weights to be had, or weights that do not fit.
+    """
+    case = find_test_case(name)
+    if weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = _architecture(case)
+        return _finish(case, network, f"random, seed {seed}", trained=False)
+    network = _architecture(case)
+    if weights is not None:
+        path = Path(weights)
+        source = f"file, sha256 {_digest(path)[:16]}"
+    elif case.number == 0:
+        path, source = BUNDLED_WEIGHTS, f"bundled, sha256 {_digest(BUNDLED_WEIGHTS)[:16]}"
+    else:
+        path, source = _downloaded(case), "downloaded from the TorchAudio bundle"
+    _load(network, _without_unused_rows(_read_state(path), case), str(path))
+    return _finish(case, network, source, trained=True)
+
+
+def _architecture(case: TestCase) -> nn.Module:
+    if case.number == 0:
+        return digits_asr_tiny()
+    bundle = _bundle(case)
+    # The bundle's own parameters, so that an anchor is what torchaudio.pipelines says, not what we believe.
+    network: nn.Module = torchaudio.models.wav2vec2_model(**bundle._params)
+    return network
+
+
+def _bundle(case: TestCase) -> Any:
+    bundle = getattr(torchaudio.pipelines, case.name)
+    if tuple(bundle.get_labels()) != case.labels or bundle._normalize_waveform != case.anchor.normalised_waveform:
+        raise AsrDeployError(f"This torchaudio's {case.name} differs from the scenario's; install the pinned torchaudio.")
+    return bundle
+
+
+def _finish(case: TestCase, network: nn.Module, source: str, *, trained: bool) -> AnchorModel:
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if parameters != case.anchor.num_param:
+        raise AsrDeployError(f"{case.name} has {parameters:,} parameters instead of {case.anchor.num_param:,}; install the pinned torchaudio.")
+    fold_weight_norm(network)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return AnchorModel(case, network.eval(), source, trained)
+
+
+def _downloaded(case: TestCase) -> Path:
+    file = _bundle(case)._path
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    record = path.with_suffix(".sha256")
+    expected = os.environ.get("ASRDEPLOY_WEIGHTS_SHA256") or WEIGHTS_SHA256.get(case.name)
+    if expected is None and record.exists():
+        expected = record.read_text().strip()
+    base = os.environ.get("ASRDEPLOY_WEIGHTS_URL", WEIGHTS_URL)
+    download(f"{base}/{file}", path, sha256=expected)
+    if expected is None:
+        write_text(record, sha256_of(path) + "\n")
+    return path
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise AsrDeployError(f"Weights file {path} does not exist.")
+    return sha256_of(path)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise AsrDeployError(f"{path} cannot be read as weights (.safetensors, or .pt/.pth with tensors only): it is cut, or something else.") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise AsrDeployError(f"{path} is not a state dict (names to tensors).")
+    return state
+
+
+def _without_unused_rows(state: dict[str, Tensor], case: TestCase) -> dict[str, Tensor]:
+    extra = len(case.labels) + len(UNUSED_ROWS)
+    keep = [row for row in range(extra) if row not in UNUSED_ROWS]
+    return {
+        name: tensor[keep] if name in ("aux.weight", "aux.bias") and tensor.shape[0] == extra else tensor for name, tensor in state.items()
+    }
+
+
+def _load(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    broken = not_finite({name: tensor for name, tensor in state.items() if tensor.is_floating_point()})
+    if broken:
+        raise AsrDeployError(f"{source} holds NaN or infinite weights, first in {broken[0]}.")
+    try:
+        result = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        line = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error).splitlines()[-1])
+        raise AsrDeployError(f"{source} does not fit the model: {line.rstrip('.')}.") from error
+    if result.missing_keys or result.unexpected_keys:
+        first = f"{result.missing_keys[0]} is missing" if result.missing_keys else f"{result.unexpected_keys[0]} is unknown"
+        count = len(result.missing_keys) + len(result.unexpected_keys)
+        raise AsrDeployError(f"{source} does not fit the model: {first} ({count} names differ).")

@@ -1,0 +1,54 @@
+"""Plots of curves."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: works without a display
+
+from matplotlib import pyplot as plt  # noqa: E402  # the backend is chosen before
+from matplotlib.ticker import PercentFormatter  # noqa: E402
+
+from device_runner.files import atomic_path  # noqa: E402
+from toolchain.points import Curve  # noqa: E402
+
+
+def plot_curve(curve: Curve, path: Path) -> None:
+    """Draw word error rate over cSize with intervals, the anchor as a line and its range shaded (after Figure 2.10-1)."""
+    figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    top = curve.anchor_wer + curve.wer_range
+    axes.axhspan(curve.anchor_wer, top, color="tab:green", alpha=0.08, label=f"wer range (anchor to anchor + {curve.wer_range:.0%})")
+    axes.axhline(curve.anchor_wer, color="tab:green", linestyle="--", linewidth=1.2, label=f"anchor, fp32: {curve.anchor_wer:.2%}")
+    for sent, colour, marker in (("artifact", "tab:orange", "s"), ("bitstream", "tab:blue", "o")):
+        points = sorted((point for point in curve.points if point.sent == sent), key=lambda point: point.c_size)
+        if not points:
+            continue
+        below = [max(point.wer - point.wer_low, 0) for point in points]
+        above = [max(point.wer_high - point.wer, 0) for point in points]
+        axes.errorbar(
+            [point.c_size for point in points],
+            [point.wer for point in points],
+            yerr=[below, above],
+            color=colour,
+            marker=marker,
+            linestyle="-" if sent == "bitstream" else "none",
+            linewidth=1,
+            capsize=3,
+            label=f"{sent} sent to the UE",
+        )
+        for place, point in enumerate(points):
+            # Alternating sides: neighbours on the flat part of the curve would write over one another.
+            offset = (4, 8) if place % 2 else (4, -14)
+            axes.annotate(point.configuration, (point.c_size, point.wer), textcoords="offset points", xytext=offset, fontsize=8)
+    # Points far outside the range would press the others flat; they are in the table.
+    axes.set_ylim(bottom=0, top=max(top * 1.25, 1.15 * max((point.wer_high for point in curve.in_range), default=top)))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("cSize: bits transmitted / bits of the anchor (numParam × 32)")
+    axes.set_ylabel(f"word error rate on {curve.data} {curve.split}")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    axes.set_title(f"{curve.test_case}: word error rate over transmitted size (bars: 95 % bootstrap)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="upper right")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+    plt.close(figure)

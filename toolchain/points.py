@@ -1,0 +1,86 @@
+"""Points (cSize, wer) and the curve that a test case's points make; the files that tables and plots are drawn from."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from device_runner.files import write_text
+from toolchain.evaluate import Evaluation
+from toolchain.testcases import TestCase
+
+FEWEST_IN_RANGE = 5
+
+
+class Point(BaseModel):
+    """One test configuration's outcome. Word error rates and cSize as fractions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    configuration: str
+    size_bits: int
+    c_size: float
+    wer: float
+    wer_low: float
+    wer_high: float
+    in_range: bool = Field(description="the word error rate lies between the anchor's and the range above it")
+    bits_per_parameter: float
+    artifact_bytes: int | None
+    real_time_factor: float
+    sent: str = Field(description="what reaches the UE: the artifact, or a codec's bitstream")
+
+
+class Curve(BaseModel):
+    """The points of a test case, with the anchor that they are compared with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    test_case: str
+    data: str
+    split: str
+    anchor_size_bits: int
+    anchor_wer: float
+    anchor_wer_interval: tuple[float, float]
+    wer_range: float
+    points: tuple[Point, ...]
+    machine: dict[str, Any]
+
+    @property
+    def in_range(self) -> tuple[Point, ...]:
+        """The points whose word error rate lies in the test case's range."""
+        return tuple(point for point in self.points if point.in_range)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the scenario's five points lie in the range."""
+        return len(self.in_range) >= FEWEST_IN_RANGE
+
+
+def make_point(configuration: str, sent: str, evaluation: Evaluation, case: TestCase, anchor_wer: float) -> Point:
+    """Make the point of an evaluated test configuration."""
+    return Point(
+        configuration=configuration,
+        size_bits=evaluation.size_bits,
+        c_size=evaluation.size_bits / case.anchor.size_bits,
+        wer=evaluation.wer,
+        wer_low=evaluation.wer_interval[0],
+        wer_high=evaluation.wer_interval[1],
+        in_range=case.in_range(evaluation.wer, anchor_wer),
+        bits_per_parameter=evaluation.size_bits / case.anchor.num_param,
+        artifact_bytes=evaluation.artifact_bytes,
+        real_time_factor=evaluation.real_time_factor,
+        sent=sent,
+    )
+
+
+def write_curve(curve: Curve, folder: Path) -> None:
+    """Write ``points.json`` and ``points.csv`` into a folder."""
+    write_text(folder / "points.json", curve.model_dump_json(indent=2) + "\n")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(Point.model_fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(point.model_dump() for point in curve.points)
+    write_text(folder / "points.csv", table.getvalue())

@@ -1,0 +1,83 @@
+"""What can be run and scored: an artifact's folder, or the name of an anchor model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_runner.artifact import Artifact, open_artifact
+from device_runner.engines import Engine, open_engine
+from device_runner.errors import AsrDeployError
+from device_runner.facts import machine_facts
+from toolchain.testcases import TEST_CASES, TestCase, find_test_case
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recogniser that is ready to run, with what a result must say of it.
+
+    Args:
+        configuration: name of the test configuration.
+        case: its test case; None for a model of no test case.
+        identity: what decides the transcripts: the sha256 of an artifact, or name and weights of an anchor.
+        transmitted_bits: what reaches the UE.
+    """
+
+    configuration: str
+    case: TestCase | None
+    identity: str
+    trained: bool
+    labels: tuple[str, ...]
+    sample_rate: int
+    transmitted_bits: int
+    artifact_bytes: int | None
+    engine: Engine
+    warning: str | None = None
+
+
+def open_subject(name: str, *, weights: str | None = None, seed: int = 0, threads: int = 1) -> Subject:
+    """Open an artifact's folder, or an anchor by number or name as the torch reference.
+
+    Raises:
+        AsrDeployError: it is neither, or cannot be opened.
+    """
+    path = Path(name)
+    if path.exists() or "/" in name:
+        if weights is not None:
+            raise AsrDeployError("--weights is for models; an artifact has its own.")
+        if not path.exists():
+            raise AsrDeployError(f"{path} does not exist; give an artifact's folder or a model's name.")
+        artifact = open_artifact(path)
+        manifest = artifact.manifest
+        return Subject(
+            configuration=path.resolve().name,
+            case=next((case for case in TEST_CASES if case.name == manifest.model), None),
+            identity=artifact.digest,
+            trained=manifest.trained,
+            labels=manifest.labels,
+            sample_rate=manifest.sample_rate,
+            transmitted_bits=artifact.transmitted_bits,
+            artifact_bytes=artifact.size_bytes,
+            engine=open_engine(artifact, threads),
+            warning=_inexact(artifact),
+        )
+    find_test_case(name)  # an unknown name is answered before torch is imported
+    from toolchain.models import load_model
+    from toolchain.torch_engine import TorchEngine
+
+    model = load_model(name, weights, seed)
+    return Subject(
+        configuration=model.case.name,
+        case=model.case,
+        identity=f"{model.case.name}, {model.weights}",
+        trained=model.trained,
+        labels=model.case.labels,
+        sample_rate=model.case.sample_rate,
+        transmitted_bits=model.case.anchor.size_bits,
+        artifact_bytes=None,
+        engine=TorchEngine(model, threads),
+    )
+
+
+def _inexact(artifact: Artifact) -> str | None:
+    if not artifact.manifest.quantised or machine_facts()["int8_exact"]:
+        return None
+    return "This CPU has no dot-product instructions (VNNI): its 8-bit products saturate, so the word error rate is not a phone's."

@@ -1,0 +1,59 @@
+"""`python -m toolchain.training run`: from synthesisers (and recorded digits, where given) to trained weights.
+
+`python -m toolchain.training speech` makes the bundled sets anew.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from device_runner.files import write_json
+from toolchain.training.batches import read_fsdd
+from toolchain.training.score import connected_digits, synthetic_digits
+from toolchain.training.speech_sets import synthesise_sets
+from toolchain.training.synthesis import synthesise_corpus
+from toolchain.training.train import Phase, Recipe, as_json, train
+from toolchain.training.voices import DEV_SPEAKERS
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    output: Annotated[Path, typer.Option("-o", help="Folder of the run; a stopped run goes on there.")],
+    fsdd: Annotated[Path | None, typer.Option(help="Folder of Free Spoken Digit Dataset recordings.")] = None,
+    leave_out: Annotated[str, typer.Option(help="Recorded speaker that only the second phase hears.")] = "nicolas",
+    steps: Annotated[int, typer.Option(help="Steps of the first phase.")] = 5000,
+    more_steps: Annotated[int, typer.Option(help="Steps of the second phase.")] = 3000,
+    seed: int = 1,
+) -> None:
+    """Train DIGITS_ASR_TINY."""
+    corpus = synthesise_corpus(output / "corpus", seed)
+    recordings = read_fsdd(fsdd, held_out=False) if fsdd else {}
+    phases = (
+        Phase("without-one-speaker", steps, 1.5e-3, 300, singles=500, without=(leave_out,), formants_from=2504),
+        Phase("all-speakers", more_steps, 8e-4, 100),
+    )
+    recipe = Recipe(seed, phases)
+    write_json(output / "recipe.json", as_json(recipe))
+    sets = [synthetic_digits("dev_voices", [voice for voice, *_ in DEV_SPEAKERS], 10, seed)]
+    if fsdd:
+        held_out = read_fsdd(fsdd, held_out=True)
+        unheard = {leave_out: held_out.pop(leave_out)}
+        sets += [connected_digits("heard_speakers", held_out, 15, seed), connected_digits("left_out", unheard, 30, seed)]
+    train(recipe, corpus, recordings, sets, output)
+
+
+@app.command()
+def speech(
+    output: Annotated[Path, typer.Option("-o", help="Folder that gets dev-clean and test-clean.")],
+    seed: int = 7,
+) -> None:
+    """Synthesise the bundled sets."""
+    synthesise_sets(output, seed)
+    typer.echo(f"The sets are in {output}.")
+
+
+if __name__ == "__main__":
+    app()

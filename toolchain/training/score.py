@@ -1,0 +1,54 @@
+"""Word error rates while training: small sets in memory, scored at batch 1."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from device_runner.labels import select_labels
+from toolchain.metrics import count_errors
+from toolchain.testcases import LABELS
+from toolchain.training.batches import join
+from toolchain.training.synthesis import Manner, Speech, draw_words, say
+from toolchain.training.voices import Voice
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """A named set of utterances in memory."""
+
+    name: str
+    speech: Speech
+
+
+def connected_digits(name: str, speakers: dict[str, Speech], utterances: int, seed: int) -> ScoredSet:
+    """Join held-out recordings to utterances of 2 to 7 digits, ``utterances`` per speaker, without augmentation."""
+    rng = np.random.default_rng(seed)
+    joined = [join(speakers[each], int(rng.integers(2, 8)), rng) for each in sorted(speakers) for _ in range(utterances)]
+    return ScoredSet(name, Speech.of(joined))
+
+
+def synthetic_digits(name: str, voices: list[Voice], utterances: int, seed: int) -> ScoredSet:
+    """Synthesise ``utterances`` per voice of 1 to 7 digits, without augmentation."""
+    rng = np.random.default_rng(seed)
+    said = []
+    for voice in voices:
+        for _ in range(utterances):
+            words = draw_words(rng)
+            said.append((say(voice, words, Manner.draw(rng)), words))
+    return ScoredSet(name, Speech.of(said))
+
+
+@torch.inference_mode()
+def word_error_rate(model: nn.Module, scored: ScoredSet) -> float:
+    """Return the corpus word error rate of a model on a set, greedy labels, batch 1."""
+    was_training = model.training
+    model.eval()
+    errors = words = 0
+    for waveform, text in (scored.speech[index] for index in range(len(scored.speech))):
+        logits, _ = model(torch.from_numpy(waveform)[None])
+        errors += count_errors(" ".join(text), select_labels(logits[0].numpy(), LABELS)).errors
+        words += len(text)
+    model.train(was_training)
+    return errors / words

@@ -1,0 +1,194 @@
+"""Speech from the synthesisers: one utterance, and the corpus that training reads."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+from rich.progress import track
+from scipy.signal import resample_poly
+
+from device_runner.errors import AsrDeployError
+from device_runner.files import atomic_path, write_json
+from toolchain.training.voices import DIGITS, ESPEAK_ACCENTS, ESPEAK_TRAIN_VARIANTS, TRAIN_VOICES, Voice
+
+SAMPLE_RATE = 16_000
+SHARD = 400  # utterances per file: a killed run loses at most one shard
+PROGRAMS = {"espeak-ng": "espeak-ng", "flite": "flite", "festival": "festival"}
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a voice speaks: ``rate`` and ``pitch`` around 1 (faster, higher above), ``gap`` of 0, 1 (short pauses) or 2 (commas)."""
+
+    rate: float
+    pitch: float
+    gap: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Manner":
+        """Draw a manner of speaking."""
+        return cls(float(rng.uniform(0.75, 1.4)), float(rng.uniform(0.75, 1.3)), int(rng.choice(3, p=(0.5, 0.25, 0.25))))
+
+
+def say(voice: Voice, words: tuple[str, ...], manner: Manner) -> npt.NDArray[np.float32]:
+    """Synthesise ``words`` and return the waveform ``[samples]`` at 16 kHz, silence trimmed, peak 0.5.
+
+    Raises:
+        AsrDeployError: the synthesiser is missing, fails, or says nothing.
+    """
+    text = (", " if manner.gap == 2 else " ").join(words).lower()
+    with tempfile.TemporaryDirectory(prefix="asrdeploy-say-") as folder:
+        waveform, rate = _SPEAKERS[voice.family](voice, text, manner, Path(folder) / "said.wav")
+    if rate != SAMPLE_RATE:
+        waveform = resample_poly(waveform, SAMPLE_RATE, rate)
+    waveform = trim(waveform)
+    if waveform.size < SAMPLE_RATE // 10:
+        raise AsrDeployError(f"{voice.family} voice {voice.name} said nothing for “{text}”.")
+    return (waveform * (0.5 / np.abs(waveform).max())).astype(np.float32)
+
+
+def trim(waveform: npt.NDArray[Any], keep: float = 0.03) -> npt.NDArray[Any]:
+    """Cut what is 46 dB below the peak off both ends of a waveform ``[samples]``, but for ``keep`` seconds."""
+    loud = np.flatnonzero(np.abs(waveform) > 0.005 * np.abs(waveform).max(initial=0.0))
+    if not loud.size:
+        return waveform[:0]
+    margin = int(keep * SAMPLE_RATE)
+    return waveform[max(loud[0] - margin, 0) : loud[-1] + margin]
+
+
+def _espeak(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.NDArray[Any], int]:
+    rate, pitch = str(round(165 * manner.rate)), str(round(50 * manner.pitch))
+    options = ["-s", rate, "-p", pitch, "-g", "6" if manner.gap == 1 else "0", "-w", str(file)]
+    return _spoken(["espeak-ng", "-v", voice.name, *options, text], file)
+
+
+def _flite(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.NDArray[Any], int]:
+    mean = {"slt": 170, "rms": 95}.get(voice.name, 110) * manner.pitch
+    settings = [f"duration_stretch={1 / manner.rate:.3f}", f"int_f0_target_mean={mean:.1f}"]
+    return _spoken(
+        ["flite", "-voice", voice.name, "--setf", settings[0], "--setf", settings[1], "-t", text, "-o", str(file)], file
+    )
+
+
+def _festival(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.NDArray[Any], int]:
+    script = file.with_suffix(".scm")
+    script.write_text(
+        f"(voice_{voice.name})\n(Parameter.set 'Duration_Stretch {1 / manner.rate:.3f})\n"
+        f'(set! u (utt.synth (Utterance Text "{text}")))\n(utt.save.wave u "{file}" \'riff)\n'
+    )
+    return _spoken(["festival", "-b", str(script)], file)
+
+
+def _pico(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.NDArray[Any], int]:
+    engine = _pico_engine(voice.name)
+    engine.rate, engine.pitch = round(100 * manner.rate), round(100 * manner.pitch)
+    return np.frombuffer(engine.speak(text), dtype="<i2") / 32768, SAMPLE_RATE
+
+
+@lru_cache
+def _pico_engine(name: str) -> Any:
+    try:
+        import ttspico
+    except ImportError as error:
+        raise AsrDeployError("SVOX pico is missing: install it with `pip install ttspico`.") from error
+    return ttspico.TtsEngine(name)
+
+
+_SPEAKERS = {"espeak-ng": _espeak, "flite": _flite, "festival": _festival, "pico": _pico}
+
+
+def _spoken(command: list[str], file: Path) -> tuple[npt.NDArray[Any], int]:
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        waveform, rate = soundfile.read(file)
+    except (OSError, subprocess.SubprocessError, soundfile.LibsndfileError) as error:
+        raise AsrDeployError(f"{command[0]} could not speak: {error}.") from error
+    return waveform, rate
+
+
+def check_synthesisers() -> None:
+    """Raise AsrDeployError with the command that installs what is missing."""
+    missing = [name for name in PROGRAMS.values() if shutil.which(name) is None]
+    if missing:
+        packages = "espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
+        raise AsrDeployError(f"Missing {', '.join(missing)}; install with: apt-get install {packages}")
+
+
+class Speech:
+    """Utterances in one int16 buffer: ``speech[i]`` is ``(waveform [samples] in -1..1, words)``."""
+
+    def __init__(self, samples: npt.NDArray[np.int16], ends: npt.NDArray[np.int64], words: list[tuple[str, ...]]) -> None:
+        self.samples, self.ends, self.words = samples, ends, words
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+        start = self.ends[index - 1] if index else 0
+        return self.samples[start : self.ends[index]].astype(np.float32) / 32768, self.words[index]
+
+    @classmethod
+    def of(cls, utterances: list[tuple[npt.NDArray[np.float32], tuple[str, ...]]]) -> "Speech":
+        """Pack waveforms ``[samples]`` in -1..1 and their words."""
+        samples = [np.round(waveform * 32767).astype(np.int16) for waveform, _ in utterances]
+        ends = np.cumsum([len(part) for part in samples])
+        return cls(np.concatenate(samples), ends, [words for _, words in utterances])
+
+
+def draw_words(rng: np.random.Generator) -> tuple[str, ...]:
+    """Draw one to seven digits: a fifth of the utterances are single digits."""
+    count = 1 if rng.random() < 0.2 else int(rng.integers(2, 8))
+    return tuple(DIGITS[i] for i in rng.integers(0, 10, count))
+
+
+def synthesise_corpus(folder: Path, seed: int) -> Speech:
+    """Synthesise the training corpus into ``folder`` (shards that exist are kept) and return it.
+
+    Raises:
+        AsrDeployError: a synthesiser is missing or fails.
+    """
+    check_synthesisers()
+    shards = []
+    for voice, utterances in TRAIN_VOICES:
+        name = f"{voice.family}-{voice.name}".replace("*", "all")
+        shards += [(folder / f"{name}-{k:03d}.npy", voice, min(SHARD, utterances - k * SHARD)) for k in range(-(-utterances // SHARD))]
+    # Threads, because the synthesisers are processes of their own (pico runs in this one, under its own lock).
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, voice, count in track(shards, "synthesising"):
+            if not path.with_suffix(".json").exists():
+                _synthesise_shard(path, voice, count, seed, pool)
+    parts = [(np.load(path), json.loads(path.with_suffix(".json").read_text())) for path, _, _ in shards]
+    lengths = np.concatenate([np.asarray(index["lengths"]) for _, index in parts])
+    words = [tuple(line.split()) for _, index in parts for line in index["words"]]
+    return Speech(np.concatenate([samples for samples, _ in parts]), np.cumsum(lengths), words)
+
+
+def _synthesise_shard(path: Path, voice: Voice, count: int, seed: int, pool: ThreadPoolExecutor) -> None:
+    shard_seed = int.from_bytes(hashlib.sha256(f"{seed} {path.name}".encode()).digest()[:8], "little")
+    rng = np.random.default_rng(shard_seed)
+    orders = []
+    for _ in range(count):
+        speaker = voice
+        if voice.name == "*":
+            speaker = Voice(voice.family, f"{rng.choice(ESPEAK_ACCENTS)}+{rng.choice(ESPEAK_TRAIN_VARIANTS)}")
+        orders.append((speaker, draw_words(rng), Manner.draw(rng)))
+    if voice.family == "pico":  # its library is not safe to call from two threads
+        waveforms = [say(*order) for order in orders]
+    else:
+        waveforms = list(pool.map(lambda order: say(*order), orders))
+    packed = Speech.of([(waveform, words) for waveform, (_, words, _) in zip(waveforms, orders, strict=True)])
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, packed.samples)
+    lengths = np.diff(packed.ends, prepend=0).tolist()
+    write_json(path.with_suffix(".json"), {"lengths": lengths, "words": [" ".join(words) for words in packed.words]})
