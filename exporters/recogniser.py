@@ -43,8 +43,8 @@ def minimum_samples(network: nn.Module) -> int:
     """
     field, stride = 1, 1
     for layer in network.feature_extractor.conv_layers:  # type: ignore[union-attr]
-        field += (layer.conv.kernel_size[0] - 1) * stride  # type: ignore[union-attr, index]
-        stride *= layer.conv.stride[0]  # type: ignore[union-attr, index]
+        field += (layer.conv.kernel_size[0] - 1) * stride
+        stride *= layer.conv.stride[0]
     return field
 
 

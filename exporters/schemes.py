@@ -38,7 +38,14 @@ def register(scheme: Scheme) -> Scheme:
 
 FP32 = register(Scheme("fp32", "weights and arithmetic in 32-bit floating point", ("onnx",), 32, "none", "float"))
 INT8 = register(
-    Scheme("int8", "8-bit weights per channel and dynamic 8-bit activations in matrix products; the rest in fp32", ("onnx",), 8, "channel", "dynamic")
+    Scheme(
+        "int8",
+        "8-bit weights per channel and dynamic 8-bit activations in matrix products; the rest in fp32",
+        ("onnx",),
+        8,
+        "channel",
+        "dynamic",
+    )
 )
 
 

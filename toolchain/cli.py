@@ -11,8 +11,11 @@ from device_runner.errors import AsrDeployError
 
 # Imports of torch and of runtimes are inside the commands: `--help` and mistakes are answered at once.
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost.")
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost."
+)
 console = Console()
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 ModelOption = Annotated[str, typer.Option("--model", help="Test case number or anchor name; `asrdeploy testcases` lists them.")]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="`random`, or a .safetensors/.pt file; default: the model's own.")]
@@ -23,13 +26,17 @@ ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of the ru
 def main() -> None:
     """Run the command line; what a user can mend is one sentence and exit code 2."""
     try:
-        app(standalone_mode=True)
+        app()
     except AsrDeployError as error:
         _complain(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        _complain("Interrupted; the same command goes on where it was.")
-        sys.exit(130)
+    except OSError as error:  # a full disk, a folder that may not be written
+        _complain(f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
+        sys.exit(2)
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            _complain("Interrupted; what was finished is kept, and the same command goes on from there.")
+        raise
 
 
 def _complain(sentence: str) -> None:
@@ -59,7 +66,9 @@ def export(
     model: ModelOption = "DIGITS_ASR_TINY",
     format_name: Annotated[str, typer.Option("--format", help="Artifact format: onnx.")] = "onnx",
     quant: Annotated[str, typer.Option("--quant", help="Scheme; `asrdeploy schemes` lists them.")] = "fp32",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the artifact; default: artifacts/MODEL-FORMAT-QUANT.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the artifact; default: artifacts/MODEL-FORMAT-QUANT.")
+    ] = None,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -106,7 +115,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder in LibriSpeech's layout.")] = "digits",
     split: Annotated[str, typer.Option(help="For example test-clean or dev-clean.")] = "test-clean",
     limit: Annotated[int | None, typer.Option(help="Only the first N utterances.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of transcripts and result; default: results/NAME-DATA-SPLIT.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of transcripts and result; default: results/NAME-DATA-SPLIT.")
+    ] = None,
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
 ) -> None:

@@ -63,7 +63,7 @@ def evaluate(
     """
     if not subject.trained:
         raise AsrDeployError(
-            f"{subject.configuration} has random weights: a word error rate from them says nothing; use `asrdeploy bench`, or give trained weights."
+            f"{subject.configuration} has random weights: a word error rate from them says nothing; bench it, or use trained weights."
         )
     done = _earlier_transcripts(subject, data, folder, threads)
     for transcript in done:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from device_runner.artifact import Artifact
+from device_runner.engines import Waveform
 from device_runner.latency import real_speech
 from exporters.export import Facts, export
 from toolchain.datasets import open_data
@@ -54,6 +55,6 @@ def export_model(
     )
 
 
-def bundled_speech(seconds: list[float], sample_rate: int) -> dict:  # type: ignore[type-arg]
+def bundled_speech(seconds: list[float], sample_rate: int) -> dict[float, Waveform]:
     """Return bundled dev-clean speech of exactly these lengths."""
     return real_speech([utterance.path for utterance in open_data("digits", "dev-clean").utterances], seconds, sample_rate)

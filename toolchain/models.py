@@ -113,7 +113,9 @@ def _bundle(case: TestCase) -> Any:
 def _finish(case: TestCase, network: nn.Module, source: str, *, trained: bool) -> AnchorModel:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if parameters != case.anchor.num_param:
-        raise AsrDeployError(f"{case.name} has {parameters:,} parameters instead of {case.anchor.num_param:,}; install the pinned torchaudio.")
+        raise AsrDeployError(
+            f"{case.name} has {parameters:,} parameters instead of {case.anchor.num_param:,}; install the pinned torchaudio."
+        )
     fold_weight_norm(network)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -144,7 +146,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise AsrDeployError(f"{path} cannot be read as weights (.safetensors, or .pt/.pth with tensors only): it is cut, or something else.") from error
+        raise AsrDeployError(
+            f"{path} cannot be read as weights (.safetensors, or .pt/.pth with tensors only): it is cut, or something else."
+        ) from error
     if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise AsrDeployError(f"{path} is not a state dict (names to tensors).")
     return state

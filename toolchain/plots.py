@@ -6,11 +6,11 @@ import matplotlib
 
 matplotlib.use("Agg")  # files only: works without a display
 
-from matplotlib import pyplot as plt  # noqa: E402  # the backend is chosen before
-from matplotlib.ticker import PercentFormatter  # noqa: E402
+from matplotlib import pyplot as plt  # the backend is chosen before
+from matplotlib.ticker import PercentFormatter
 
-from device_runner.files import atomic_path  # noqa: E402
-from toolchain.points import Curve  # noqa: E402
+from device_runner.files import atomic_path
+from toolchain.points import Curve
 
 
 def plot_curve(curve: Curve, path: Path) -> None:

@@ -12,7 +12,14 @@ from device_runner.transcripts import Transcript
 
 def _bars(*, counted: bool = True) -> Progress:
     count = [MofNCompleteColumn()] if counted else []
-    return Progress(TextColumn("{task.description}", markup=False), BarColumn(), *count, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *count,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 class _Running:

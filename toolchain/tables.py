@@ -24,7 +24,9 @@ def _facts(title: str, rows: dict[str, str]) -> Table:
 
 def test_cases(cases: Iterable[TestCase]) -> Table:
     """Draw the test cases."""
-    table = Table("number", "model", "numParam", "sizeAnc", "werAnc", "wer range", "normalised waveform", title="Test cases", title_justify="left")
+    table = Table(
+        "number", "model", "numParam", "sizeAnc", "werAnc", "wer range", "normalised waveform", title="Test cases", title_justify="left"
+    )
     for case in cases:
         wer = case.anchor.wer
         range_ = f"{wer:.1%} .. {wer + case.wer_range:.1%}" if wer is not None else f"anchor .. anchor + {case.wer_range:.0%}"
@@ -37,7 +39,9 @@ def schemes(known: Iterable[Scheme]) -> Table:
     """Draw the schemes."""
     table = Table("scheme", "formats", "weight bits", "scale per", "activations", "what it does", title="Schemes", title_justify="left")
     for scheme in known:
-        table.add_row(scheme.name, ", ".join(scheme.formats), str(scheme.weight_bits), scheme.granularity, scheme.activations, scheme.summary)
+        table.add_row(
+            scheme.name, ", ".join(scheme.formats), str(scheme.weight_bits), scheme.granularity, scheme.activations, scheme.summary
+        )
     return table
 
 
@@ -56,7 +60,7 @@ def artifact(made: Artifact, case: TestCase, seconds: float) -> Table:
     rows |= {f"quantised: {what}": str(count) for what, count in manifest.quantised.items()}
     for parity in manifest.parity:
         rows[f"distance to torch, {parity.seconds:g} s of speech"] = (
-            f"largest {parity.largest:.2g}, mean {parity.mean:.2g}, relative {parity.relative:.2%}, equal arg max {parity.equal_arg_max:.1%}"
+            f"largest {parity.largest:.2g}, mean {parity.mean:.2g}, relative {parity.relative:.2%}, same label {parity.equal_arg_max:.1%}"
         )
     return _facts("Artifact", rows)
 
@@ -83,11 +87,20 @@ def curve(drawn: Curve) -> Table:
         table.add_column(column, justify="left" if column in ("configuration", "sent") else "right")
     low, high = drawn.anchor_wer_interval
     bits = drawn.anchor_size_bits
-    table.add_row("anchor (torch, fp32)", "—", _megabit(bits), "1.0000", "32.00", f"{drawn.anchor_wer:.2%}", f"{low:.2%} .. {high:.2%}", "", "")
+    table.add_row(
+        "anchor (torch, fp32)", "—", _megabit(bits), "1.0000", "32.00", f"{drawn.anchor_wer:.2%}", f"{low:.2%} .. {high:.2%}", "", ""
+    )
     table.add_section()
     for point in drawn.points:
         interval = f"{point.wer_low:.2%} .. {point.wer_high:.2%}"
         place = "yes" if point.in_range else ("below" if point.wer < drawn.anchor_wer else "above")
-        figures = (f"{point.c_size:.4f}", f"{point.bits_per_parameter:.2f}", f"{point.wer:.2%}", interval, place, f"{point.real_time_factor:.4f}")
+        figures = (
+            f"{point.c_size:.4f}",
+            f"{point.bits_per_parameter:.2f}",
+            f"{point.wer:.2%}",
+            interval,
+            place,
+            f"{point.real_time_factor:.4f}",
+        )
         table.add_row(point.configuration, point.sent, _megabit(point.size_bits), *figures)
     return table

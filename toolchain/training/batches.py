@@ -120,9 +120,7 @@ class Batches(Dataset[Batch]):
         parts = [utterances[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(utterances)], strict=True)]
         return [self._collate(parts[index]) for index in rng.permutation(GROUP)]
 
-    def _utterance(
-        self, rng: np.random.Generator, only_singles: bool, augment: Augmentation
-    ) -> tuple[npt.NDArray[np.float32], str]:
+    def _utterance(self, rng: np.random.Generator, only_singles: bool, augment: Augmentation) -> tuple[npt.NDArray[np.float32], str]:
         single = only_singles or rng.random() < SINGLES
         speakers = sorted(self.recordings)
         if speakers and rng.random() < self.recorded_share:

@@ -6,11 +6,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from device_runner.audio import read_audio
 from device_runner.labels import select_labels
+from toolchain.datasets import open_data
 from toolchain.metrics import count_errors
 from toolchain.testcases import LABELS
 from toolchain.training.batches import join
-from toolchain.training.synthesis import Manner, Speech, draw_words, say
+from toolchain.training.speech_sets import SPLITS
+from toolchain.training.synthesis import SAMPLE_RATE, Manner, Speech, draw_words, say
 from toolchain.training.voices import Voice
 
 
@@ -40,9 +43,27 @@ def synthetic_digits(name: str, voices: list[Voice], utterances: int, seed: int)
     return ScoredSet(name, Speech.of(said))
 
 
-@torch.inference_mode()
+def bundled_sets() -> list[ScoredSet]:
+    """Return the bundled sets voice by voice."""
+    sets = []
+    for split, speakers in SPLITS.items():
+        utterances = open_data("digits", split).utterances
+        for voice, number, _ in speakers:
+            own = [each for each in utterances if each.id.startswith(f"{number}-")]
+            speech = Speech.of([(read_audio(each.path, SAMPLE_RATE), tuple(each.reference.split())) for each in own])
+            sets.append(ScoredSet(f"{split} {voice.family} {voice.name}", speech))
+    return sets
+
+
 def word_error_rate(model: nn.Module, scored: ScoredSet) -> float:
     """Return the corpus word error rate of a model on a set, greedy labels, batch 1."""
+    errors, words = count(model, scored)
+    return errors / words
+
+
+@torch.inference_mode()
+def count(model: nn.Module, scored: ScoredSet) -> tuple[int, int]:
+    """Return word errors and reference words of a model on a set."""
     was_training = model.training
     model.eval()
     errors = words = 0
@@ -51,4 +72,4 @@ def word_error_rate(model: nn.Module, scored: ScoredSet) -> float:
         errors += count_errors(" ".join(text), select_labels(logits[0].numpy(), LABELS)).errors
         words += len(text)
     model.train(was_training)
-    return errors / words
+    return errors, words

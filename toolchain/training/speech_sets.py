@@ -46,7 +46,9 @@ def _synthesise_speaker(chapter: Path, voice: Voice, prefix: str, texts: list[tu
     lines = []
     for number, words in enumerate(texts):
         # A speaker keeps to a rate and a pitch, but for a tenth.
-        manner = Manner(float(rate * rng.uniform(0.9, 1.1)), float(pitch * rng.uniform(0.95, 1.05)), int(rng.choice(3, p=(0.5, 0.25, 0.25))))
+        manner = Manner(
+            float(rate * rng.uniform(0.9, 1.1)), float(pitch * rng.uniform(0.95, 1.05)), int(rng.choice(3, p=(0.5, 0.25, 0.25)))
+        )
         waveform = np.pad(say(voice, words, manner), SAMPLE_RATE // 20) * np.float32(level * rng.uniform(0.8, 1.0))
         name = f"{prefix}-{number:04d}"
         soundfile.write(chapter / f"{name}.flac", waveform, SAMPLE_RATE, subtype="PCM_16", compression_level=1.0)

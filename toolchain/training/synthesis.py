@@ -1,6 +1,7 @@
 """Speech from the synthesisers: one utterance, and the corpus that training reads."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from toolchain.training.voices import DIGITS, ESPEAK_ACCENTS, ESPEAK_TRAIN_VARIA
 
 SAMPLE_RATE = 16_000
 SHARD = 400  # utterances per file: a killed run loses at most one shard
-PROGRAMS = {"espeak-ng": "espeak-ng", "flite": "flite", "festival": "festival"}
+PROGRAMS = ("espeak-ng", "flite", "festival")
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,7 @@ def _espeak(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.ND
 def _flite(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.NDArray[Any], int]:
     mean = {"slt": 170, "rms": 95}.get(voice.name, 110) * manner.pitch
     settings = [f"duration_stretch={1 / manner.rate:.3f}", f"int_f0_target_mean={mean:.1f}"]
-    return _spoken(
-        ["flite", "-voice", voice.name, "--setf", settings[0], "--setf", settings[1], "-t", text, "-o", str(file)], file
-    )
+    return _spoken(["flite", "-voice", voice.name, "--setf", settings[0], "--setf", settings[1], "-t", text, "-o", str(file)], file)
 
 
 def _festival(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.NDArray[Any], int]:
@@ -98,10 +97,8 @@ def _pico(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.NDAr
 
 @lru_cache
 def _pico_engine(name: str) -> Any:
-    try:
-        import ttspico
-    except ImportError as error:
-        raise AsrDeployError("SVOX pico is missing: install it with `pip install ttspico`.") from error
+    import ttspico  # check_synthesisers has told who misses it
+
     return ttspico.TtsEngine(name)
 
 
@@ -119,10 +116,18 @@ def _spoken(command: list[str], file: Path) -> tuple[npt.NDArray[Any], int]:
 
 def check_synthesisers() -> None:
     """Raise AsrDeployError with the command that installs what is missing."""
-    missing = [name for name in PROGRAMS.values() if shutil.which(name) is None]
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         packages = "espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
         raise AsrDeployError(f"Missing {', '.join(missing)}; install with: apt-get install {packages}")
+
+
+def training_voices() -> list[tuple[Voice, int]]:
+    """Return the voices of the corpus; without SVOX pico's package, which builds from source, its two are left out, and said so."""
+    if importlib.util.find_spec("ttspico"):
+        return list(TRAIN_VOICES)
+    print("SVOX pico is not installed (pip install ttspico): the corpus is made without its two voices.")
+    return [(voice, utterances) for voice, utterances in TRAIN_VOICES if voice.family != "pico"]
 
 
 class Speech:
@@ -136,7 +141,7 @@ class Speech:
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
         start = self.ends[index - 1] if index else 0
-        return self.samples[start : self.ends[index]].astype(np.float32) / 32768, self.words[index]
+        return self.samples[start : self.ends[index]].astype(np.float32) / np.float32(32768), self.words[index]
 
     @classmethod
     def of(cls, utterances: list[tuple[npt.NDArray[np.float32], tuple[str, ...]]]) -> "Speech":
@@ -160,7 +165,7 @@ def synthesise_corpus(folder: Path, seed: int) -> Speech:
     """
     check_synthesisers()
     shards = []
-    for voice, utterances in TRAIN_VOICES:
+    for voice, utterances in training_voices():
         name = f"{voice.family}-{voice.name}".replace("*", "all")
         shards += [(folder / f"{name}-{k:03d}.npy", voice, min(SHARD, utterances - k * SHARD)) for k in range(-(-utterances // SHARD))]
     # Threads, because the synthesisers are processes of their own (pico runs in this one, under its own lock).

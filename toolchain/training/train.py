@@ -85,9 +85,7 @@ def train(recipe: Recipe, corpus: Speech, recordings: dict[str, Speech], sets: S
     model = digits_asr_tiny()
     start_with_filterbank(model)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.average))
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.phases[0].peak, betas=recipe.betas, weight_decay=recipe.weight_decay
-    )
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.phases[0].peak, betas=recipe.betas, weight_decay=recipe.weight_decay)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     done, seconds, audio = 0, 0.0, 0.0
@@ -146,7 +144,9 @@ def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone().contiguous() for name, tensor in copy.deepcopy(model).eval().state_dict().items()}
 
 
-def _save(path: Path, model: nn.Module, averaged: nn.Module, optimiser: torch.optim.Optimizer, done: int, seconds: float, audio: float) -> None:
+def _save(
+    path: Path, model: nn.Module, averaged: nn.Module, optimiser: torch.optim.Optimizer, done: int, seconds: float, audio: float
+) -> None:
     state = {"model": model.state_dict(), "averaged": averaged.state_dict(), "optimiser": optimiser.state_dict()}
     with atomic_path(path) as temporary:
         torch.save({**state, "done": done, "seconds": seconds, "audio": audio}, temporary)

@@ -1,0 +1,45 @@
+# Everything sets itself up: see scripts/setup.
+SHELL := /bin/bash
+BIN := .venv/bin
+VOICES := /usr/share/festival/voices
+SPEAKERS := espeak-ng=espeak-ng flite=flite festival=festival \
+	$(VOICES)/english/kal_diphone=festvox-kallpc16k $(VOICES)/english/ked_diphone=festvox-kdlpc16k \
+	$(VOICES)/us/cmu_us_slt_arctic_hts=festvox-us-slt-hts
+FSDD ?=
+
+.PHONY: help setup demo test lint bench train speech clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## Make .venv with everything (done by the other targets)
+	@scripts/setup
+
+demo: ## Run the main job on the bundled test case; results in results/demo
+	@scripts/setup
+	@$(BIN)/asrdeploy demo
+
+lint: ## Style, types and the directions of imports
+	@scripts/setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: ## All checks and tests, the full-size architectures included
+	@scripts/setup $(SPEAKERS)
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest $(PYTEST)
+
+bench: ## Benchmarks with ratios against a baseline of the same run
+	@scripts/setup
+	$(BIN)/python benchmarks/evaluate.py
+	$(BIN)/python benchmarks/codecs.py
+
+train: ## Train the bundled model anew into runs/digits (hours); FSDD=folder adds recorded digits
+	@scripts/setup $(SPEAKERS) cc=build-essential
+	@$(BIN)/python -c 'import ttspico' 2>/dev/null || $(BIN)/python -m pip install --quiet '.[training]'
+	$(BIN)/python -m toolchain.training run -o runs/digits $(if $(FSDD),--fsdd $(FSDD))
+
+clean: ## Remove what the targets made, but for .venv
+	rm -rf results artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,86 @@
+"""Artifacts of the bundled model, exported once for all tests; bundled speech; the command line."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import TERMINAL_VARIABLES, Completed, run_command
+
+from device_runner.artifact import Artifact
+from device_runner.audio import read_audio
+from toolchain.cli import main
+from toolchain.datasets import DataSet, Utterance, open_data
+from toolchain.exporting import export_model
+from toolchain.models import AnchorModel, load_model
+
+
+@pytest.fixture(scope="session")
+def tiny() -> AnchorModel:
+    """The bundled model; not to be changed."""
+    return load_model("0")
+
+
+@pytest.fixture(scope="session")
+def tiny_fp32(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The bundled model as ONNX in fp32; not to be changed."""
+    folder = tmp_path_factory.mktemp("fp32") / "DIGITS_ASR_TINY-onnx-fp32"
+    return export_model(tiny, format_name="onnx", scheme_name="fp32", folder=folder)[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The bundled model as ONNX in int8; not to be changed."""
+    folder = tmp_path_factory.mktemp("int8") / "DIGITS_ASR_TINY-onnx-int8"
+    return export_model(tiny, format_name="onnx", scheme_name="int8", folder=folder)[0]
+
+
+@pytest.fixture(scope="session")
+def test_clean() -> DataSet:
+    """The bundled test-clean."""
+    return open_data("digits", "test-clean")
+
+
+@pytest.fixture(scope="session")
+def speech(test_clean: DataSet) -> tuple[Utterance, ...]:
+    """The first bundled utterance of every speaker of test-clean."""
+    return tuple(each for each in test_clean.utterances if each.id.endswith("-0000"))
+
+
+@pytest.fixture(scope="session")
+def waveform(speech: tuple[Utterance, ...]) -> np.ndarray:
+    """One of these utterances as samples."""
+    return read_audio(speech[0].path, 16_000)
+
+
+@pytest.fixture
+def asrdeploy(tmp_path: Path) -> Callable[..., Completed]:
+    """The console command in a process of its own, in an empty folder: ``asrdeploy(*args, env=None)``."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    return lambda *args, env=None: run_command(*args, cwd=folder, env=env)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Completed]:
+    """The command line's ``main`` in this process, in the test's temporary folder: ``cli(*args)``. For quick cases."""
+    monkeypatch.chdir(tmp_path)
+    for name in TERMINAL_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*args: object) -> Completed:
+        command = ["asrdeploy", *map(str, args)]
+        monkeypatch.setattr(sys, "argv", command)
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        shown = capsys.readouterr()
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(command, code, shown.out, shown.err)
+
+    return run

@@ -1,0 +1,166 @@
+"""Atomic writes: all or nothing, and nothing that is not ours."""
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_runner.errors import AsrDeployError
+from device_runner.files import atomic_folder, atomic_path, sha256_of, write_json, write_text
+
+
+def ours(folder: Path) -> bool:
+    return (folder / "mark").is_file()
+
+
+def made(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def content(folder: Path) -> dict[str, str]:
+    """All files below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class Stopped(BaseException):
+    """Like a KeyboardInterrupt, and nobody else's."""
+
+
+# Files
+
+
+def test_a_file_appears_whole_with_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "er" / "a.json"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent and temporary.suffix == ".json" and not path.exists()
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert content(tmp_path) == {"new/er/a.json": "whole"}
+
+
+def test_a_file_can_be_read_by_others(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt, RuntimeError, AsrDeployError])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(error), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise error
+    with pytest.raises(error), atomic_path(tmp_path / "b") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert content(tmp_path) == {"a": "old"}
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(AsrDeployError, match=r"^Cannot write .*a: No space left on device\.$"), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        with Path("/dev/full").open("w") as file:
+            file.write("anything")
+    assert content(tmp_path) == {"a": "old"}
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a", tmp_path / "file" / "b" / "a", tmp_path / "folder"):
+        with pytest.raises(AsrDeployError, match="Cannot write"):
+            write_text(path, "new")
+    assert content(tmp_path) == {"file": "old"}
+
+
+def test_a_file_that_is_replaced_keeps_the_bytes_of_its_other_names(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    os.link(tmp_path / "a", tmp_path / "b")
+    write_text(tmp_path / "a", "new")
+    assert content(tmp_path) == {"a": "new", "b": "old"}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_text_is_utf_8(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "text"
+    write_text(path, text)
+    assert path.read_bytes().decode() == text.replace("\n", os.linesep)
+    assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_json_keeps_letters_and_ends_with_a_line(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": "é", "b": [1, None]})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert text.endswith("}\n") and "é" in text and json.loads(text) == {"a": "é", "b": [1, None]}
+
+
+# Folders
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "artifact"
+    with atomic_folder(folder, owned=ours) as temporary:
+        (temporary / "mark").write_text("new")
+        assert not folder.exists() and temporary.parent == folder.parent
+    assert content(tmp_path) == {"new/artifact/mark": "new"}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "artifact").mkdir()
+    with atomic_folder(tmp_path / "artifact", owned=ours) as temporary:
+        (temporary / "mark").write_text("new")
+    assert content(tmp_path) == {"artifact/mark": "new"}
+
+
+def test_our_older_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = made(tmp_path / "artifact", mark="old", leftover="old")
+    with atomic_folder(folder, owned=ours) as temporary:
+        (temporary / "mark").write_text("new")
+        assert content(folder) == {"mark": "old", "leftover": "old"}
+    assert content(tmp_path) == {"artifact/mark": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+@pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt, RuntimeError, AsrDeployError])
+def test_a_failure_keeps_the_older_folder_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    folder = made(tmp_path / "artifact", mark="old")
+    for place in (folder, tmp_path / "other"):
+        with pytest.raises(error), atomic_folder(place, owned=ours) as temporary:
+            (temporary / "mark").write_text("half")
+            raise error
+    assert content(tmp_path) == {"artifact/mark": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_failure_in_the_last_step_keeps_the_older_folder(tmp_path: Path) -> None:
+    folder = made(tmp_path / "artifact", mark="old")
+    with pytest.raises(AsrDeployError, match="Cannot write"), atomic_folder(folder, owned=ours) as temporary:
+        temporary.rmdir()  # so that it cannot take the place
+    assert content(folder) == {"mark": "old"}
+
+
+def test_a_foreign_folder_is_refused_and_stays(tmp_path: Path) -> None:
+    folder = made(tmp_path / "artifact", thesis="years of work")
+    entered = False
+    with pytest.raises(AsrDeployError, match=r"was not made by asrdeploy; choose another folder"), atomic_folder(folder, owned=ours):
+        entered = True
+    assert not entered and content(tmp_path) == {"artifact/thesis": "years of work"}
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "artifact").write_text("years of work")
+    with pytest.raises(AsrDeployError, match="was not made by asrdeploy"), atomic_folder(tmp_path / "artifact", owned=lambda old: True):
+        pass
+    with pytest.raises(AsrDeployError, match="Cannot write"), atomic_folder(tmp_path / "artifact" / "below", owned=ours):
+        pass
+    assert content(tmp_path) == {"artifact": "years of work"}

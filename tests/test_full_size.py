@@ -1,0 +1,91 @@
+"""Both anchors' real architectures with seeded random weights: export, size, latency. No word error rate comes from them."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GIBIBYTE = 2**30
+
+# The anchors' parameters and sizes are the scenario's; operators: 12 or 24 layers of 6 products, the projection, the labels.
+CASES = [
+    ("WAV2VEC2_ASR_BASE_960H", "94,393,245", "3,021 Mbit", 12 * 6 + 2, 6 * GIBIBYTE),
+    ("HUBERT_ASR_LARGE", "315,463,837", "10,095 Mbit", 24 * 6 + 2, 16 * GIBIBYTE),
+]
+
+
+def run(*arguments: str, memory: int | None = None) -> str:
+    """Run the command line in a process of its own; return what it printed, after its peak memory was compared with ``memory``."""
+    environment = os.environ | {"COLUMNS": "200"}
+    with subprocess.Popen([sys.executable, "-m", "toolchain.cli", *arguments], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, printed
+    if memory:
+        assert usage.ru_maxrss * 1024 < memory
+    return printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "parameters", "size", "products", "memory"), CASES)
+def test_a_full_size_anchor_exports_to_int8_and_is_timed(
+    model: str, parameters: str, size: str, products: int, memory: int, tmp_path: Path
+) -> None:
+    artifact = tmp_path / "artifact"
+    arguments = ("--model", model, "--weights", "random", "--format", "onnx", "--quant", "int8", "-o", str(artifact))
+    printed = run("export", *arguments, memory=memory)
+    assert parameters in printed
+    assert size in printed
+    assert re.search(rf"matrix products in int8 +│ {products} ", printed)
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    assert manifest["parameters"] == int(parameters.replace(",", ""))
+    assert not manifest["trained"]
+    assert manifest["normalised_waveform"] == (model == "HUBERT_ASR_LARGE")
+    # 8 bits for the products' weights, 32 for the convolutions': between a quarter and a third of the anchor.
+    assert 0.25 < manifest["files"][0]["bytes"] / (4 * manifest["parameters"]) < 0.34
+    # Untrained logits are close together, so the distance says more than the arg max.
+    assert all(each["relative"] < (0.06 if manifest_is_exact() else 0.6) for each in manifest["parity"])
+
+    result = tmp_path / "bench.json"
+    printed = run("bench", str(artifact), "--seconds", "2", "--protocol", "quick", "-o", str(result))
+    measured = json.loads(result.read_text())
+    assert measured["artifact"]["trained"] is False
+    assert measured["steady"][0]["n"] >= 6
+    assert 0 < measured["steady"][0]["p50"] <= measured["steady"][0]["p90"]
+    assert measured["cold"]["starts"][0]["load_seconds"] > 0
+    assert not measured["valid"]
+    assert result.with_suffix(".png").stat().st_size > 1000
+
+
+def manifest_is_exact() -> bool:
+    """Tell whether this processor's 8-bit products are exact; without dot-product instructions they saturate."""
+    from device_runner.facts import machine_facts
+
+    return bool(machine_facts()["int8_exact"])
+
+
+@pytest.mark.slow
+def test_the_demo_is_complete(tmp_path: Path) -> None:
+    printed = run("demo", "-o", str(tmp_path / "demo"))
+    with (tmp_path / "demo" / "points.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["configuration", "size_bits", "c_size", "wer"]
+    assert sum(row["in_range"] == "True" for row in rows) >= 5
+    curve = json.loads((tmp_path / "demo" / "points.json").read_text())
+    assert curve["anchor_wer"] <= 0.034
+    assert [row["configuration"] for row in rows] == [point["configuration"] for point in curve["points"]]
+    for row in rows:
+        assert float(row["c_size"]) == pytest.approx(int(row["size_bits"]) / (1_524_892 * 32))
+        inside = curve["anchor_wer"] <= float(row["wer"]) <= curve["anchor_wer"] + 0.05
+        assert row["in_range"] == str(inside)
+        assert row["configuration"] in printed
+    sizes = {row["configuration"]: int(row["size_bits"]) for row in rows}
+    assert sizes["uniform-3"] < sizes["uniform-4"] < sizes["uniform-8"] < sizes["fp16"] < sizes["onnx-fp32"]
+    assert (tmp_path / "demo" / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,104 @@
+"""Transcripts: a line an utterance, whatever happens while one is written."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from device_runner.errors import AsrDeployError
+from device_runner.transcripts import Transcript, append_transcript, read_transcripts, rewrite_transcripts
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+def transcript(identity: str = "1-1-0000", hypothesis: str = "ONE TO", **changes: object) -> Transcript:
+    facts: dict[str, object] = {
+        "id": identity,
+        "audio_seconds": 1.5,
+        "reference": "ONE TWO",
+        "hypothesis": hypothesis,
+        "substitutions": 1,
+        "deletions": 0,
+        "insertions": 0,
+        "words": 2,
+        "compute_seconds": 0.01,
+    }
+    return Transcript.model_validate(facts | changes)
+
+
+def written(path: Path, count: int = 3) -> list[Transcript]:
+    transcripts = [transcript(f"1-1-{number:04d}") for number in range(count)]
+    for each in transcripts:
+        append_transcript(path, each)
+    return transcripts
+
+
+def test_a_line_each_in_the_order_of_writing(tmp_path: Path) -> None:
+    transcripts = written(tmp_path / "a.jsonl")
+    assert read_transcripts(tmp_path / "a.jsonl") == transcripts
+    assert (tmp_path / "a.jsonl").read_text().count("\n") == 3
+    assert transcripts[0].errors == 1
+
+
+def test_no_file_is_no_transcripts(tmp_path: Path) -> None:
+    assert read_transcripts(tmp_path / "a.jsonl") == []
+    (tmp_path / "a.jsonl").touch()
+    assert read_transcripts(tmp_path / "a.jsonl") == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT), max_size=4))
+def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]) -> None:
+    path = tmp_path_factory.mktemp("transcripts") / "a.jsonl"
+    transcripts = [transcript(identity, hypothesis) for identity, hypothesis in texts]
+    for each in transcripts:
+        append_transcript(path, each)
+    assert read_transcripts(path) == transcripts
+    rewrite_transcripts(path, transcripts)
+    assert read_transcripts(path) == transcripts
+
+
+@pytest.mark.parametrize("hypothesis", ["ONE TO", "ÜÉ “ONE” 一二三"])
+def test_a_cut_last_line_is_dropped_wherever_it_was_cut(tmp_path: Path, hypothesis: str) -> None:
+    path = tmp_path / "a.jsonl"
+    first = written(path, 2)
+    whole = path.read_bytes()
+    append_transcript(path, transcript("1-1-0002", hypothesis))
+    last = path.read_bytes()[len(whole) :]
+    for kept in range(len(last)):
+        path.write_bytes(whole + last[:kept])
+        assert read_transcripts(path) == first
+    path.write_bytes(whole + last)
+    assert len(read_transcripts(path)) == 3
+
+
+def test_rewriting_takes_a_cut_line_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    first = written(path)
+    with path.open("a") as file:
+        file.write('{"id": "1-1-0003", "audio_sec')
+    rewrite_transcripts(path, read_transcripts(path))
+    last = transcript("1-1-0003")
+    append_transcript(path, last)
+    assert read_transcripts(path) == [*first, last]
+
+
+@pytest.mark.parametrize("line", ["", "{}", "not JSON", '{"id": "1"}', "[]", "null"])
+def test_a_damaged_line_before_the_last_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    written(path, 1)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    written(path, 1)
+    with pytest.raises(AsrDeployError, match=rf"^{path}, line 2 is not a transcript: remove the file and evaluate again\.$"):
+        read_transcripts(path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"words": 0}, {"deletions": -1}, {"audio_seconds": 0}, {"compute_seconds": -1}, {"colour": "red"}, {"hypothesis": None}]
+)
+def test_impossible_entries_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        transcript(**changes)  # type: ignore[arg-type]
