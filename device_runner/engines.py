@@ -38,12 +38,19 @@ def open_engine(artifact: Artifact, threads: int = 1) -> Engine:
     """Load an artifact into the engine of its format.
 
     Raises:
-        AsrDeployError: no engine for the format, or the runtime refuses the file.
+        AsrDeployError: no engine for the format, fewer than one thread, or the runtime refuses the file.
     """
+    check_threads(threads)
     make = ENGINES.get(artifact.manifest.format)
     if make is None:
         raise AsrDeployError(f"No engine here runs the format “{artifact.manifest.format}”; known: {', '.join(sorted(ENGINES))}.")
     return make(artifact, threads)
+
+
+def check_threads(threads: int) -> None:
+    """Raise AsrDeployError where there is no thread to run on: runtimes would take 0 for all that there are."""
+    if threads < 1:
+        raise AsrDeployError(f"--threads {threads} leaves nothing to run on; give 1 or more.")
 
 
 def check_length(waveform: Waveform, minimum: int) -> None:
@@ -70,12 +77,19 @@ class OnnxEngine:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if [each.name for each in inputs] != ["input_values"] or "logits" not in [each.name for each in outputs]:
             raise AsrDeployError(f"{artifact.model_path} is not a speech recogniser of ours: it needs input_values and gives logits.")
+        width, labels = next(each for each in outputs if each.name == "logits").shape[-1:], len(artifact.manifest.labels)
+        if isinstance(width[0] if width else None, int) and width[0] != labels:
+            raise AsrDeployError(f"{artifact.model_path} gives {width[0]} logits a frame, but its manifest has {labels} labels.")
+        self._path = artifact.model_path
         self._minimum = artifact.manifest.minimum_samples
 
     def logits(self, waveform: Waveform) -> Logits:
         """Return logits ``[frames, labels]`` of a waveform ``[samples]``."""
         check_length(waveform, self._minimum)
-        result: Logits = self.session.run(["logits"], {"input_values": waveform[None]})[0][0]
+        try:
+            result: Logits = self.session.run(["logits"], {"input_values": waveform[None]})[0][0]
+        except Exception as error:  # onnxruntime's own exception classes share no base below Exception
+            raise AsrDeployError(f"{self._path} cannot run {waveform.size} samples: {_first_line(error)}") from error
         return result
 
 

@@ -48,6 +48,8 @@ def atomic_folder(folder: Path, *, owned: Callable[[Path], bool]) -> Iterator[Pa
     Raises:
         AsrDeployError: ``folder`` exists and is not ours, or cannot be written.
     """
+    if folder.exists() and folder.resolve() == Path.cwd():
+        raise AsrDeployError(f"{folder} is the current folder; name one of its own for the output.")
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or owned(folder))):
         raise AsrDeployError(f"{folder} exists and was not made by asrdeploy; choose another folder or remove it.")
     try:
@@ -61,7 +63,12 @@ def atomic_folder(folder: Path, *, owned: Callable[[Path], bool]) -> Iterator[Pa
         old = temporary.with_name(temporary.name + ".old")
         if folder.exists():
             folder.rename(old)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise AsrDeployError(f"Cannot write {folder}: {error.strerror or error}.") from error

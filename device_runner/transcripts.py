@@ -46,7 +46,7 @@ def read_transcripts(path: Path) -> list[Transcript]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")  # not as text: the cut may go through a character
     whole, _cut = lines[:-1], lines[-1]
     transcripts = []
     for number, line in enumerate(whole, 1):

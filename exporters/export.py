@@ -1,6 +1,7 @@
 """From a recogniser to an artifact: export in a format, check against torch, write the manifest."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,9 @@ def export(
         engine = open_engine(Artifact(temporary, manifest))
         parity = tuple(compare(recogniser, engine, waveform, facts.sample_rate) for waveform in speech)
         worst = max((each.largest for each in parity), default=0.0)
-        if scheme.weight_bits == 32 and not worst <= FP32_LARGEST:
+        if not math.isfinite(worst):
+            raise AsrDeployError("The exported model gives logits that are not finite; nothing was written.")
+        if scheme.weight_bits == 32 and worst > FP32_LARGEST:
             raise AsrDeployError(f"The exported model differs from torch by {worst:.2g} in its logits; nothing was written.")
         del engine
         write_manifest(temporary, manifest.model_copy(update={"parity": parity}))

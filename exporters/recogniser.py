@@ -31,9 +31,14 @@ def fold_weight_norm(network: nn.Module) -> None:
 
     Unfolded, quantisers do not find the weight and codecs would code its norm and direction instead.
     """
-    for module in network.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the norm's last bit depends on how the sum is split, and exports shall be the same everywhere
+    try:
+        for module in network.modules():
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def minimum_samples(network: nn.Module) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import TERMINAL_VARIABLES, Completed, run_command
 
 from device_runner.artifact import Artifact
@@ -15,6 +16,12 @@ from toolchain.cli import main
 from toolchain.datasets import DataSet, Utterance, open_data
 from toolchain.exporting import export_model
 from toolchain.models import AnchorModel, load_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """More would spin against each other where the tests share their processor."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Codecs without entropy coding: what is lost is bounded, what is sent is counted, what is damaged is refused."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -83,13 +85,12 @@ def test_fp16_is_the_cast(tiny: AnchorModel) -> None:
 
 
 def test_uniform_gives_back_names_shapes_and_kinds(tiny: AnchorModel) -> None:
-    for state in (tiny.state(), small()):
-        for bits in BITS:
-            codec = make_codec("uniform", bits=bits)
-            found = codec.decode(codec.encode(state))
-            assert {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} == {
-                name: (tensor.shape, torch.float32) for name, tensor in state.items()
-            }
+    for state, bits in [(tiny.state(), 3), *((small(), bits) for bits in BITS)]:
+        codec = make_codec("uniform", bits=bits)
+        found = codec.decode(codec.encode(state))
+        assert {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} == {
+            name: (tensor.shape, torch.float32) for name, tensor in state.items()
+        }
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.data_too_large])
@@ -103,7 +104,7 @@ def test_the_error_of_every_weight_is_half_a_step(bits: int, rows: int, columns:
     inside = torch.clamp(weight, -top * scales, (top - 1) * scales)  # beyond, a weight is clipped to the last level
     assert ((found - inside).abs() <= scales * 0.5 * (1 + 1e-4)).all()
     # Clipping pays, or it is not done: never worse than the scale that just reaches the largest weight.
-    plain = (weight.abs().amax(dim=1, keepdim=True) / (top - 0.5)).half().float().clamp_min(6.2e-5)
+    plain = (weight.abs().amax(dim=1, keepdim=True) / (top - 0.5)).clamp_min(6.2e-5).half().float()
     unclipped = torch.clamp(torch.round(weight / plain), -top, top - 1) * plain
     assert (found - weight).square().sum() <= (unclipped - weight).square().sum() * (1 + 1e-4) + 1e-12
 
@@ -125,10 +126,11 @@ def test_a_receiver_needs_no_decoder_of_ours(bits: int) -> None:
 
 
 def test_more_bits_are_less_error(tiny: AnchorModel) -> None:
-    for state in (tiny.state(), small()):
-        errors = [error(state, make_codec("uniform", bits=bits).decode(make_codec("uniform", bits=bits).encode(state))) for bits in BITS]
+    for state, choice in ((tiny.state(), (2, 5, 8)), (small(), BITS)):
+        codecs = [make_codec("uniform", bits=bits) for bits in choice]
+        errors = [error(state, codec.decode(codec.encode(state))) for codec in codecs]
         # About 6 dB a bit.
-        assert all(more < less / 2.5 for less, more in zip(errors, errors[1:], strict=False))
+        assert all(more < less / 2.5 for less, more in itertools.pairwise(errors))
 
 
 def test_the_size_is_the_bits_and_16_more_for_channels_and_biases(tiny: AnchorModel) -> None:
@@ -136,10 +138,11 @@ def test_the_size_is_the_bits_and_16_more_for_channels_and_biases(tiny: AnchorMo
     parameters = sum(tensor.numel() for tensor in state.values())
     weights = [tensor for tensor in state.values() if tensor.ndim >= 2]
     sixteen = sum(tensor.shape[0] for tensor in weights) + sum(tensor.numel() for tensor in state.values() if tensor.ndim < 2)
-    for bits in BITS:
-        size = 8 * len(make_codec("uniform", bits=bits).encode(state))
-        assert size == pytest.approx(bits * sum(tensor.numel() for tensor in weights) + 16 * sixteen, rel=0.03 if bits > 4 else 0.06)
-    assert 8 * len(make_codec("uniform", bits=8).encode(state)) == pytest.approx(8 * parameters, rel=0.03)
+    sizes = {bits: 8 * len(make_codec("uniform", bits=bits).encode(state)) for bits in (2, 4, 8)}
+    for bits, size in sizes.items():
+        # Beside them only the container's names and offsets.
+        assert 0 < size - bits * sum(tensor.numel() for tensor in weights) - 16 * sixteen < 8 * 256 * len(state)
+    assert sizes[8] == pytest.approx(8 * parameters, rel=0.03)
 
 
 def test_zero_rows_stay_zero() -> None:

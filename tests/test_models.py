@@ -79,7 +79,7 @@ def test_sizes_and_rates_of_the_anchors() -> None:
     assert anchors["HUBERT_ASR_LARGE"] == (2, 315_463_837, 10095, 0.021)
     assert anchors["DIGITS_ASR_TINY"] == (0, 1_524_892, 49, None)
     case = find_test_case("1")
-    assert case.in_range(0.034, 0.034) and case.in_range(0.084, 0.034) and not case.in_range(0.0339, 0.034) and not case.in_range(0.085, 0.034)
+    assert [case.in_range(wer, 0.034) for wer in (0.0339, 0.034, 0.05, 0.084, 0.085)] == [False, True, True, True, False]
 
 
 @pytest.mark.parametrize("name", ["WAV2VEC2_ASR_BASE_960H", "HUBERT_ASR_LARGE"])
@@ -197,6 +197,7 @@ class Evil:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_pickle_that_runs_code_is_refused_unrun(tmp_path: Path, legacy: bool) -> None:
     trap = tmp_path / "sprung"
@@ -219,7 +220,7 @@ def legacy_file() -> bytes:
 LEGACY = legacy_file()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.one_of(st.binary(max_size=40), st.tuples(st.integers(0, len(LEGACY) - 1), st.integers(0, 255))))
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_damaged_files_never_crash(tmp_path_factory: pytest.TempPathFactory, damage: bytes | tuple[int, int]) -> None:
@@ -276,7 +277,8 @@ def test_with_state_leaves_the_original(tiny: AnchorModel, waveform: np.ndarray)
     assert other.weights == "halved" and other.case == model.case and other.trained and not other.network.training
     assert all(torch.equal(other.state()[name], tensor) for name, tensor in halved.items())
     assert all(torch.equal(model.state()[name], tensor) for name, tensor in before.items())
-    assert torch.equal(logits(model, waveform), logits(tiny, waveform)) and not torch.equal(logits(other, waveform), logits(model, waveform))
+    assert torch.equal(logits(model, waveform), logits(tiny, waveform))
+    assert not torch.equal(logits(model, waveform), logits(other, waveform))
     with torch.no_grad():
         next(iter(other.network.parameters())).zero_()
     assert all(torch.equal(model.state()[name], tensor) for name, tensor in before.items())
@@ -285,7 +287,7 @@ def test_with_state_leaves_the_original(tiny: AnchorModel, waveform: np.ndarray)
 def test_with_a_state_that_does_not_fit(tiny: AnchorModel) -> None:
     state = tiny.state()
     for changed in ({}, state | {"aux.bias": torch.ones(3)}, state | {"aux.bias": torch.full((29,), torch.nan)}):
-        with pytest.raises(AsrDeployError, match="^the codec "):
+        with pytest.raises(AsrDeployError, match=r"^the codec "):
             tiny.with_state(changed, "the codec")
 
 
@@ -303,6 +305,18 @@ def test_folding_the_weight_norm_changes_nothing(tiny: AnchorModel, waveform: np
     fold_weight_norm(unfolded)
     fold_weight_norm(unfolded)  # a second time is harmless
     assert all(torch.equal(unfolded.state_dict()[name], tensor) for name, tensor in tiny.state().items())
+
+
+def test_folded_weights_do_not_depend_on_the_threads(tiny: AnchorModel) -> None:
+    """Else the same export has other bytes on a machine with more cores."""
+    try:
+        states = []
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            states.append(load_model("0").state())
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(state[name], tensor) for state in states for name, tensor in tiny.state().items())
 
 
 def base_extractor() -> nn.Module:
@@ -325,14 +339,14 @@ def test_the_fewest_samples_that_give_a_frame(network: nn.Module, least: int) ->
     assert shorter == 0
 
 
-def test_a_normalised_waveform_is_torchaudios(waveform: np.ndarray) -> None:
+def test_a_normalised_waveform_is_torchaudios() -> None:
     torch.manual_seed(0)
-    network, signal = OneLayer().eval(), torch.from_numpy(waveform)[None]
+    network, signal = OneLayer().eval(), 0.5 * torch.randn(1, 8000)
     with torch.inference_mode():
         plain, normalised = (Recogniser(network, normalised_waveform=each)(signal) for each in (False, True))
         assert torch.equal(plain, network(signal)[0])
         assert torch.allclose(normalised, network(nn.functional.layer_norm(signal, signal.shape))[0])
-        assert torch.allclose(Recogniser(network, normalised_waveform=True)(signal * 0.3), normalised, atol=1e-2)
+        assert torch.allclose(Recogniser(network, normalised_waveform=True)(signal * 0.3), normalised, atol=1e-3)
     assert not torch.allclose(plain, normalised)
 
 

@@ -124,6 +124,7 @@ def evaluate(
     """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20"""
     from toolchain import tables
     from toolchain.datasets import open_data
+    from toolchain.evaluate import check_trained
     from toolchain.evaluate import evaluate as run
     from toolchain.progress import evaluation_progress
     from toolchain.subjects import open_subject
@@ -131,6 +132,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise AsrDeployError(f"--limit {limit} leaves nothing to evaluate; give 1 or more.")
     opened = open_subject(subject, weights=weights, threads=threads)
+    check_trained(opened)
     chosen = open_data(data, split)
     if limit is not None:
         chosen = chosen.limited(limit)
@@ -163,11 +165,13 @@ def bench(
     conditions = {each.name: each for each in (latency.STANDARD, latency.STRICT, latency.QUICK)}
     if protocol not in conditions:
         raise nearest(protocol, conditions, "protocol")
+    file = output or Path("results") / f"bench-{artifact.resolve().name}.json"
+    if file.suffix == ".png":
+        raise AsrDeployError(f"-o {file} names the result, which is JSON; the plot is put beside it.")
     opened = open_artifact(artifact)
     waveforms = bundled_speech(_lengths(seconds), opened.manifest.sample_rate)
     with share_progress() as progress:
         result = latency.measure(opened, waveforms, threads=threads, conditions=conditions[protocol], progress=progress)
-    file = output or Path("results") / f"bench-{artifact.resolve().name}.json"
     write_text(file, result.model_dump_json(indent=2) + "\n")
     latency.plot([result], file.with_suffix(".png"))
     console.print(latency.summary_table(result))
@@ -182,7 +186,7 @@ def demo(
     limit: Annotated[int | None, typer.Option(help="Only the first N utterances, to try out.")] = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Test case 0 in nine test configurations: table, points and plot. Example: asrdeploy demo"""
+    """Test case 0 in ten test configurations: table, points and plot. Example: asrdeploy demo"""
     from toolchain import tables
     from toolchain.datasets import open_data
     from toolchain.demo import CONFIGURATIONS, run_demo

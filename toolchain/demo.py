@@ -38,7 +38,7 @@ CONFIGURATIONS = (
     Configuration("onnx-fp32"),
     Configuration("fp16", codec="fp16"),
     Configuration("onnx-int8", scheme="int8"),
-    *(Configuration(f"uniform-{bits}", codec="uniform", bits=bits) for bits in (8, 7, 6, 5, 4, 3)),
+    *(Configuration(f"uniform-{bits}", codec="uniform", bits=bits) for bits in (8, 7, 6, 5, 4, 3, 2)),
 )
 
 
@@ -60,6 +60,8 @@ def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> 
     """
     from toolchain.plots import plot_curve
 
+    if folder.exists() and any(folder.iterdir()) and not (folder / "anchor").is_dir():
+        raise AsrDeployError(f"{folder} exists and holds no demo; choose another folder for the results.")
     anchor = load_model("0")
     progress = watcher.configuration("anchor", "transcribing", len(data.utterances))
     measured = evaluate(open_subject("0", threads=threads), data, folder / "anchor" / "evaluation", threads=threads, progress=progress)

@@ -61,10 +61,7 @@ def evaluate(
     Raises:
         AsrDeployError: random weights, audio that cannot be read, or a folder that cannot be written.
     """
-    if not subject.trained:
-        raise AsrDeployError(
-            f"{subject.configuration} has random weights: a word error rate from them says nothing; bench it, or use trained weights."
-        )
+    check_trained(subject)
     done = _earlier_transcripts(subject, data, folder, threads)
     for transcript in done:
         progress(transcript)
@@ -96,17 +93,26 @@ def evaluate(
     return result
 
 
+def check_trained(subject: Subject) -> None:
+    """Raise AsrDeployError for random weights: their word error rate would be taken for a result."""
+    if not subject.trained:
+        raise AsrDeployError(
+            f"{subject.configuration} has random weights: a word error rate from them says nothing; bench it, or use trained weights."
+        )
+
+
 def _earlier_transcripts(subject: Subject, data: DataSet, folder: Path, threads: int) -> list[Transcript]:
     """Return what an earlier run of the same thing left, and make the folder ready to go on."""
     settings = {"identity": subject.identity, "data": data.digest, "threads": threads}
     transcripts, written = folder / TRANSCRIPTS, folder / SETTINGS
     try:
-        same = json.loads(written.read_text()) == settings
+        earlier = json.loads(written.read_text())
     except (OSError, ValueError):
-        same = False
-    if not same and folder.exists() and not written.exists() and any(folder.iterdir()):
+        earlier = None
+    ours = isinstance(earlier, dict) and earlier.keys() == settings.keys()
+    if not ours and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise AsrDeployError(f"{folder} exists and holds no evaluation; choose another folder for the results.")
-    if not same:
+    if earlier != settings:
         # In this order: a run that stops in between leaves no transcripts under settings that are not theirs.
         transcripts.unlink(missing_ok=True)
         (folder / RESULT).unlink(missing_ok=True)

@@ -1,14 +1,12 @@
 """Anchor models: the test cases' networks and where their weights come from."""
 
 import os
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchaudio
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -78,6 +76,8 @@ def load_model(name: str, weights: str | None = None, seed: int = 0) -> AnchorMo
     """
     case = find_test_case(name)
     if weights == "random":
+        if not 0 <= seed < 2**63:
+            raise AsrDeployError(f"--seed {seed} is out of range; give 0 to 2^63 - 1.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = _architecture(case)
@@ -130,7 +130,7 @@ def _downloaded(case: TestCase) -> Path:
     if expected is None and record.exists():
         expected = record.read_text().strip()
     base = os.environ.get("ASRDEPLOY_WEIGHTS_URL", WEIGHTS_URL)
-    download(f"{base}/{file}", path, sha256=expected)
+    download(f"{base.rstrip('/')}/{file}", path, sha256=expected)
     if expected is None:
         write_text(record, sha256_of(path) + "\n")
     return path
@@ -145,20 +145,25 @@ def _digest(path: Path) -> str:
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files raise whatever torch's reader stumbles over; nothing in it is executed
         raise AsrDeployError(
             f"{path} cannot be read as weights (.safetensors, or .pt/.pth with tensors only): it is cut, or something else."
         ) from error
-    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(key, str) and _is_dense(each) for key, each in state.items()):
         raise AsrDeployError(f"{path} is not a state dict (names to tensors).")
     return state
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 
 def _without_unused_rows(state: dict[str, Tensor], case: TestCase) -> dict[str, Tensor]:
     extra = len(case.labels) + len(UNUSED_ROWS)
     keep = [row for row in range(extra) if row not in UNUSED_ROWS]
     return {
-        name: tensor[keep] if name in ("aux.weight", "aux.bias") and tensor.shape[0] == extra else tensor for name, tensor in state.items()
+        name: tensor[keep] if name in ("aux.weight", "aux.bias") and tensor.shape[:1] == (extra,) else tensor
+        for name, tensor in state.items()
     }
 
 

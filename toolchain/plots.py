@@ -17,7 +17,7 @@ def plot_curve(curve: Curve, path: Path) -> None:
     """Draw word error rate over cSize with intervals, the anchor as a line and its range shaded (after Figure 2.10-1)."""
     figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
     top = curve.anchor_wer + curve.wer_range
-    axes.axhspan(curve.anchor_wer, top, color="tab:green", alpha=0.08, label=f"wer range (anchor to anchor + {curve.wer_range:.0%})")
+    axes.axhspan(curve.anchor_wer, top, color="tab:green", alpha=0.08, label=f"anchor to {100 * curve.wer_range:.0f} points above")
     axes.axhline(curve.anchor_wer, color="tab:green", linestyle="--", linewidth=1.2, label=f"anchor, fp32: {curve.anchor_wer:.2%}")
     for sent, colour, marker in (("artifact", "tab:orange", "s"), ("bitstream", "tab:blue", "o")):
         points = sorted((point for point in curve.points if point.sent == sent), key=lambda point: point.c_size)
@@ -36,13 +36,14 @@ def plot_curve(curve: Curve, path: Path) -> None:
             capsize=3,
             label=f"{sent} sent to the UE",
         )
-        for place, point in enumerate(points):
-            # Alternating sides: neighbours on the flat part of the curve would write over one another.
-            offset = (4, 8) if place % 2 else (4, -14)
-            axes.annotate(point.configuration, (point.c_size, point.wer), textcoords="offset points", xytext=offset, fontsize=8)
+        for point in points:
+            # Slanted: neighbours on the flat part of the curve would write over one another.
+            axes.annotate(
+                point.configuration, (point.c_size, point.wer), textcoords="offset points", xytext=(3, 4), fontsize=8, rotation=55
+            )
     # Points far outside the range would press the others flat; they are in the table.
     axes.set_ylim(bottom=0, top=max(top * 1.25, 1.15 * max((point.wer_high for point in curve.in_range), default=top)))
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.12 * max(1.0, *(point.c_size for point in curve.points)))
     axes.set_xlabel("cSize: bits transmitted / bits of the anchor (numParam × 32)")
     axes.set_ylabel(f"word error rate on {curve.data} {curve.split}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from rich import box
 from rich.table import Table
 
 from device_runner.artifact import Artifact
@@ -23,15 +24,15 @@ def _facts(title: str, rows: dict[str, str]) -> Table:
 
 
 def test_cases(cases: Iterable[TestCase]) -> Table:
-    """Draw the test cases."""
-    table = Table(
-        "number", "model", "numParam", "sizeAnc", "werAnc", "wer range", "normalised waveform", title="Test cases", title_justify="left"
-    )
+    """Draw the test cases, narrow enough for 80 columns."""
+    table = Table(title="Test cases (norm: the waveform is normalised)", title_justify="left", box=box.SIMPLE, padding=0)
+    for column in ("no", "model", "numParam", "sizeAnc", "werAnc", "wer range", "norm"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for case in cases:
         wer = case.anchor.wer
-        range_ = f"{wer:.1%} .. {wer + case.wer_range:.1%}" if wer is not None else f"anchor .. anchor + {case.wer_range:.0%}"
-        row = (f"{case.anchor.num_param:,}", _megabit(case.anchor.size_bits), f"{wer:.1%}" if wer is not None else "measured", range_)
-        table.add_row(str(case.number), case.name, *row, "yes" if case.anchor.normalised_waveform else "no")
+        rates = ("measured", "+5 points") if wer is None else (f"{wer:.1%}", f"{100 * wer:.1f} .. {wer + case.wer_range:.1%}")
+        sizes = (f"{case.anchor.num_param:,}", _megabit(case.anchor.size_bits))
+        table.add_row(str(case.number), case.name, *sizes, *rates, "yes" if case.anchor.normalised_waveform else "no")
     return table
 
 
@@ -81,26 +82,17 @@ def evaluation(result: Evaluation) -> Table:
 
 
 def curve(drawn: Curve) -> Table:
-    """Draw the points of a curve."""
-    table = Table(title=f"{drawn.test_case} on {drawn.data} {drawn.split}", title_justify="left")
-    for column in ("configuration", "sent", "size", "cSize", "bits/param", "wer", "95 % interval", "in range", "RTF"):
-        table.add_column(column, justify="left" if column in ("configuration", "sent") else "right")
+    """Draw the points of a curve, narrow enough for 80 columns; the rest is in its files."""
+    title = f"{drawn.test_case} on {drawn.data} {drawn.split}; sizes in Mbit"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for column in ("configuration", "sent", "size", "cSize", "wer", "95 % interval", "range"):
+        table.add_column(column, justify="left" if column in ("configuration", "sent") else "right", no_wrap=True)
     low, high = drawn.anchor_wer_interval
-    bits = drawn.anchor_size_bits
-    table.add_row(
-        "anchor (torch, fp32)", "—", _megabit(bits), "1.0000", "32.00", f"{drawn.anchor_wer:.2%}", f"{low:.2%} .. {high:.2%}", "", ""
-    )
-    table.add_section()
+    figures = (f"{drawn.anchor_size_bits / 1e6:.2f}", "1.0000", f"{drawn.anchor_wer:.2%}", f"{low:.1%} .. {high:.1%}")
+    table.add_row("anchor, torch", "—", *figures, "", end_section=True)
     for point in drawn.points:
-        interval = f"{point.wer_low:.2%} .. {point.wer_high:.2%}"
-        place = "yes" if point.in_range else ("below" if point.wer < drawn.anchor_wer else "above")
-        figures = (
-            f"{point.c_size:.4f}",
-            f"{point.bits_per_parameter:.2f}",
-            f"{point.wer:.2%}",
-            interval,
-            place,
-            f"{point.real_time_factor:.4f}",
-        )
-        table.add_row(point.configuration, point.sent, _megabit(point.size_bits), *figures)
+        place = "in" if point.in_range else ("below" if point.wer < drawn.anchor_wer else "above")
+        interval = f"{point.wer_low:.1%} .. {point.wer_high:.1%}"
+        figures = (f"{point.size_bits / 1e6:.2f}", f"{point.c_size:.4f}", f"{point.wer:.2%}", interval)
+        table.add_row(point.configuration, point.sent, *figures, place)
     return table

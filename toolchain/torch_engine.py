@@ -2,7 +2,7 @@
 
 import torch
 
-from device_runner.engines import Logits, Waveform, check_length
+from device_runner.engines import Logits, Waveform, check_length, check_threads
 from toolchain.models import AnchorModel
 
 
@@ -10,6 +10,7 @@ class TorchEngine:
     """Runs an anchor model in this process, batch 1 and exact length."""
 
     def __init__(self, model: AnchorModel, threads: int = 1) -> None:
+        check_threads(threads)
         torch.set_num_threads(threads)
         self._recogniser = model.recogniser
         self._minimum = model.minimum_samples

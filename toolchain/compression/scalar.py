@@ -28,7 +28,10 @@ class Fp16:
 
     def decode(self, bitstream: bytes) -> dict[str, Tensor]:
         """Return the weights in fp32."""
-        return {name: tensor.float() for name, tensor in _load(bitstream).items()}
+        state = _load(bitstream)
+        if any(tensor.dtype != torch.float16 for tensor in state.values()):
+            raise AsrDeployError("The bitstream is not one of the fp16 codec: it holds other types.")
+        return {name: tensor.float() for name, tensor in state.items()}
 
 
 @codec("uniform")
@@ -69,7 +72,7 @@ class Uniform:
         """Return the reconstructed weights in fp32."""
         records = _load(bitstream)
         try:
-            bits = int(records.pop("bits")[0])
+            bits = Uniform(int(records.pop("bits")[0])).bits
             state = {}
             for key in records:
                 name, kind = key.rsplit(":", 1)
@@ -80,7 +83,7 @@ class Uniform:
                     levels = unpack(records[key].numpy(), bits, int(np.prod(shape))).astype(np.float32) - 2 ** (bits - 1)
                     scales = records[f"{name}:scales"].float()
                     state[name] = (torch.from_numpy(levels).reshape(shape[0], -1) * scales[:, None]).reshape(shape)
-        except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        except (KeyError, ValueError, RuntimeError, IndexError, TypeError) as error:
             raise AsrDeployError(f"The bitstream is not one of the uniform codec: {error}.") from error
         return state
 

@@ -15,7 +15,7 @@ from toolchain.training.curve import plot_log
 from toolchain.training.score import bundled_sets, connected_digits, count, synthetic_digits
 from toolchain.training.speech_sets import synthesise_sets
 from toolchain.training.synthesis import synthesise_corpus
-from toolchain.training.train import Phase, Recipe, as_json, train
+from toolchain.training.train import Phase, Recipe, as_json, mix, train
 from toolchain.training.voices import DEV_SPEAKERS
 
 app = typer.Typer(add_completion=False)
@@ -27,7 +27,8 @@ def run(
     fsdd: Annotated[Path | None, typer.Option(help="Folder of Free Spoken Digit Dataset recordings.")] = None,
     leave_out: Annotated[str, typer.Option(help="Recorded speaker that only the second phase hears.")] = "nicolas",
     steps: Annotated[int, typer.Option(help="Steps of the first phase.")] = 5000,
-    more_steps: Annotated[int, typer.Option(help="Steps of the second phase.")] = 2000,
+    more_steps: Annotated[int, typer.Option(help="Steps of the second phase.")] = 1600,
+    mixed: Annotated[float, typer.Option(help="Share of the first phase's weights in the result.")] = 0.35,
     seed: int = 1,
 ) -> None:
     """Train DIGITS_ASR_TINY."""
@@ -35,16 +36,18 @@ def run(
     recordings = read_fsdd(fsdd, held_out=False) if fsdd else {}
     phases = (
         Phase("without-one-speaker", steps, 1.5e-3, 300, singles=500, without=(leave_out,), formants_from=2504),
-        Phase("all-speakers", more_steps, 8e-4, 100),
+        Phase("all-speakers", more_steps, 8e-4, 100, quietest=-34.0),
     )
     recipe = Recipe(seed, phases)
-    write_json(output / "recipe.json", as_json(recipe))
+    write_json(output / "recipe.json", as_json(recipe) | {"mixed": mixed})
     sets = [synthetic_digits("dev_voices", [voice for voice, *_ in DEV_SPEAKERS], 10, seed)]
     if fsdd:
         held_out = read_fsdd(fsdd, held_out=True)
         unheard = {leave_out: held_out.pop(leave_out)}
         sets += [connected_digits("heard_speakers", held_out, 15, seed), connected_digits("left_out", unheard, 30, seed)]
     train(recipe, corpus, recordings, sets, output)
+    first, last = (output / f"{phase.name}.safetensors" for phase in phases)
+    mix(first, last, mixed, output / "model.safetensors")
     plot_log(output / "log.csv", output / "log.png")
     typer.echo(f"Weights, log and its plot are in {output}.")
 

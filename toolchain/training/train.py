@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from device_runner.files import atomic_path
 from toolchain.digits_model import digits_asr_tiny, start_with_filterbank
 from toolchain.testcases import LABELS
+from toolchain.training.augment import Augmentation
 from toolchain.training.batches import Batch, Batches
 from toolchain.training.score import ScoredSet, word_error_rate
 from toolchain.training.synthesis import Speech
@@ -38,6 +39,7 @@ class Phase:
         singles: leading steps with single digits only; without them CTC stays at blanks for long.
         without: recorded speakers that this phase does not hear.
         formants_from: first step of this phase that shifts formants; words come sooner without.
+        quietest: level of the quietest augmented speech in dB of full scale: the weak F of FOUR drowned in quiet voices.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Phase:
     singles: int = 0
     without: tuple[str, ...] = ()
     formants_from: int = 0
+    quietest: float = -22.0
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step of this phase."""
@@ -105,6 +108,7 @@ def train(recipe: Recipe, corpus: Speech, recordings: dict[str, Speech], sets: S
             if done < last:
                 heard = {name: speech for name, speech in recordings.items() if name not in phase.without}
                 batches = Batches(corpus, heard, LABELS, recipe.seed, first + phase.singles, first + phase.formants_from)
+                batches.augment = Augmentation(level_db=(phase.quietest, 3.0))
                 loader = DataLoader(batches, batch_size=None, sampler=range(done, last), num_workers=1, prefetch_factor=6)
                 begun, losses = time.monotonic() - seconds, []
                 for batch in loader:
@@ -124,6 +128,17 @@ def train(recipe: Recipe, corpus: Speech, recordings: dict[str, Speech], sets: S
                 with atomic_path(folder / f"{phase.name}.safetensors") as temporary:
                     save_file(_weights(averaged.module), temporary)
             first = last
+
+
+def mix(first: Path, last: Path, share: float, path: Path) -> None:
+    """Write ``share`` of the first phase's weights plus the rest of the last phase's.
+
+    Weights of one training's path lie in one basin, and their mean generalises better to voices that neither heard
+    (Wortsman et al., "Model soups", ICML 2022).
+    """
+    old, new = load_file(first), load_file(last)
+    with atomic_path(path) as temporary:
+        save_file({name: (share * old[name] + (1 - share) * new[name]).contiguous() for name in new}, temporary)
 
 
 def _step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, rate: float, recipe: Recipe) -> float:

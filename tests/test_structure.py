@@ -1,0 +1,125 @@
+"""What holds for the whole of the repository: the directions of imports, the sizes of files, the bundled speech."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import REPOSITORY
+
+from toolchain.datasets import DataSet, open_data
+from toolchain.training.voices import DEV_SPEAKERS, TEST_SPEAKERS, TRAIN_VOICES
+
+ASSETS = REPOSITORY / "toolchain" / "assets"
+PACKAGES = ("device_runner", "exporters", "toolchain")
+MEGABYTE = 1_000_000
+
+BLOCKED = """
+import importlib, pkgutil, sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+import device_runner
+names = [each.name for each in pkgutil.walk_packages(device_runner.__path__, "device_runner.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+
+
+def test_imports_point_downwards() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--config", str(REPOSITORY / "pyproject.toml")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.findall(r"Contracts: (\d+) kept, 0 broken", done.stdout)[0]) >= 2
+
+
+def test_the_device_runner_needs_nothing_of_the_rest() -> None:
+    blocked = ("torch", "torchaudio", "executorch", "onnx", "onnxscript", "torcheval", "exporters", "toolchain")
+    done = subprocess.run([sys.executable, "-c", BLOCKED.format(blocked=blocked)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 8
+
+
+@pytest.mark.parametrize("module", ["exporters.export", "device_runner.engines"])
+def test_lower_packages_do_not_import_the_toolchain(module: str) -> None:
+    code = f"import sys; sys.modules['toolchain'] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_answers_mistakes_without_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; sys.argv[1:] = ['evaluate', 'DIGITS_ASR_TINI']; from toolchain.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and "Did you mean DIGITS_ASR_TINY?" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_codecs_are_registered_by_the_registry_itself() -> None:
+    code = "from toolchain.compression.codec import CODECS; print(*sorted(CODECS))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert {"fp16", "uniform"} <= set(done.stdout.split()), done.stderr
+
+
+def test_every_file_can_be_read_in_one_sitting() -> None:
+    lengths = {
+        str(path.relative_to(REPOSITORY)): len(path.read_text(encoding="utf-8").splitlines())
+        for package in (*PACKAGES, "benchmarks", "android")
+        for suffix in ("py", "kt")
+        for path in (REPOSITORY / package).rglob(f"*.{suffix}")
+    }
+    assert len(lengths) > 30
+    assert {path: length for path, length in lengths.items() if length > 400} == {}
+
+
+# The bundled model and speech
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_assets_are_small() -> None:
+    assert 4 * 1_524_892 < size(ASSETS / "digits_asr_tiny") <= 8 * MEGABYTE
+    assert 4 * MEGABYTE < size(ASSETS / "speech") <= 8 * MEGABYTE
+
+
+@pytest.fixture(scope="module")
+def dev_clean() -> DataSet:
+    return open_data("digits", "dev-clean")
+
+
+def speakers(data: DataSet) -> set[str]:
+    return {each.id.split("-")[0] for each in data.utterances}
+
+
+def test_the_bundled_sets_are_large_enough(test_clean: DataSet, dev_clean: DataSet) -> None:
+    assert len(test_clean.utterances) >= 200 and len(dev_clean.utterances) >= 150
+    assert sum(len(each.reference.split()) for each in test_clean.utterances) >= 800
+    for data in (test_clean, dev_clean):
+        assert {len(each.reference.split()) for each in data.utterances} == {2, 3, 4, 5, 6, 7}
+        assert {word for each in data.utterances for word in each.reference.split()} == {
+            *("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+        }
+
+
+def test_the_bundled_sets_share_no_text_and_no_speaker(test_clean: DataSet, dev_clean: DataSet) -> None:
+    texts = [each.reference for data in (test_clean, dev_clean) for each in data.utterances]
+    assert len(texts) == len(set(texts))
+    assert not speakers(test_clean) & speakers(dev_clean)
+    assert open_data("digits", "test-clean").digest != dev_clean.digest
+
+
+def test_the_speakers_are_not_those_of_training() -> None:
+    trained = {voice for voice, _ in TRAIN_VOICES}
+    tested, developed = ({voice for voice, *_ in each} for each in (TEST_SPEAKERS, DEV_SPEAKERS))
+    assert not tested & developed and not (tested | developed) & trained
+
+
+def test_the_speakers_are_of_several_families(test_clean: DataSet, dev_clean: DataSet) -> None:
+    for data, known in ((test_clean, TEST_SPEAKERS), (dev_clean, DEV_SPEAKERS)):
+        families = {str(number): voice.family for voice, number, _ in known}
+        assert families.keys() == speakers(data)
+        others = [each for each in data.utterances if families[each.id.split("-")[0]] != "espeak-ng"]
+        assert len(others) >= len(data.utterances) / 4
+        counts = {str(number): count for _, number, count in known}
+        assert counts == {each: sum(one.id.startswith(f"{each}-") for one in data.utterances) for each in counts}
