@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -74,7 +75,9 @@ def main() -> None:
                     "decode_ratio": statistics.median(own / base for base, own in zip(decode[BASELINE], decode[name], strict=True)),
                 }
             )
-    table = Table("weights", "codec", "bits/weight", "SNR dB", "to Shannon dB", "encode s/M", "x fp16", "decode s/M", "x fp16")
+    table = Table(box=box.SIMPLE, padding=0)
+    for column in ("weights", "codec", "bits/w", "SNR dB", "gap dB", "enc s/M", "x fp16", "dec s/M", "x fp16"):
+        table.add_column(column, no_wrap=True)
     for row in rows:
         gap = "" if row["gap_to_shannon_db"] is None else f"{row['gap_to_shannon_db']:.2f}"
         times = (f"{row['encode_seconds_per_million']:.4f}", f"{row['encode_ratio']:.1f}")
