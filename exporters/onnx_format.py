@@ -6,7 +6,7 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -115,7 +115,7 @@ def _finish(path: Path, metadata: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]  # a decorator's generator; its type says nothing
+def _quiet() -> Iterator[None]:
     """Keep the exporter's and the quantiser's chatter off the screen: it names no action for a user."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

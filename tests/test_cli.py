@@ -73,7 +73,12 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(asrdeploy: Command, tmp_path: P
 
 def test_an_interrupted_evaluation_says_how_it_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "toolchain.cli", "evaluate", "DIGITS_ASR_TINY", "-o", "results"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+
+    def listen() -> None:
+        """Where the tests run in the background of a shell, Ctrl-C is ignored, and that is inherited."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         try:
             limit = time.monotonic() + 60
             while not (tmp_path / "results" / TRANSCRIPTS).exists() and time.monotonic() < limit:
