@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +232,10 @@ def test_training_writes_weights_and_log_learns_and_resumes_where_it_was(
     plot_log(whole / "log.csv", whole / "log.png")
     assert (whole / "log.png").read_bytes().startswith(b"\x89PNG")
     json.dumps(train.as_json(recipe))
+
+
+def test_the_training_command_answers_mistakes_in_a_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "toolchain.training", "score", "0", "--fsdd", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "asrdeploy: Weights file 0 does not exist."

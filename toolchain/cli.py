@@ -24,9 +24,14 @@ ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of the ru
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one sentence and exit code 2."""
+    """Run `asrdeploy`."""
+    run(app)
+
+
+def run(application: typer.Typer) -> None:
+    """Run a command line; what a user can mend is one sentence and exit code 2."""
     try:
-        app()
+        application()
     except AsrDeployError as error:
         _complain(str(error))
         sys.exit(2)
@@ -125,7 +130,7 @@ def evaluate(
     from toolchain import tables
     from toolchain.datasets import open_data
     from toolchain.evaluate import check_trained
-    from toolchain.evaluate import evaluate as run
+    from toolchain.evaluate import evaluate as transcribe_and_score
     from toolchain.progress import evaluation_progress
     from toolchain.subjects import open_subject
 
@@ -139,7 +144,7 @@ def evaluate(
     ending = "" if limit is None else f"-{limit}"
     folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
     with evaluation_progress(len(chosen.utterances)) as progress:
-        result = run(opened, chosen, folder, threads=threads, progress=progress)
+        result = transcribe_and_score(opened, chosen, folder, threads=threads, progress=progress)
     console.print(tables.evaluation(result))
     if opened.warning:
         _complain(opened.warning)

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from device_runner.files import write_json
+from device_runner.names import nearest
+from toolchain import cli
 from toolchain.models import load_model
 from toolchain.training.batches import read_fsdd
 from toolchain.training.curve import plot_log
@@ -43,6 +45,8 @@ def run(
     sets = [synthetic_digits("dev_voices", [voice for voice, *_ in DEV_SPEAKERS], 10, seed)]
     if fsdd:
         held_out = read_fsdd(fsdd, held_out=True)
+        if leave_out not in held_out:
+            raise nearest(leave_out, held_out, "speaker")
         unheard = {leave_out: held_out.pop(leave_out)}
         sets += [connected_digits("heard_speakers", held_out, 15, seed), connected_digits("left_out", unheard, 30, seed)]
     train(recipe, corpus, recordings, sets, output)
@@ -81,4 +85,4 @@ def score(
 
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)
