@@ -38,7 +38,7 @@ bench: ## Benchmarks with ratios against a baseline of the same run
 
 train: ## Train the bundled model anew into runs/digits (hours); FSDD=folder adds recorded digits
 	@scripts/setup $(SPEAKERS) cc=build-essential
-	@$(BIN)/python -c 'import ttspico' 2>/dev/null || $(BIN)/python -m pip install --quiet '.[training]'
+	@$(BIN)/python -c 'import ttspico' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[training]'
 	$(BIN)/python -m toolchain.training run -o runs/digits $(if $(FSDD),--fsdd $(FSDD))
 
 clean: ## Remove what the targets made, but for .venv

@@ -7,7 +7,6 @@ number of threads that torch chooses. The others use one thread. Weights: bundle
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -34,11 +33,11 @@ BASELINE = "scenario's script (torch fp32)"
 def scenario_script(data: DataSet) -> float:
     """Transcribe and score as the scenario does; return the word error rate."""
     model = load_model("0")
-    labels, metric = model.case.labels, WordErrorRate()
+    labels, recogniser, metric = model.case.labels, model.recogniser, WordErrorRate()
     for utterance in data.utterances:
         waveform, _ = soundfile.read(utterance.path, dtype="float32")
         with torch.inference_mode():
-            logits = model.recogniser(torch.from_numpy(waveform)[None])
+            logits = recogniser(torch.from_numpy(waveform)[None])
         indices = torch.unique_consecutive(torch.argmax(logits[0], dim=-1))
         text = "".join(labels[index] for index in indices.tolist() if index != 0).replace("|", " ")
         metric.update([text], [utterance.reference])
@@ -94,7 +93,7 @@ def main() -> None:
         table.add_row(row["way"], f"{row['audio_seconds_per_second']:.0f}", f"{row['ratio']:.2f}", f"{row['wer']:.2%}")
     Console().print(table)
     if options.json:
-        write_json(options.json, json.loads(json.dumps({"audio_seconds": audio, "rows": rows, "machine": machine_facts()})))
+        write_json(options.json, {"audio_seconds": audio, "rows": rows, "machine": machine_facts()})
 
 
 if __name__ == "__main__":

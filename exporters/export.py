@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from device_runner.artifact import MANIFEST, Artifact, Manifest, Parity, describe_file, open_artifact, write_manifest
+from device_runner.artifact import MANIFEST, Artifact, Manifest, Parity, describe_file, write_manifest
 from device_runner.engines import Engine, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import package_versions
@@ -105,8 +105,9 @@ def export(
         if scheme.weight_bits == 32 and worst > FP32_LARGEST:
             raise AsrDeployError(f"The exported model differs from torch by {worst:.2g} in its logits; nothing was written.")
         del engine
-        write_manifest(temporary, manifest.model_copy(update={"parity": parity}))
-    return open_artifact(folder), seconds
+        manifest = manifest.model_copy(update={"parity": parity})
+        write_manifest(temporary, manifest)
+    return Artifact(folder, manifest), seconds
 
 
 def check_choice(format_name: str, scheme_name: str) -> Scheme:

@@ -65,7 +65,7 @@ def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> 
     anchor = load_model("0")
     progress = watcher.configuration("anchor", "transcribing", len(data.utterances))
     measured = evaluate(open_subject("0", threads=threads), data, folder / "anchor" / "evaluation", threads=threads, progress=progress)
-    points = []
+    points, machine = [], machine_facts()
     for configuration in CONFIGURATIONS:
         point = _run(configuration, anchor, measured, data, folder / configuration.name, threads, watcher)
         points.append(point)
@@ -78,7 +78,7 @@ def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> 
             anchor_wer_interval=measured.wer_interval,
             wer_range=anchor.case.wer_range,
             points=tuple(points),
-            machine=machine_facts(),
+            machine=machine,
         )
         # After every point, so that an interrupted run shows what it had.
         write_curve(curve, folder)

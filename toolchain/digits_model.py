@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torchaudio.models import Wav2Vec2Model, wav2vec2_model
 
-NUM_PARAM = 1_524_892
 EXTRACTOR = [(96, 64, 20), (128, 5, 5), (160, 3, 2), (160, 3, 2)]  # (channels, kernel, stride): 25 ms a frame
 
 

@@ -3,6 +3,7 @@
 `python -m toolchain.training speech` makes the bundled sets anew.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from toolchain.training.curve import plot_log
 from toolchain.training.score import bundled_sets, connected_digits, count, synthetic_digits
 from toolchain.training.speech_sets import synthesise_sets
 from toolchain.training.synthesis import synthesise_corpus
-from toolchain.training.train import Phase, Recipe, as_json, mix, train
+from toolchain.training.train import Phase, Recipe, mix, train
 from toolchain.training.voices import DEV_SPEAKERS
 
 app = typer.Typer(add_completion=False)
@@ -41,7 +42,7 @@ def run(
         Phase("all-speakers", more_steps, 8e-4, 100, quietest=-34.0),
     )
     recipe = Recipe(seed, phases)
-    write_json(output / "recipe.json", as_json(recipe) | {"mixed": mixed})
+    write_json(output / "recipe.json", asdict(recipe) | {"mixed": mixed})
     sets = [synthetic_digits("dev_voices", [voice for voice, *_ in DEV_SPEAKERS], 10, seed)]
     if fsdd:
         held_out = read_fsdd(fsdd, held_out=True)

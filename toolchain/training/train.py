@@ -5,7 +5,7 @@ import csv
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +174,3 @@ def _log(path: Path, line: dict[str, Any]) -> None:
         if new:
             writer.writeheader()
         writer.writerow(line)
-
-
-def as_json(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain data, for the model's record."""
-    return asdict(recipe)
