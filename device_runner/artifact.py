@@ -49,6 +49,12 @@ class Manifest(BaseModel):
     normalised_waveform: bool = Field(description="the graph itself normalises the waveform; a client passes it as it is")
     parameters: Annotated[int, Field(gt=0)]
     minimum_samples: Annotated[int, Field(ge=1)] = Field(description="shorter waveforms have no frame")
+    maximum_samples: int | None = Field(default=None, description="longer waveforms are refused; None: no bound")
+    rewrites: tuple[str, ...] = Field(default=(), description="what was done to the module before the export")
+    planned_bytes: int | None = Field(default=None, description="memory that the runtime plans for the longest waveform")
+    delegated: dict[str, int] = Field(default_factory=dict, description="operators in the delegate, by number")
+    portable: dict[str, int] = Field(default_factory=dict, description="operators left to portable kernels, by number")
+    weight_names: dict[str, str] = Field(default_factory=dict, description="the file's keys of weights, where it has no names")
     quantised: dict[str, int] = Field(default_factory=dict, description="operators by what was done to them")
     parity: tuple["Parity", ...] = ()
     versions: dict[str, str]

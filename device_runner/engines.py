@@ -40,6 +40,8 @@ def open_engine(artifact: Artifact, threads: int = 1) -> Engine:
     Raises:
         AsrDeployError: no engine for the format, fewer than one thread, or the runtime refuses the file.
     """
+    import device_runner.executorch_engine  # noqa: F401  # registers itself; it needs this module's protocol
+
     check_threads(threads)
     make = ENGINES.get(artifact.manifest.format)
     if make is None:
@@ -53,10 +55,14 @@ def check_threads(threads: int) -> None:
         raise AsrDeployError(f"--threads {threads} leaves nothing to run on; give 1 or more.")
 
 
-def check_length(waveform: Waveform, minimum: int) -> None:
-    """Raise AsrDeployError where a waveform is too short for one frame of logits."""
+def check_length(waveform: Waveform, minimum: int, maximum: int | None = None) -> None:
+    """Raise AsrDeployError where a waveform is too short for one frame of logits, or longer than the artifact takes."""
     if waveform.ndim != 1 or waveform.size < minimum:
         raise AsrDeployError(f"The audio has {waveform.size} samples; the model needs at least {minimum}: use a longer recording.")
+    if maximum is not None and waveform.size > maximum:
+        raise AsrDeployError(
+            f"The audio has {waveform.size} samples; the artifact takes at most {maximum}: cut it, or export with a larger --max-seconds."
+        )
 
 
 @engine_for("onnx")
@@ -81,11 +87,11 @@ class OnnxEngine:
         if isinstance(width[0] if width else None, int) and width[0] != labels:
             raise AsrDeployError(f"{artifact.model_path} gives {width[0]} logits a frame, but its manifest has {labels} labels.")
         self._path = artifact.model_path
-        self._minimum = artifact.manifest.minimum_samples
+        self._minimum, self._maximum = artifact.manifest.minimum_samples, artifact.manifest.maximum_samples
 
     def logits(self, waveform: Waveform) -> Logits:
         """Return logits ``[frames, labels]`` of a waveform ``[samples]``."""
-        check_length(waveform, self._minimum)
+        check_length(waveform, self._minimum, self._maximum)
         try:
             result: Logits = self.session.run(["logits"], {"input_values": waveform[None]})[0][0]
         except Exception as error:  # onnxruntime's own exception classes share no base below Exception

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,73 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import package_versions
 from device_runner.files import atomic_folder
 from device_runner.names import nearest
-from exporters.onnx_format import export_onnx
+from exporters.onnx_format import Speech, export_onnx
 from exporters.recogniser import Recogniser
-from exporters.schemes import Scheme, find_scheme
+from exporters.rewrites import for_device, is_convolution
+from exporters.schemes import EXECUTORCH, ONNX, Scheme, find_scheme
 
-Exporter = Callable[[Recogniser, Scheme, dict[str, str], int, Path], dict[str, int]]
-# Format name -> (exporter, name of the model file). ExecuTorch comes here.
-FORMATS: dict[str, tuple[Exporter, str]] = {"onnx": (export_onnx, "model.onnx")}
+
+@dataclass(frozen=True)
+class Order:
+    """What an exporter is asked for: a rewritten recogniser, how to store it, and the lengths that it must take."""
+
+    recogniser: Recogniser
+    scheme: Scheme
+    metadata: dict[str, str]
+    sample_rate: int
+    minimum_samples: int
+    maximum_samples: int
+    calibration: Speech
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an exporter says of its file: weights by what was done to them, and what the runtime has to plan for."""
+
+    quantised: dict[str, int]
+    planned_bytes: int | None = None
+    delegated: dict[str, int] = field(default_factory=dict)
+    portable: dict[str, int] = field(default_factory=dict)
+    weight_names: dict[str, str] = field(default_factory=dict)
+
+
+def _onnx(order: Order, path: Path) -> Made:
+    return Made(export_onnx(order.recogniser, order.scheme, order.metadata, order.sample_rate, order.calibration, path))
+
+
+def _executorch(order: Order, path: Path) -> Made:
+    from exporters.executorch_format import export_executorch  # seconds of import time that ONNX needs not pay
+
+    report = export_executorch(
+        order.recogniser,
+        order.scheme,
+        sample_rate=order.sample_rate,
+        minimum_samples=order.minimum_samples,
+        maximum_samples=order.maximum_samples,
+        path=path,
+        progress=order.progress,
+        is_convolution=is_convolution,
+    )
+    return Made(**vars(report))
+
+
+@dataclass(frozen=True)
+class Format:
+    """An artifact format: its exporter, its model file and the shortest input that it can take."""
+
+    export: Callable[[Order, Path], Made]
+    file_name: str
+    minimum_seconds: float = 0.0
+
+
+FORMATS: dict[str, Format] = {
+    ONNX: Format(_onnx, "model.onnx"),
+    # A shorter lower bound makes torch.export specialise on one frame.
+    EXECUTORCH: Format(_executorch, "model.pte", 0.1),
+}
+LONGEST = 300
+MAX_SECONDS = 35.0  # LibriSpeech's longest utterance is 34.955 s
 # Float exports differ from torch by rounding only; more than this is a wrong graph. Quantised ones report their distance.
 FP32_LARGEST = 1e-3
 
@@ -51,6 +111,8 @@ def export(
     scheme_name: str,
     folder: Path,
     speech: Sequence[npt.NDArray[np.float32]],
+    max_seconds: float = MAX_SECONDS,
+    calibration: Speech = (),
     progress: Callable[[str], None] = lambda step: None,
 ) -> tuple[Artifact, float]:
     """Export a recogniser into ``folder`` and check it against torch; nothing is left behind when a step fails.
@@ -62,17 +124,23 @@ def export(
         scheme_name: a scheme that the format has.
         folder: the artifact's folder; an older artifact there is replaced.
         speech: real speech ``[samples]`` of several lengths, for the parity check.
+        max_seconds: the longest audio that the artifact takes; ExecuTorch plans memory for it.
+        calibration: recordings ``[samples]`` for schemes with calibrated activations; read one by one.
         progress: told the name of each step.
 
     Returns:
         The artifact and the seconds that the export took without the parity check.
 
     Raises:
-        AsrDeployError: unknown format or scheme, a model without labels, or an export that differs from torch.
+        AsrDeployError: unknown format or scheme, a model without labels, bounds that leave no length, or an export that differs
+            from torch.
     """
     scheme = check_choice(format_name, scheme_name)
     _check_labels(recogniser, facts)
-    exporter, file_name = FORMATS[format_name]
+    form = FORMATS[format_name]
+    minimum = max(facts.minimum_samples, math.ceil(form.minimum_seconds * facts.sample_rate))
+    maximum = _maximum_samples(max_seconds, minimum, facts.sample_rate)
+    facts = replace(facts, minimum_samples=minimum)
     metadata = {
         "labels": json.dumps(facts.labels, ensure_ascii=False),
         "sample_rate": str(facts.sample_rate),
@@ -85,29 +153,45 @@ def export(
         started = time.perf_counter()
         progress(f"exporting {facts.model} to {format_name}, {scheme.name}")
         with torch.inference_mode(False), torch.no_grad():
-            quantised = exporter(recogniser, scheme, metadata, facts.sample_rate, temporary / file_name)
+            rewritten, rewrites = for_device(recogniser, format_name)
+            order = Order(rewritten, scheme, metadata, facts.sample_rate, minimum, maximum, calibration, progress)
+            made = form.export(order, temporary / form.file_name)
+            del rewritten, order
         seconds = time.perf_counter() - started
         manifest = Manifest(
             **vars(facts),
             format=format_name,
             scheme=scheme.name,
-            files=(describe_file(temporary / file_name),),
+            files=(describe_file(temporary / form.file_name),),
             normalised_waveform=recogniser.normalised_waveform,
-            quantised=quantised,
+            maximum_samples=maximum,
+            rewrites=rewrites,
+            **vars(made),
             versions=package_versions(),
         )
         progress("comparing with torch")
         engine = open_engine(Artifact(temporary, manifest))
-        parity = tuple(compare(recogniser, engine, waveform, facts.sample_rate) for waveform in speech)
+        fitting = [waveform for waveform in speech if minimum <= len(waveform) <= maximum]
+        parity = tuple(compare(recogniser, engine, waveform, facts.sample_rate) for waveform in fitting)
         worst = max((each.largest for each in parity), default=0.0)
         if not math.isfinite(worst):
             raise AsrDeployError("The exported model gives logits that are not finite; nothing was written.")
-        if scheme.weight_bits == 32 and worst > FP32_LARGEST:
+        if scheme.exact and worst > FP32_LARGEST:
             raise AsrDeployError(f"The exported model differs from torch by {worst:.2g} in its logits; nothing was written.")
         del engine
         manifest = manifest.model_copy(update={"parity": parity})
         write_manifest(temporary, manifest)
     return Artifact(folder, manifest), seconds
+
+
+def _maximum_samples(seconds: float, minimum: int, sample_rate: int) -> int:
+    if not math.isfinite(seconds) or seconds * sample_rate < minimum:
+        raise AsrDeployError(
+            f"--max-seconds {seconds:g} is below the shortest audio of the model ({minimum / sample_rate:g} s); give more."
+        )
+    if seconds > LONGEST:
+        raise AsrDeployError(f"--max-seconds {seconds:g} is beyond {LONGEST} s: attention's memory grows with the square of the length.")
+    return math.floor(seconds * sample_rate)
 
 
 def check_choice(format_name: str, scheme_name: str) -> Scheme:

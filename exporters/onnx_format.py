@@ -6,92 +6,160 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
+from onnx import TensorProto, numpy_helper
 
 from device_runner.errors import AsrDeployError
+from exporters.onnx_quantise import quantise, storage, weights_of
 from exporters.recogniser import Recogniser
+from exporters.rewrites import is_convolution
 from exporters.schemes import Scheme
+from exporters.weights import StoredWeight
 
 OPSET = 20  # read by onnxruntime from 1.18 on, on phones and on the JVM too
 INPUT, OUTPUT = "input_values", "logits"  # the names that other clients of such models expect
 EXAMPLE_SECONDS = 2
+Speech = Iterable[npt.NDArray[np.float32]]
+KINDS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.INT8: "int8"}
+SCALES = ("_scale", "_zero_point")  # how our quantiser and onnxruntime's name what a quantised weight needs besides
 
 
-def export_onnx(recogniser: Recogniser, scheme: Scheme, metadata: dict[str, str], sample_rate: int, path: Path) -> dict[str, int]:
-    """Write a recogniser as one ONNX file of dynamic length and return how many operators were quantised.
+def export_onnx(
+    recogniser: Recogniser, scheme: Scheme, metadata: dict[str, str], sample_rate: int, calibration: Speech, path: Path
+) -> dict[str, int]:
+    """Write a recogniser as one ONNX file of dynamic length and return how many weights were quantised in which way.
 
     Args:
         recogniser: in evaluation mode, weight norm folded.
         scheme: the quantisation.
         metadata: strings for the file's own metadata.
         sample_rate: of the waveform, in hertz.
+        calibration: waveforms ``[samples]`` for schemes with static activations; read one after the other.
         path: the file to write.
 
     Raises:
         AsrDeployError: the scheme quantised less than it claims.
     """
-    waveform = torch.zeros(1, sample_rate * EXAMPLE_SECONDS)
     with tempfile.TemporaryDirectory(prefix="asrdeploy-onnx-", dir=path.parent) as folder:
         plain = Path(folder) / "plain.onnx"
-        with _quiet():
-            program = torch.onnx.export(
-                recogniser,
-                (waveform,),
-                dynamo=True,
-                dynamic_shapes={"waveform": {1: torch.export.Dim("samples", min=2 * sample_rate // 10)}},
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-            )
-            if program is None:
-                raise AsrDeployError("torch.onnx.export gave no program.")
-            program.save(str(plain))
-            del program
-        quantised = QUANTISERS[scheme.name](plain, path)
-    _finish(path, metadata)
-    return quantised
+        _export_plain(recogniser, sample_rate, plain)
+        model = onnx.load(plain)
+        weights = weights_of(model.graph, is_convolution)
+        expected = [weight.name for weight in weights if storage(weight, scheme) != "float32"]
+        if scheme.calibrated:
+            del model
+            calibrated = Path(folder) / "calibrated.onnx"
+            products = [weight.name for weight in weights if weight.name in expected and not weight.convolution]
+            done = _calibrate(plain, calibrated, scheme, calibration, products)
+            model = onnx.load(calibrated)
+            done |= {what: number for what, number in quantise(model, scheme, is_convolution).items() if what.startswith("convolutions")}
+        else:
+            done = quantise(model, scheme, is_convolution)
+        _check_claims(model, scheme, expected)
+        _finish(model, metadata)
+        onnx.save(model, path)
+    return done
 
 
-def _keep(plain: Path, path: Path) -> dict[str, int]:
-    plain.replace(path)
-    return {}
+def _export_plain(recogniser: Recogniser, sample_rate: int, path: Path) -> None:
+    waveform = torch.zeros(1, sample_rate * EXAMPLE_SECONDS)
+    with quiet():
+        program = torch.onnx.export(
+            recogniser,
+            (waveform,),
+            dynamo=True,
+            dynamic_shapes={"waveform": {1: torch.export.Dim("samples", min=2 * sample_rate // 10)}},
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+        if program is None:
+            raise AsrDeployError("torch.onnx.export gave no program.")
+        program.save(str(path))
 
 
-def _int8_dynamic(plain: Path, path: Path) -> dict[str, int]:
-    """Quantise matrix products with constant weights: int8 per channel, activations uint8 while running."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+def _calibrate(plain: Path, path: Path, scheme: Scheme, calibration: Speech, weights: list[str]) -> dict[str, int]:
+    """Quantise matrix products by onnxruntime's static quantiser; it sees one recording at a time and keeps ranges only."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    before = onnx.load(plain)
-    expected = count_weight_products(before)
-    del before
-    with _quiet():
-        # Convolutions stay in float: quantised ones are slower, and they are the fragile part of these models.
-        quantize_dynamic(plain, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
-    after = Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
-    done = after["MatMulInteger"] + after["DynamicQuantizeMatMul"]
-    if done < expected:
-        raise AsrDeployError(f"int8 quantised {done} of {expected} matrix products with weights; the export is refused.")
-    return {"matrix products in int8": done, "convolutions in float": after["Conv"]}
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self) -> None:
+            self.waveforms = iter(calibration)
+            self.read = 0
+
+        def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+            waveform = next(self.waveforms, None)
+            if waveform is None:
+                return None
+            self.read += 1
+            return {INPUT: waveform[None]}
+
+    model = onnx.load(plain, load_external_data=False)
+    nodes = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    del model
+    reader = Reader()
+    with quiet():
+        quantize_static(
+            plain,
+            path,
+            reader,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            reduce_range=scheme.reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"], "MatMulConstBOnly": True},
+        )
+    if reader.read == 0:
+        raise AsrDeployError(f"{scheme.name} needs recordings to calibrate with, and there was none.")
+    return {"matrix products in int8": len(nodes), "recordings for calibration": reader.read}
 
 
-QUANTISERS: dict[str, Callable[[Path, Path], dict[str, int]]] = {"fp32": _keep, "int8": _int8_dynamic}
+def _check_claims(model: onnx.ModelProto, scheme: Scheme, expected: list[str]) -> None:
+    """Refuse a file in which weights that the scheme quantises are still in float."""
+    stored = {weight.name: weight.kind for weight in stored_weights(model) if weight.kind != "scales"}
+    left = [name for name in expected if stored.get(name, "float32") == "float32"]
+    if left:
+        raise AsrDeployError(
+            f"{scheme.name} quantised {len(expected) - len(left)} of {len(expected)} weights ({left[0]} is not); the export is refused."
+        )
 
 
-def count_weight_products(model: onnx.ModelProto) -> int:
-    """Count matrix products with a constant weight."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return sum(node.op_type in ("MatMul", "Gemm") and node.input[1] in constants for node in model.graph.node)
+def stored_weights(model: onnx.ModelProto) -> list[StoredWeight]:
+    """List the constants of a model as they are stored; quantised weights go by the name that they had in float."""
+    found = []
+    for tensor in model.graph.initializer:
+        size = int(np.prod(tensor.dims, dtype=np.int64))
+        name, kind = tensor.name, KINDS.get(tensor.data_type, "other")
+        ending = next((each for each in SCALES if name.endswith(each)), None)
+        if ending or (kind == "other" and tensor.data_type != TensorProto.UINT8):
+            kind = "scales" if ending else "other"
+        elif tensor.data_type == TensorProto.UINT8 and name.endswith("_int4"):
+            kind, size = "int4", 2 * size
+        for suffix in (*SCALES, "_int8", "_int4", "_half", "_quantized"):
+            name = name.removesuffix(suffix)
+        found.append(StoredWeight(name, kind, size, numpy_helper.to_array(tensor).nbytes))
+    return found
 
 
-def _finish(path: Path, metadata: dict[str, str]) -> None:
+def operators(model: onnx.ModelProto) -> dict[str, int]:
+    """Count a graph's operators; those outside the standard carry their domain."""
+    names = (f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node)
+    return dict(Counter(names).most_common())
+
+
+def _finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
     """Put our facts in, and take the exporter's notes out: source paths and stack traces of the machine that exported."""
-    model = onnx.load(path)
     graphs = [model.graph, *model.functions]
     for graph in graphs:
         graph.ClearField("doc_string")
@@ -111,11 +179,10 @@ def _finish(path: Path, metadata: dict[str, str]) -> None:
         entry = model.metadata_props.add()
         entry.key, entry.value = key, metadata[key]
     model.producer_name, model.producer_version = "asrdeploy", ""
-    onnx.save(model, path)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporter's and the quantiser's chatter off the screen: it names no action for a user."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

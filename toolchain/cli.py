@@ -60,37 +60,68 @@ def testcases() -> None:
 @app.command()
 def schemes() -> None:
     """List the schemes that --quant names. Example: asrdeploy schemes"""
-    from exporters.schemes import SCHEMES
+    from exporters.schemes import SCHEMES, VARIANTS, third_party
     from toolchain import tables
 
-    console.print(tables.schemes(SCHEMES.values()))
+    theirs, broken = third_party()
+    console.print(tables.schemes([*SCHEMES.values(), *theirs.values()]))
+    for name, (_, summary) in VARIANTS.items():
+        console.print(f"NAME+{name}: {summary}", highlight=False)
+    for name, reason in broken.items():
+        _complain(f"The scheme {name} of another package cannot be used: {reason}.")
 
 
 @app.command()
 def export(
     model: ModelOption = "DIGITS_ASR_TINY",
-    format_name: Annotated[str, typer.Option("--format", help="Artifact format: onnx.")] = "onnx",
+    format_name: Annotated[str, typer.Option("--format", help="Artifact format: onnx or executorch.")] = "onnx",
     quant: Annotated[str, typer.Option("--quant", help="Scheme; `asrdeploy schemes` lists them.")] = "fp32",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the artifact; default: artifacts/MODEL-FORMAT-QUANT.")
     ] = None,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
+    max_seconds: Annotated[float, typer.Option(help="Longest audio that the artifact takes; ExecuTorch plans memory for it.")] = 35.0,
+    calibrate: Annotated[str, typer.Option(help="Data for schemes with calibration: `digits`, `librispeech`, or a folder.")] = "digits",
+    calibrate_split: Annotated[str, typer.Option(help="Its split; never a test split.")] = "dev-clean",
 ) -> None:
     """Export a model to an artifact and compare it with torch. Example: asrdeploy export --quant int8"""
     from exporters.export import check_choice
     from toolchain import tables
 
-    check_choice(format_name, quant)  # before weights are loaded or downloaded
-    from toolchain.exporting import export_model
+    scheme = check_choice(format_name, quant)  # before weights are loaded or downloaded
+    from toolchain.exporting import calibration_speech, export_model
     from toolchain.models import load_model
 
+    recordings = calibration_speech(calibrate, calibrate_split) if scheme.calibrated else None
     loaded = load_model(model, weights, seed)
     folder = output or Path("artifacts") / f"{loaded.case.name}-{format_name}-{quant}"
     with console.status("") as status:
-        artifact, seconds = export_model(loaded, format_name=format_name, scheme_name=quant, folder=folder, progress=status.update)
+        artifact, seconds = export_model(
+            loaded,
+            format_name=format_name,
+            scheme_name=quant,
+            folder=folder,
+            max_seconds=max_seconds,
+            calibration=recordings,
+            progress=status.update,
+        )
     console.print(tables.artifact(artifact, loaded.case, seconds))
     console.print(f"The artifact is in {folder}.")
+
+
+@app.command()
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    depth: Annotated[int, typer.Option(help="Depth of the tree of modules.")] = 3,
+) -> None:
+    """Show what an artifact really holds: weights, operators, bounds, distance to torch. Example: asrdeploy inspect artifacts/A"""
+    from device_runner.artifact import open_artifact
+    from exporters.inspection import inspect as inspect_artifact
+    from toolchain import tables
+
+    for table in tables.inspection(inspect_artifact(open_artifact(artifact)), depth):
+        console.print(table)
 
 
 @app.command()

@@ -78,6 +78,11 @@ def open_subject(name: str, *, weights: str | None = None, seed: int = 0, thread
 
 
 def _inexact(artifact: Artifact) -> str | None:
-    if not artifact.manifest.quantised or machine_facts()["int8_exact"]:
+    manifest = artifact.manifest
+    computed = any(what.endswith("in int8") for what in manifest.quantised) and manifest.format == "onnx"
+    if not computed or "reduce_range" in manifest.scheme or machine_facts()["int8_exact"]:
         return None
-    return "This CPU has no dot-product instructions (VNNI): its 8-bit products saturate, so the word error rate is not a phone's."
+    return (
+        "This CPU has no dot-product instructions (VNNI): its 8-bit products saturate, so the word error rate is not a phone's; "
+        f"export with --quant {manifest.scheme}+reduce_range."
+    )

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from rich import box
 from rich.table import Table
 
-from device_runner.artifact import Artifact
+from device_runner.artifact import Artifact, Parity
+from exporters.inspection import Inspection
 from exporters.schemes import Scheme
 from toolchain.evaluate import Evaluation
 from toolchain.points import Curve
@@ -38,12 +39,43 @@ def test_cases(cases: Iterable[TestCase]) -> Table:
 
 def schemes(known: Iterable[Scheme]) -> Table:
     """Draw the schemes."""
-    table = Table("scheme", "formats", "weight bits", "scale per", "activations", "what it does", title="Schemes", title_justify="left")
-    for scheme in known:
-        table.add_row(
-            scheme.name, ", ".join(scheme.formats), str(scheme.weight_bits), scheme.granularity, scheme.activations, scheme.summary
-        )
+    table = Table("scheme", "formats", "calibrated", "what it does", title="Schemes", title_justify="left", box=box.SIMPLE)
+    for each in known:
+        table.add_row(each.name, "\n".join(each.formats), "yes" if each.calibrated else "no", each.summary)
     return table
+
+
+def inspection(found: Inspection, depth: int) -> list[Table]:
+    """Draw what an artifact holds: facts, bytes by kind, a tree of modules (largest first), its operators."""
+    manifest = found.artifact.manifest
+    rate = manifest.sample_rate
+    longest = "no bound" if manifest.maximum_samples is None else f"{manifest.maximum_samples / rate:g} s"
+    rows = {
+        "model, format, scheme": f"{manifest.model}, {manifest.format}, {manifest.scheme}",
+        "weights": manifest.weights + ("" if manifest.trained else " (for size and latency only)"),
+        "parameters": f"{manifest.parameters:,}; numParam x 8 x 4 = {_megabit(32 * manifest.parameters)}",
+        "file": f"{found.artifact.size_bytes / 1e6:,.2f} MB = {_megabit(8 * found.artifact.size_bytes)}, not weights: {found.overhead:.2%}",
+        "weights by bits": ", ".join(f"{number:,} in {bits}" for bits, number in found.elements_by_bits.items()),
+        "numParam x 8 x N": f"{_megabit(found.nominal_bits)} with the N of each weight as stored",
+        "quantised": ", ".join(f"{what}: {number}" for what, number in manifest.quantised.items()) or "nothing",
+        "rewrites": ", ".join(manifest.rewrites) or "none",
+        "input": f"{manifest.minimum_samples / rate:g} s .. {longest} at {rate} Hz",
+        "runtime": found.runtime,
+        "lacking in mobile builds": found.lacking or "none known",
+    }
+    if manifest.planned_bytes is not None:
+        rows["memory planned"] = f"{manifest.planned_bytes / 1e6:,.1f} MB for the longest input"
+    rows |= _parities(manifest.parity)
+    kinds = Table("stored as", "bytes", "share", title="Bytes by kind", title_justify="left")
+    for kind, size in found.bytes_by_kind.items():
+        kinds.add_row(kind, f"{size:,}", f"{size / found.artifact.size_bytes:.1%}")
+    modules = Table("module", "bytes", "share", title="Bytes by module, largest first", title_justify="left")
+    for name, size in found.bytes_by_module(depth).items():
+        modules.add_row(name, f"{size:,}", f"{size / found.artifact.size_bytes:.1%}")
+    operators = Table("operator", "number", "runs in", title="Operators", title_justify="left")
+    for each in found.operators:
+        operators.add_row(each.name, str(each.number), each.runs_in)
+    return [_facts("Artifact", rows), kinds, modules, operators]
 
 
 def artifact(made: Artifact, case: TestCase, seconds: float) -> Table:
@@ -59,11 +91,21 @@ def artifact(made: Artifact, case: TestCase, seconds: float) -> Table:
         "export": f"{seconds:.1f} s",
     }
     rows |= {f"quantised: {what}": str(count) for what, count in manifest.quantised.items()}
-    for parity in manifest.parity:
-        rows[f"distance to torch, {parity.seconds:g} s of speech"] = (
-            f"largest {parity.largest:.2g}, mean {parity.mean:.2g}, relative {parity.relative:.2%}, same label {parity.equal_arg_max:.1%}"
+    if manifest.planned_bytes is not None and manifest.maximum_samples is not None:
+        longest = manifest.maximum_samples / manifest.sample_rate
+        rows["memory planned"] = f"{manifest.planned_bytes / 1e6:,.1f} MB for {longest:g} s of audio"
+    if manifest.portable:
+        rows["left to portable kernels"] = ", ".join(f"{name} {number}" for name, number in manifest.portable.items())
+    return _facts("Artifact", rows | _parities(manifest.parity))
+
+
+def _parities(measured: Iterable[Parity]) -> dict[str, str]:
+    return {
+        f"distance to torch, {each.seconds:g} s of speech": (
+            f"largest {each.largest:.2g}, mean {each.mean:.2g}, relative {each.relative:.2%}, same label {each.equal_arg_max:.1%}"
         )
-    return _facts("Artifact", rows)
+        for each in measured
+    }
 
 
 def evaluation(result: Evaluation) -> Table:

@@ -1,0 +1,294 @@
+"""The graph made for the device: small rewrites of TorchAudio's module, each equal to it but for rounding.
+
+They run before either format. What each gains stands in docs/exporters.md; tests compare each with TorchAudio's own module.
+Modules of other families are left as they are.
+"""
+
+import copy
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torchaudio.models import Wav2Vec2Model
+from torchaudio.models.wav2vec2 import components
+
+from exporters.recogniser import Recogniser
+
+TAPS = 16  # of the positional convolution in one matrix product: 768 = 16 x 48 in BASE, wide enough for the kernels
+
+
+class Windows(Protocol):
+    """A way to lay the inputs of a convolution's outputs side by side, and its weight to match."""
+
+    @staticmethod
+    def of(x: Tensor, kernel: int, stride: int) -> Tensor:
+        """Return ``[..., frames, kernel * channels]`` from ``[..., time, channels]``."""
+        ...
+
+    @staticmethod
+    def weight(weight: Tensor) -> Tensor:
+        """Return ``[out, kernel * channels]`` from a convolution's ``[out, channels, kernel]``."""
+        ...
+
+
+class Slices:
+    """Slices, reshapes and one concatenation: a stride's taps are neighbours in memory. For ONNX Runtime."""
+
+    @staticmethod
+    def of(x: Tensor, kernel: int, stride: int) -> Tensor:
+        """See ``Windows``; the order is tap by tap."""
+        *batch, time, channels = x.shape
+        frames = (time - kernel) // stride + 1
+        whole, rest = divmod(kernel, stride)
+        parts = []
+        for first in range(0, whole * stride, stride):
+            parts.append(x[..., first : first + frames * stride, :].reshape(*batch, frames, stride * channels))
+        for first in range(whole * stride, whole * stride + rest):
+            parts.append(x[..., first : first + (frames - 1) * stride + 1 : stride, :])
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+    @staticmethod
+    def weight(weight: Tensor) -> Tensor:
+        """See ``Windows``."""
+        return weight.transpose(1, 2).flatten(1).contiguous()
+
+
+class Unfold:
+    """One view and one copy. For ExecuTorch, where the slices do not export with a dynamic length."""
+
+    @staticmethod
+    def of(x: Tensor, kernel: int, stride: int) -> Tensor:
+        """See ``Windows``; the order is channel by channel."""
+        return x.unfold(-2, kernel, stride).flatten(-2)
+
+    @staticmethod
+    def weight(weight: Tensor) -> Tensor:
+        """See ``Windows``."""
+        return weight.flatten(1).contiguous()
+
+
+class ConvolutionAsProduct(nn.Module):
+    """A convolution without padding as one matrix product over windows, channels last.
+
+    Args:
+        conv: of one group.
+        windows: the way to lay out its inputs.
+    """
+
+    def __init__(self, conv: nn.Conv1d, windows: type[Windows]) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.windows = conv.kernel_size[0], conv.stride[0], windows
+        self.conv = _linear(windows.weight(conv.weight), conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[batch, frames, out]`` of ``[batch, time, channels]``."""
+        result: Tensor = self.conv(self.windows.of(x, self.kernel, self.stride))
+        return result
+
+
+class NormalisedOverTime(nn.Module):
+    """The first convolution with its group norm over time (one channel a group) inside its weights.
+
+    Mean and variance of a linear map w.x over time are w.mean(x) and w' Cov(x) w, so a 10 x 10 covariance of the windows replaces
+    two passes over 512 channels: y = (x - mean(x)) (W diag(gamma / sqrt(w' Cov(x) w + eps))) + beta.
+    """
+
+    def __init__(self, conv: nn.Conv1d, norm: nn.GroupNorm, windows: type[Windows]) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.windows, self.epsilon = conv.kernel_size[0], conv.stride[0], windows, norm.eps
+        # The bias of the convolution drops out: the norm takes the mean away.
+        self.weight = nn.Parameter(windows.weight(conv.weight).t().contiguous(), requires_grad=False)
+        self.gain = nn.Parameter(norm.weight.clone(), requires_grad=False)
+        self.bias = nn.Parameter(norm.bias.clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[batch, frames, out]`` of ``[batch, time, 1]``."""
+        frames = self.windows.of(x, self.kernel, self.stride)
+        frames = frames - frames.mean(1, keepdim=True)
+        transposed = frames.transpose(1, 2)
+        covariance = torch.matmul(transposed, frames) / frames.shape[1]
+        variance = (self.weight * torch.matmul(covariance, self.weight)).sum(1, keepdim=True)
+        return torch.matmul(frames, self.weight * (self.gain * torch.rsqrt(variance + self.epsilon))) + self.bias
+
+
+class ChannelsLastExtractor(nn.Module):
+    """TorchAudio's feature extractor with channels last throughout: its norms need no transposes."""
+
+    def __init__(self, conv_layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.conv_layers = conv_layers
+
+    def forward(self, x: Tensor, length: None) -> tuple[Tensor, None]:
+        """Return features ``[batch, frames, channels]`` of a waveform ``[batch, samples]``."""
+        x = x[:, :, None]
+        for layer in self.conv_layers:
+            x = layer(x)
+        return x, None
+
+
+def convolutions_as_products(network: Wav2Vec2Model, windows: type[Windows]) -> None:
+    """Turn the extractor's convolutions into matrix products, channels last; the first keeps a group norm inside its weights."""
+    layers = []
+    for block in network.feature_extractor.conv_layers:
+        norm = block.layer_norm
+        if isinstance(norm, nn.GroupNorm):
+            layers.append(nn.Sequential(NormalisedOverTime(block.conv, norm, windows), nn.GELU()))
+            continue
+        product = ConvolutionAsProduct(block.conv, windows)
+        if norm is None:
+            layers.append(nn.Sequential(product, nn.GELU()))
+        else:
+            layers.append(nn.Sequential(product, _layer_norm(norm), nn.GELU()))
+    network.feature_extractor = ChannelsLastExtractor(nn.ModuleList(layers))
+
+
+class PositionalProducts(nn.Module):
+    """The grouped positional convolution as matrix products of ``TAPS`` taps at once, shifted and added.
+
+    One product per tap would be narrow, one for all 128 would copy every input 128 times; 16 taps copy it 16 times and give
+    128 / 16 partial sums for every position, of which output t takes the j-th at t + 16 j.
+    """
+
+    def __init__(self, embedding: components.ConvolutionalPositionalEmbedding, windows: type[Windows]) -> None:
+        super().__init__()
+        conv = embedding.conv
+        self.groups, self.kernel = conv.groups, conv.kernel_size[0]
+        self.chunks = -(-self.kernel // TAPS)
+        extra = self.chunks * TAPS - self.kernel  # zero taps in front, where TAPS does not divide the kernel
+        self.padding = (conv.padding[0] + extra, self.kernel - 1 - conv.padding[0])
+        self.windows = windows
+        weight = nn.functional.pad(conv.weight, (extra, 0))  # [out, channels of a group, taps]
+        out, channels, _ = weight.shape
+        weight = weight.reshape(self.groups, out // self.groups, channels, self.chunks, TAPS)
+        weight = weight.permute(0, 3, 1, 2, 4).flatten(0, 2)
+        weight = windows.weight(weight).reshape(self.groups, self.chunks * out // self.groups, TAPS * channels)
+        if windows is Slices:
+            self.conv = _Groups(weight)
+        else:  # XNNPACK takes constant weights in linear layers only
+            self.conv = nn.ModuleList(_linear(each, None) for each in weight)
+        self.bias = nn.Parameter(conv.bias.clone(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[batch, frames, features]`` of the same shape; batch 1."""
+        batch, time, features = x.shape
+        x = nn.functional.pad(x, (0, 0, *self.padding))
+        x = x.reshape(-1, self.groups, features // self.groups).transpose(0, 1)
+        x = self.windows.of(x, TAPS, 1)
+        if isinstance(self.conv, nn.ModuleList):
+            y = torch.stack([linear(x[group]) for group, linear in enumerate(self.conv)])
+        else:
+            y = self.conv(x)
+        width = features // self.groups
+        total = y[:, :time, :width]
+        for chunk in range(1, self.chunks):
+            total = total + y[:, chunk * TAPS : chunk * TAPS + time, chunk * width : (chunk + 1) * width]
+        return nn.functional.gelu(total.transpose(0, 1).reshape(batch, time, features) + self.bias)
+
+
+class _Groups(nn.Module):
+    """One matrix product a group: ``[groups, time, in]`` to ``[groups, time, out]``."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().transpose(1, 2).contiguous(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(x, self.weight)
+
+
+def positional_as_products(network: Wav2Vec2Model, windows: type[Windows]) -> None:
+    """Turn the positional convolution into matrix products."""
+    transformer = network.encoder.transformer
+    transformer.pos_conv_embed = PositionalProducts(transformer.pos_conv_embed, windows)
+
+
+class MergedAttention(nn.Module):
+    """Self-attention whose query, key and value come from one matrix product; the query's scale is in its weights."""
+
+    def __init__(self, attention: components.SelfAttention) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
+        weight = torch.cat([attention.q_proj.weight * attention.scaling, attention.k_proj.weight, attention.v_proj.weight])
+        bias = torch.cat([attention.q_proj.bias * attention.scaling, attention.k_proj.bias, attention.v_proj.bias])
+        self.query_key_value = _linear(weight, bias)
+        self.out_proj = attention.out_proj
+
+    def forward(
+        self, x: Tensor, attention_mask: None = None, position_bias: None = None, key_padding_mask: None = None
+    ) -> tuple[Tensor, None]:
+        """Return ``[batch, frames, features]`` of the same shape."""
+        batch, time, features = x.shape
+        parts = self.query_key_value(x).reshape(batch, time, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        query, key, value = parts[0], parts[1], parts[2]
+        weights = torch.softmax(torch.matmul(query, key.transpose(2, 3)), dim=-1)
+        mixed = torch.matmul(weights, value).transpose(1, 2).reshape(batch, time, features)
+        return self.out_proj(mixed), None
+
+
+def merged_attention(network: Wav2Vec2Model) -> None:
+    """Merge query, key and value of every layer."""
+    for layer in network.encoder.transformer.layers:
+        layer.attention = MergedAttention(layer.attention)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return linear
+
+
+def _layer_norm(norm: nn.LayerNorm) -> nn.LayerNorm:
+    plain = nn.LayerNorm(norm.normalized_shape, norm.eps, device="meta")
+    plain.weight, plain.bias = norm.weight, norm.bias
+    return plain
+
+
+class Product(nn.Module):
+    """A linear layer with its weight as ``[in, out]``: ONNX's MatMul takes it without a transpose, and it keeps its name."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().t().contiguous(), requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[..., out]`` of ``[..., in]``."""
+        x = torch.matmul(x, self.weight)
+        return x if self.bias is None else x + self.bias
+
+
+def for_device(recogniser: Recogniser, format_name: str) -> tuple[Recogniser, tuple[str, ...]]:
+    """Return a copy of a recogniser with the rewrites that pay on a format's runtime, and their names; the recogniser stays as it is.
+
+    Weights are shared with the recogniser where a rewrite leaves them alone.
+    """
+    network = recogniser.network
+    shared = {id(parameter): parameter for parameter in network.parameters()}
+    network = copy.deepcopy(network, memo=dict(shared))
+    names: list[str] = []
+    if isinstance(network, Wav2Vec2Model):
+        windows: type[Windows] = Slices if format_name == "onnx" else Unfold
+        convolutions_as_products(network, windows)
+        names.append("convolutions_as_products")
+        positional_as_products(network, windows)
+        names.append("positional_as_products")
+        merged_attention(network)
+        names.append("merged_attention")
+    if format_name == "onnx":
+        _linears_as_products(network)
+    return Recogniser(network, normalised_waveform=recogniser.normalised_waveform).eval(), tuple(names)
+
+
+def is_convolution(name: str) -> bool:
+    """Tell whether a weight (or a module) of a rewritten network belongs to a convolution."""
+    return any(part in name for part in ("conv_layers", "pos_conv_embed", "convolution"))
+
+
+def _linears_as_products(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if type(child) is nn.Linear:
+            setattr(module, name, Product(child))
+        else:
+            _linears_as_products(child)
