@@ -1,7 +1,7 @@
 """Engines run an artifact in this process: waveform in, logits out. One per format, chosen by name."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +40,6 @@ def open_engine(artifact: Artifact, threads: int = 1) -> Engine:
     Raises:
         AsrDeployError: no engine for the format, fewer than one thread, or the runtime refuses the file.
     """
-    import device_runner.executorch_engine  # noqa: F401  # registers itself; it needs this module's protocol
-
     check_threads(threads)
     make = ENGINES.get(artifact.manifest.format)
     if make is None:
@@ -96,6 +94,48 @@ class OnnxEngine:
             result: Logits = self.session.run(["logits"], {"input_values": waveform[None]})[0][0]
         except Exception as error:  # onnxruntime's own exception classes share no base below Exception
             raise AsrDeployError(f"{self._path} cannot run {waveform.size} samples: {_first_line(error)}") from error
+        if result.ndim != 2 or not result.size:
+            raise AsrDeployError(f"{self._path} gives no frame for {waveform.size} samples; its manifest promises one.")
+        return result
+
+
+@engine_for("executorch")
+class ExecutorchEngine:
+    """A .pte program with XNNPACK on a fixed number of threads.
+
+    XNNPACK's threads are the process's own: the engine that was opened last sets their number for all.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+        import torch  # lazily: a laptop that only drives phones has no torch
+        from executorch.extension.pybindings import _portable_lib as runtime
+
+        self._tensor: Any = torch.from_numpy
+        self._path = artifact.model_path
+        runtime._unsafe_reset_threadpool(threads)
+        try:
+            self._module: Any = runtime._load_for_executorch(str(self._path), program_verification=runtime.Verification.InternalConsistency)
+            meta = self._module.method_meta("forward")
+        except Exception as error:  # the binding raises RuntimeError and others
+            raise AsrDeployError(f"ExecuTorch cannot load {self._path}: {_first_line(error)}") from error
+        if meta.num_inputs() != 1 or meta.num_outputs() != 1:
+            raise AsrDeployError(f"{self._path} is not a speech recogniser of ours: it takes one waveform and gives logits.")
+        width, labels = meta.output_tensor_meta(0).sizes()[-1], len(artifact.manifest.labels)
+        if width != labels:
+            raise AsrDeployError(f"{self._path} gives {width} logits a frame, but its manifest has {labels} labels.")
+        planned = meta.input_tensor_meta(0).sizes()[-1]
+        self._minimum = artifact.manifest.minimum_samples
+        self._maximum = min(planned, artifact.manifest.maximum_samples or planned)
+
+    def logits(self, waveform: Waveform) -> Logits:
+        """Return logits ``[frames, labels]`` of a waveform ``[samples]``."""
+        check_length(waveform, self._minimum, self._maximum)
+        try:
+            output = self._module.run_method("forward", (self._tensor(np.ascontiguousarray(waveform))[None],))[0]
+        except Exception as error:  # the binding raises RuntimeError and others
+            raise AsrDeployError(f"{self._path} cannot run {waveform.size} samples: {_first_line(error)}") from error
+        # A copy: the next call writes into the same planned memory.
+        result: Logits = output[0].numpy().copy()
         return result
 
 

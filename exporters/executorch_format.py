@@ -58,18 +58,22 @@ class Stored8(nn.Module):
         super().__init__()
         weight = layer.weight.detach().float()
         scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12).reshape(-1, *[1] * (weight.ndim - 1)) / 127
-        self.register_buffer("weight", torch.round(weight / scale).to(torch.int8))
-        self.register_buffer("scale", scale)
-        self.bias = layer.bias
+        integers = torch.round(weight / scale).to(torch.int8)
         self.convolution = (layer.stride, layer.padding, layer.dilation, layer.groups) if isinstance(layer, nn.Conv1d) else None
+        # XNNPACK takes a weight that is computed in batched products only, as [in, out].
+        self.register_buffer("weight", integers if self.convolution else integers.t().contiguous())
+        self.register_buffer("scale", scale if self.convolution else scale.t().contiguous())
+        self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the layer does."""
         weight = self.weight.to(x.dtype) * self.scale  # type: ignore[operator]
-        if self.convolution is None:
-            return nn.functional.linear(x, weight, self.bias)
-        stride, padding, dilation, groups = self.convolution
-        return nn.functional.conv1d(x, weight, self.bias, stride, padding, dilation, groups)
+        if self.convolution:
+            stride, padding, dilation, groups = self.convolution
+            return nn.functional.conv1d(x, weight, self.bias, stride, padding, dilation, groups)
+        result = torch.bmm(x[None] if x.ndim == 2 else x, weight[None])
+        result = result[0] if x.ndim == 2 else result
+        return result if self.bias is None else result + self.bias
 
 
 class Half(nn.Module):
@@ -116,6 +120,7 @@ def export_executorch(
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
     from torch.fx.experimental import _config
 
+    patched: Any = _config  # torch hangs `patch` on the module at run time
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)}
     expected, shapes = _quantise(network, layers, scheme, is_convolution)
     if scheme.products == "float16":
@@ -123,7 +128,7 @@ def export_executorch(
     length = torch.export.Dim("samples", min=minimum_samples, max=maximum_samples)
     example = torch.zeros(1, min(max(EXAMPLE_SECONDS * sample_rate, minimum_samples), maximum_samples))
     # The projection's view of a transposed tensor would guard `1 % frames`; under this flag no size is taken for 0 or 1.
-    with quiet(), torch.no_grad(), _config.patch(backed_size_oblivious=True):
+    with quiet(), torch.no_grad(), patched.patch(backed_size_oblivious=True):
         progress("tracing for executorch")
         program = torch.export.export(network.eval(), (example,), dynamic_shapes=({1: length},), strict=False)
         progress("lowering to XNNPACK")
@@ -156,7 +161,7 @@ def _quantise(
     from torchao.quantization.granularity import PerAxis, PerGroup
 
     expected = {name: _storage(name, layer, scheme, is_convolution) for name, layer in layers.items()}
-    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}  # type: ignore[union-attr, arg-type]
+    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}  # type: ignore[arg-type]
     for name, layer in layers.items():
         how = expected[name]
         if how == "stored8":
@@ -165,7 +170,7 @@ def _quantise(
         elif how in ("int8", "int4"):
             assert isinstance(layer, nn.Linear)
             granularity: Any = PerAxis(0) if how == "int8" else PerGroup(_group(layer, scheme))
-            weight_type = torch.int8 if how == "int8" else torch.int4
+            weight_type = getattr(torch, how)  # torch's stubs lack int4
             config = Int8DynamicActivationIntxWeightConfig(weight_dtype=weight_type, weight_granularity=granularity)
             quantize_(layer, config)
     return expected, shapes

@@ -48,7 +48,7 @@ def export_onnx(
     """
     with tempfile.TemporaryDirectory(prefix="asrdeploy-onnx-", dir=path.parent) as folder:
         plain = Path(folder) / "plain.onnx"
-        _export_plain(recogniser, sample_rate, plain)
+        export_plain_onnx(recogniser, sample_rate, plain)
         model = onnx.load(plain)
         weights = weights_of(model.graph, is_convolution)
         expected = [weight.name for weight in weights if storage(weight, scheme) != "float32"]
@@ -67,7 +67,8 @@ def export_onnx(
     return done
 
 
-def _export_plain(recogniser: Recogniser, sample_rate: int, path: Path) -> None:
+def export_plain_onnx(recogniser: Recogniser, sample_rate: int, path: Path) -> None:
+    """Write a module as torch exports it, in float32 and dynamic length, without our metadata."""
     waveform = torch.zeros(1, sample_rate * EXAMPLE_SECONDS)
     with quiet():
         program = torch.onnx.export(
@@ -90,7 +91,7 @@ def _calibrate(plain: Path, path: Path, scheme: Scheme, calibration: Speech, wei
     """Quantise matrix products by onnxruntime's static quantiser; it sees one recording at a time and keeps ranges only."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.waveforms = iter(calibration)
             self.read = 0

@@ -6,6 +6,7 @@ slice of a window anew: ours quantises what the windows are cut from once and cu
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -183,7 +184,7 @@ class Graph:
     def _constant(self, name: str, values: npt.NDArray[np.generic]) -> None:
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
 
-    def _add(self, operator: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: int) -> None:
+    def _add(self, operator: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any) -> None:
         self.added.append(helper.make_node(operator, inputs, outputs, name=outputs[0], domain=domain, **attributes))
 
     def _origin(self, name: str) -> str:
@@ -241,7 +242,8 @@ def pack_int4(values: Array, group: int) -> tuple[npt.NDArray[np.uint8], Array]:
         off = ((np.clip(np.rint(blocks / scale), -8, 7) * scale - blocks) ** 2).sum(axis=2, keepdims=True)
         best, error = np.where(off < error, scale, best), np.minimum(off, error)
     integers = (np.clip(np.rint(blocks / best), -8, 7) + 8).astype(np.uint8)
-    return integers[:, :, 0::2] | (integers[:, :, 1::2] << 4), best.reshape(-1)
+    packed: npt.NDArray[np.uint8] = (integers[:, :, 0::2] | (integers[:, :, 1::2] << 4)).astype(np.uint8)
+    return packed, best.reshape(-1).astype(np.float32)
 
 
 def _needed(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodeProto]:

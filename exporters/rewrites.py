@@ -163,7 +163,7 @@ class PositionalProducts(nn.Module):
         weight = weight.permute(0, 3, 1, 2, 4).flatten(0, 2)
         weight = windows.weight(weight).reshape(self.groups, self.chunks * out // self.groups, TAPS * channels)
         if windows is Slices:
-            self.conv = _Groups(weight)
+            self.conv: nn.Module = _Groups(weight)
         else:  # XNNPACK takes constant weights in linear layers only
             self.conv = nn.ModuleList(_linear(each, None) for each in weight)
         self.bias = nn.Parameter(conv.bias.clone(), requires_grad=False)

@@ -20,15 +20,16 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from device_runner.labels import select_labels
 from exporters.export import FORMATS, Facts, check_choice, compare, export
-from exporters.onnx_format import QUANTISERS, count_weight_products
+from exporters.onnx_quantise import weights_of
 from exporters.recogniser import Recogniser
+from exporters.rewrites import is_convolution
 from exporters.schemes import SCHEMES
 from toolchain.datasets import Utterance
 from toolchain.exporting import PARITY_SECONDS, export_model
 from toolchain.models import AnchorModel, load_model
 from toolchain.testcases import LABELS
 
-PRODUCTS = 4 * 6 + 2  # four layers of query, key, value, output and two of the feed-forward; the projection; the labels
+PRODUCTS = 4 * 4 + 2  # four layers of query-key-value, output and two of the feed-forward; the projection; the labels
 
 
 def facts(**changes: object) -> Facts:
@@ -64,20 +65,19 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_int8_quantises_every_matrix_product(tiny_fp32: Artifact, tiny_int8: Artifact) -> None:
     plain, quantised = (onnx.load(artifact.model_path) for artifact in (tiny_fp32, tiny_int8))
-    assert count_weight_products(plain) == PRODUCTS == 26 and count_weight_products(quantised) == 0
-    kinds = [node.op_type for node in quantised.graph.node]
-    assert kinds.count("MatMulInteger") + kinds.count("DynamicQuantizeMatMul") == PRODUCTS
-    assert kinds.count("Conv") == sum(node.op_type == "Conv" for node in plain.graph.node) == 5
-    assert not {"ConvInteger", "QLinearConv"} & set(kinds)
-    assert tiny_int8.manifest.quantised == {"matrix products in int8": 26, "convolutions in float": 5}
-    assert tiny_fp32.manifest.quantised == {}
+    products = [weight for weight in weights_of(plain.graph, is_convolution) if not weight.convolution]
+    assert len(products) == PRODUCTS == 18
+    assert [weight.name for weight in weights_of(quantised.graph, is_convolution) if not weight.convolution] == []
+    assert [node.op_type for node in quantised.graph.node].count("MatMulInteger") == PRODUCTS
+    assert tiny_int8.manifest.quantised == {"matrix products in int8": 18, "convolutions in float": 5}
+    assert tiny_fp32.manifest.quantised == {"matrix products in float": 18, "convolutions in float": 5}
 
 
 def test_int8_weights_are_stored_in_8_bits_with_a_scale_per_channel(tiny_int8: Artifact) -> None:
     tensors = {tensor.name: tensor for tensor in onnx.load(tiny_int8.model_path).graph.initializer}
     weights = [tensor for tensor in tensors.values() if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2]
     assert len(weights) == PRODUCTS
-    scales = [tensors[weight.name.replace("_quantized", "_scale")] for weight in weights]
+    scales = [tensors[weight.name.replace("_int8", "_scale")] for weight in weights]
     assert all(list(scale.dims) == [weight.dims[1]] for weight, scale in zip(weights, scales, strict=True))
 
 
@@ -287,7 +287,7 @@ def test_a_foreign_folder_is_refused_and_stays(tmp_path: Path) -> None:
 
 def test_int8_of_a_module_without_matrix_products_says_none(tmp_path: Path) -> None:
     artifact = export_small(OneLayer(), tmp_path / "artifact", scheme="int8")
-    assert artifact.manifest.quantised["matrix products in int8"] == 0
+    assert artifact.manifest.quantised == {"convolutions in float": 1}
 
 
 # Choices
@@ -305,4 +305,3 @@ def test_every_scheme_of_a_format_can_be_chosen() -> None:
         assert scheme.formats
         for format_name in scheme.formats:
             assert format_name in FORMATS and check_choice(format_name, scheme.name) is scheme
-    assert {name for name, scheme in SCHEMES.items() if "onnx" in scheme.formats} == set(QUANTISERS)

@@ -1,16 +1,19 @@
 """Tables of the command line."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
 from device_runner.artifact import Artifact, Parity
-from exporters.inspection import Inspection
 from exporters.schemes import Scheme
 from toolchain.evaluate import Evaluation
 from toolchain.points import Curve
 from toolchain.testcases import TestCase
+
+if TYPE_CHECKING:
+    from exporters.inspection import Inspection  # it brings onnx and torch in, which most tables can do without
 
 
 def _megabit(bits: int) -> str:
@@ -45,7 +48,7 @@ def schemes(known: Iterable[Scheme]) -> Table:
     return table
 
 
-def inspection(found: Inspection, depth: int) -> list[Table]:
+def inspection(found: "Inspection", depth: int) -> list[Table]:
     """Draw what an artifact holds: facts, bytes by kind, a tree of modules (largest first), its operators."""
     manifest = found.artifact.manifest
     rate = manifest.sample_rate
