@@ -35,6 +35,7 @@ bench: ## Benchmarks with ratios against a baseline of the same run
 	@scripts/setup
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/exporters.py
 
 train: ## Train the bundled model anew into runs/digits (hours); FSDD=folder adds recorded digits
 	@scripts/setup $(SPEAKERS) cc=build-essential

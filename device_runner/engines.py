@@ -1,6 +1,10 @@
 """Engines run an artifact in this process: waveform in, logits out. One per format, chosen by name."""
 
-from collections.abc import Callable
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,9 +116,12 @@ class ExecutorchEngine:
 
         self._tensor: Any = torch.from_numpy
         self._path = artifact.model_path
-        runtime._unsafe_reset_threadpool(threads)
         try:
-            self._module: Any = runtime._load_for_executorch(str(self._path), program_verification=runtime.Verification.InternalConsistency)
+            with _native_chatter_off():
+                runtime._unsafe_reset_threadpool(threads)
+                self._module: Any = runtime._load_for_executorch(
+                    str(self._path), program_verification=runtime.Verification.InternalConsistency
+                )
             meta = self._module.method_meta("forward")
         except Exception as error:  # the binding raises RuntimeError and others
             raise AsrDeployError(f"ExecuTorch cannot load {self._path}: {_first_line(error)}") from error
@@ -137,6 +144,20 @@ class ExecutorchEngine:
         # A copy: the next call writes into the same planned memory.
         result: Logits = output[0].numpy().copy()
         return result
+
+
+@contextlib.contextmanager
+def _native_chatter_off() -> Iterator[None]:
+    """Keep what native code writes to the standard error's descriptor (notes on the processor) off the screen; exceptions pass."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _first_line(error: Exception) -> str:

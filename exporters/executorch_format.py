@@ -157,8 +157,9 @@ def _quantise(
     network: nn.Module, layers: Mapping[str, nn.Module], scheme: Scheme, is_convolution: Callable[[str], bool]
 ) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """Quantise layers in place; return how each is to be stored, and the shapes of the weights, in the order of computation."""
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
-    from torchao.quantization.granularity import PerAxis, PerGroup
+    with quiet():
+        from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+        from torchao.quantization.granularity import PerAxis, PerGroup
 
     expected = {name: _storage(name, layer, scheme, is_convolution) for name, layer in layers.items()}
     shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import tempfile
 import warnings
@@ -91,9 +92,14 @@ def _calibrate(plain: Path, path: Path, scheme: Scheme, calibration: Speech, wei
     """Quantise matrix products by onnxruntime's static quantiser; it sees one recording at a time and keeps ranges only."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+    recordings = iter(calibration)
+    first = next(recordings, None)
+    if first is None:
+        raise AsrDeployError(f"{scheme.name} needs recordings to calibrate with, and there was none.")
+
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.waveforms = iter(calibration)
+            self.waveforms = itertools.chain([first], recordings)
             self.read = 0
 
         def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
@@ -121,8 +127,6 @@ def _calibrate(plain: Path, path: Path, scheme: Scheme, calibration: Speech, wei
             weight_type=QuantType.QInt8,
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"], "MatMulConstBOnly": True},
         )
-    if reader.read == 0:
-        raise AsrDeployError(f"{scheme.name} needs recordings to calibrate with, and there was none.")
     return {"matrix products in int8": len(nodes), "recordings for calibration": reader.read}
 
 

@@ -1,0 +1,174 @@
+"""ExecuTorch: the bundled model as .pte, its parity with torch, what is stored, its bounds, and what damages it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import Completed, complaint, copied
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_runner.artifact import Artifact, describe_file, open_artifact
+from device_runner.audio import read_audio
+from device_runner.engines import open_engine
+from device_runner.errors import AsrDeployError
+from device_runner.labels import select_labels
+from exporters import executorch_format
+from exporters.executorch_format import export_executorch
+from exporters.inspection import inspect
+from exporters.rewrites import for_device, is_convolution
+from exporters.schemes import find_scheme
+from toolchain.datasets import DataSet
+from toolchain.evaluate import evaluate
+from toolchain.exporting import bundled_speech, export_model
+from toolchain.models import AnchorModel
+from toolchain.subjects import open_subject
+from toolchain.testcases import LABELS
+
+SHARED: dict = {}  # hypothesis runs a test's body many times, fixtures once
+
+
+@pytest.fixture(scope="module")
+def fp32(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("pte") / "DIGITS_ASR_TINY-executorch-fp32"
+    artifact, _ = export_model(tiny, format_name="executorch", scheme_name="fp32", folder=folder)
+    SHARED.update(tiny=tiny, engine=open_engine(artifact), speech=bundled_speech([35.0], 16_000)[35.0])
+    return artifact
+
+
+@pytest.fixture(scope="module")
+def int4(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The scheme that stores in every way but half precision: 4 bits, 8 bits computed in float, float."""
+    folder = tmp_path_factory.mktemp("pte") / "DIGITS_ASR_TINY-executorch-int4+conv8"
+    return export_model(tiny, format_name="executorch", scheme_name="int4+conv8", folder=folder)[0]
+
+
+@pytest.fixture(scope="module")
+def int8_full(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("pte") / "DIGITS_ASR_TINY-executorch-int8-full"
+    return export_model(tiny, format_name="executorch", scheme_name="int8-full", folder=folder, max_seconds=15)[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(samples=st.integers(1600, 560_000))
+def _transcripts_are_torchs(samples: int) -> None:
+    waveform = SHARED["speech"][:samples]
+    with torch.inference_mode():
+        expected = SHARED["tiny"].recogniser(torch.from_numpy(waveform)[None])[0].numpy()
+    found = SHARED["engine"].logits(waveform)
+    assert np.abs(found - expected).max() < 1e-3
+    assert select_labels(found, LABELS) == select_labels(expected, LABELS)
+
+
+def test_transcripts_are_torchs_at_any_length(fp32: Artifact) -> None:
+    _transcripts_are_torchs()
+
+
+def test_logits_of_an_earlier_call_stay(fp32: Artifact) -> None:
+    engine = open_engine(fp32)
+    first = engine.logits(SHARED["speech"][:16_000])
+    kept = first.copy()
+    engine.logits(SHARED["speech"][16_000:32_000])
+    assert np.array_equal(first, kept)
+
+
+def test_bounds(fp32: Artifact, int8_full: Artifact) -> None:
+    assert (fp32.manifest.minimum_samples, fp32.manifest.maximum_samples) == (1600, 560_000)
+    assert int8_full.manifest.maximum_samples == 240_000
+    assert 0 < int8_full.manifest.planned_bytes < fp32.manifest.planned_bytes  # type: ignore[operator]
+    for artifact in (fp32, int8_full):
+        engine = open_engine(artifact)
+        assert engine.logits(np.zeros(1600, np.float32)).shape[1] == 29
+        with pytest.raises(AsrDeployError, match="needs at least 1600"):
+            engine.logits(np.zeros(1599, np.float32))
+        with pytest.raises(AsrDeployError, match="takes at most"):
+            engine.logits(np.zeros(artifact.manifest.maximum_samples + 1, np.float32))  # type: ignore[operator]
+
+
+def test_what_is_stored(fp32: Artifact, int4: Artifact, int8_full: Artifact) -> None:
+    assert inspect(fp32).elements_by_bits.keys() == {32}
+    products = 1_259_040
+    assert inspect(int4).elements_by_bits[4] == products and inspect(int4).elements_by_bits[8] == 257_024
+    bits = inspect(int8_full).elements_by_bits
+    assert bits[8] == products + 257_024 - 6144 and bits[32] < 25_000  # the first convolution stays in float
+    for artifact in (fp32, int4, int8_full):
+        found = inspect(artifact)
+        assert sum(found.bytes_by_kind.values()) == artifact.size_bytes
+        assert "network.encoder.transformer.layers" in found.bytes_by_module(4)
+        assert artifact.manifest.portable["native_layer_norm"] == 14 and artifact.manifest.delegated["gelu"] == 9
+
+
+def test_sizes_and_distance(fp32: Artifact, int4: Artifact, int8_full: Artifact) -> None:
+    assert int8_full.size_bytes < 0.3 * fp32.size_bytes and int4.size_bytes < 0.25 * fp32.size_bytes
+    # XNNPACK's 8-bit sums do not saturate: the same on every processor.
+    assert all(each.relative < 0.02 for each in int8_full.manifest.parity)
+    assert all(each.relative < 0.1 for each in int4.manifest.parity)
+
+
+def test_words_lost(int4: Artifact, int8_full: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+    anchor = evaluate(open_subject("0"), test_clean, tmp_path / "anchor", threads=1).wer
+    for artifact, limit in ((int8_full, 0.003), (int4, 0.01)):
+        found = evaluate(open_subject(str(artifact.folder)), test_clean, tmp_path / artifact.manifest.scheme, threads=1)
+        assert found.wer <= anchor + limit
+
+
+def test_threads_are_set(fp32: Artifact) -> None:
+    from executorch.extension.pybindings import _portable_lib
+
+    for threads in (2, 1):
+        open_engine(fp32, threads)
+        assert _portable_lib._threadpool_get_thread_count() == threads
+
+
+def test_the_command_line_takes_a_pte(cli: Callable[..., Completed], int8_full: Artifact, test_clean: DataSet) -> None:
+    utterance = test_clean.utterances[0]
+    expected = select_labels(open_engine(int8_full).logits(read_audio(utterance.path, 16_000)), LABELS)
+    assert cli("transcribe", int8_full.folder, utterance.path).stdout.strip() == expected
+    shown = cli("inspect", int8_full.folder).stdout
+    assert "ExecuTorch" in shown and "native_layer_norm" in shown and "0.1 s .. 15 s" in shown
+
+
+def test_a_scheme_that_stored_less_than_it_claims_fails(tiny: AnchorModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What was written is read back: a claim of 8 bits over a file in float is refused.
+    monkeypatch.setattr(executorch_format, "stored_in", lambda path, names: ())
+    network, _ = for_device(tiny.recogniser, "executorch")
+    scheme = replace(find_scheme("int8", "executorch"), keep=("encoder.transformer", "aux"))
+    with pytest.raises(AsrDeployError, match=r"int8 stored 0 of 1 layers as it claims"):
+        export_executorch(
+            network,
+            scheme,
+            sample_rate=16_000,
+            minimum_samples=1600,
+            maximum_samples=160_000,
+            path=tmp_path / "model.pte",
+            progress=lambda step: None,
+            is_convolution=is_convolution,
+        )
+
+
+@pytest.mark.parametrize("length", [0, 10, 1000, 200_000])
+def test_a_cut_program_is_refused(int4: Artifact, tmp_path: Path, length: int) -> None:
+    folder = copied(int4, tmp_path / "copy")
+    path = folder / "model.pte"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(AsrDeployError, match="sha256"):
+        open_artifact(folder)
+    # Even where the manifest was made to fit.
+    manifest = int4.manifest.model_copy(update={"files": (describe_file(path),)})
+    with pytest.raises(AsrDeployError, match="cannot load"):
+        open_engine(Artifact(folder, manifest))
+    with pytest.raises(AsrDeployError, match="cannot be read"):
+        inspect(Artifact(folder, manifest))
+
+
+def test_labels_that_do_not_fit(int4: Artifact) -> None:
+    with pytest.raises(AsrDeployError, match="gives 29 logits a frame"):
+        open_engine(Artifact(int4.folder, int4.manifest.model_copy(update={"labels": LABELS[:-1]})))
+
+
+def test_a_bound_below_the_shortest_is_refused(cli: Callable[..., Completed], tmp_path: Path) -> None:
+    done = cli("export", "--format", "executorch", "--max-seconds", "0.05", "-o", tmp_path / "artifact")
+    assert "below the shortest audio" in complaint(done) and not list(tmp_path.iterdir())
