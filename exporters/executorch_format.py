@@ -115,10 +115,11 @@ def export_executorch(
     Raises:
         AsrDeployError: the scheme quantised less than it claims.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.devtools.backend_debug import get_delegation_info
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
-    from torch.fx.experimental import _config
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.devtools.backend_debug import get_delegation_info
+        from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+        from torch.fx.experimental import _config
 
     patched: Any = _config  # torch hangs `patch` on the module at run time
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)}
@@ -227,7 +228,8 @@ def _named(path: Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[
 
 def _constants(path: Path) -> list[tuple[str, str, int, int]]:
     """Return (key, kind, elements, bytes) of every constant: first the delegates', then the rest, each in the order of computation."""
-    from executorch.exir._serialize._program import deserialize_pte_binary
+    with quiet():
+        from executorch.exir._serialize._program import deserialize_pte_binary
 
     try:
         file = deserialize_pte_binary(path.read_bytes())
