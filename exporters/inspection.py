@@ -102,8 +102,8 @@ def _executorch(artifact: Artifact) -> Inspection:
     rows = [Operator(name, number, "portable kernels") for name, number in manifest.portable.items()]
     rows += [Operator(name, number, "XNNPACK") for name, number in manifest.delegated.items()]
     version = manifest.versions.get("executorch", "?")
-    # Program control (prim) is in every runtime; the kernels have to be linked in.
-    lacking = ", ".join(name for name in manifest.portable if "prim" not in name)
+    # Program control (prim, sym_size) is in every runtime; the kernels have to be linked in.
+    lacking = ", ".join(name for name in manifest.portable if "prim" not in name and name != "sym_size")
     weights = stored_in(artifact.model_path, manifest.weight_names)
     runtime = f"ExecuTorch {version} or newer with the XNNPACK backend"
     return Inspection(artifact, weights, tuple(rows), runtime, f"portable kernels to link in: {lacking}" if lacking else "")
