@@ -89,7 +89,7 @@ def _onnx(artifact: Artifact) -> Inspection:
         raise AsrDeployError(f"{artifact.model_path} cannot be read as ONNX: it is cut, or something else.") from error
     counted = operators(model)
     found = tuple(Operator(name, number, "onnxruntime") for name, number in counted.items())
-    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
     runtime = f"onnxruntime {RUNTIME_OF_IR.get(model.ir_version, 'of today')} or newer (opset {opset}, IR {model.ir_version})"
     contributed = [name for name in counted if "." in name]
     return Inspection(artifact, tuple(stored_weights(model)), found, runtime, ", ".join(contributed))
