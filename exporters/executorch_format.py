@@ -208,7 +208,7 @@ def _count(stored: Iterable[StoredWeight], expected: Mapping[str, str], scheme: 
 def stored_in(path: Path, names: Mapping[str, str]) -> tuple[StoredWeight, ...]:
     """List the constants of a .pte file as they are stored, by the names that ``names`` gives to their keys."""
     weights = []
-    for key, kind, elements, size in _constants(path):
+    for key, kind, elements, size, _ in _constants(path):
         weights.append(StoredWeight(names.get(key, f"other.{key}"), kind, elements, size))
     return tuple(weights)
 
@@ -219,15 +219,15 @@ def _named(path: Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[
     for name, shape in shapes.items():
         waiting.setdefault((int(np.prod(shape)), KINDS.get(expected[name], expected[name])), []).append(name)
     names: dict[str, str] = {}
-    for key, kind, elements, _ in _constants(path):
+    for key, kind, elements, _, scales in _constants(path):
         if waiting.get((elements, kind)):
             names[key] = waiting[elements, kind].pop(0) + ".weight"
-            names[f"scale_{key}"] = names[key]
+            names |= {scales: names[key]} if scales else {}
     return names
 
 
-def _constants(path: Path) -> list[tuple[str, str, int, int]]:
-    """Return (key, kind, elements, bytes) of every constant: first the delegates', then the rest, each in the order of computation."""
+def _constants(path: Path) -> list[tuple[str, str, int, int, str]]:
+    """Return (key, kind, elements, bytes, key of its scales) of every constant: the delegates' first, each in the order of computation."""
     with quiet():
         from executorch.exir._serialize._program import deserialize_pte_binary
 
@@ -250,8 +250,10 @@ def _constants(path: Path) -> list[tuple[str, str, int, int]]:
                 continue
             seen.add(key)
             kind, _ = STORED.get(plain["datatype"].removeprefix("xnn_datatype_"), ("other", 0))
-            found.append((key, kind, int(np.prod(plain["dims"])), sizes[key]))
-    found += [(key, "scales", size // 4, size) for key, size in sizes.items() if key not in seen]
+            # Group scales are in bfloat16, channel scales in float32: both name the buffer that holds them.
+            scales = (value["xvalue_union"].get("quant_params") or {}).get("scale_buffer_idx", 0)
+            found.append((key, kind, int(np.prod(plain["dims"])), sizes[key], keys[scales] if 0 < scales < len(keys) else ""))
+    found += [(key, "scales", size // 4, size, "") for key, size in sizes.items() if key not in seen]
     for index, value in enumerate(plan.values):
         tensor = value.val
         buffer = getattr(tensor, "data_buffer_idx", 0)
@@ -259,7 +261,7 @@ def _constants(path: Path) -> list[tuple[str, str, int, int]]:
             kind, width = SCALARS.get(tensor.scalar_type.name, ("other", 1))
             size = len(program.constant_buffer[buffer].storage)
             elements = int(np.prod(tensor.sizes))
-            found.append((f"constant_{index}", kind if elements * width <= size else "other", elements, size))
+            found.append((f"constant_{index}", kind if elements * width <= size else "other", elements, size, ""))
     return found
 
 
