@@ -6,25 +6,23 @@ tiny has trained weights, base and large are the anchors' architectures with see
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 # As a script this file would stand for the package that it measures and whose name it has.
 sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from device_runner.artifact import Artifact
-from device_runner.engines import OnnxEngine, Waveform, open_engine
+from device_runner.artifact import Artifact, describe_file, open_artifact
+from device_runner.engines import Engine, OnnxEngine, open_engine
 from device_runner.facts import machine_facts
+from device_runner.files import write_json
 from exporters.onnx_format import export_plain_onnx
 from exporters.schemes import find_scheme
 from toolchain.exporting import bundled_speech, export_model
@@ -56,7 +54,7 @@ def main() -> None:
         figures += rows
         console.print(draw(model, rows, options.threads))
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine_facts(), "threads": options.threads, "rows": figures}, indent=2) + "\n")
+        write_json(options.json, {"machine": machine_facts(), "threads": options.threads, "rows": figures})
 
 
 def measure(model: AnchorModel, schemes: list[str], lengths: list[float], options: argparse.Namespace, console: Console) -> list[dict]:
@@ -74,21 +72,20 @@ def measure(model: AnchorModel, schemes: list[str], lengths: list[float], option
             rows.append({"model": model.case.name, "scheme": text, "export_s": seconds, "bytes": artifact.size_bytes, "relative": relative})
         sizes = {"torch fp32": 4 * model.case.anchor.num_param, "plain onnx fp32": plain_bytes}
         rows[:0] = [{"model": model.case.name, "scheme": name, "export_s": None, "bytes": size} for name, size in sizes.items()]
+        engines = engines_of(model, plain, Path(folder), schemes, options.threads)
         for length in lengths:
             waveform = bundled_speech([length], model.case.sample_rate)[length]
-            times: dict[str, list[float]] = {row["scheme"]: [] for row in rows}
-            openers = openers_of(model, plain, Path(folder), schemes, options.threads)
-            engines = {name: opener() for name, opener in openers.items()}
+            times: dict[str, list[float]] = {name: [] for name in engines}
             for round_number in range(options.rounds):
                 for name, engine in engines.items():
                     for _ in range(WARM_UP if round_number == 0 else 1):
-                        engine(waveform)
+                        engine.logits(waveform)
                     started = time.perf_counter()
-                    engine(waveform)
+                    engine.logits(waveform)
                     times[name].append(time.perf_counter() - started)
             for row in rows:
                 row[f"ms_{length:g}"] = 1000 * statistics.median(times[row["scheme"]])
-            del engines
+        del engines
     for row in rows:
         row["size_to_fp32"] = row["bytes"] / rows[1]["bytes"]
         for length in lengths:
@@ -105,21 +102,15 @@ def export_plain(model: AnchorModel, folder: Path) -> int:
     return (folder / "model.onnx").stat().st_size
 
 
-def openers_of(
-    model: AnchorModel, plain: Path, folder: Path, schemes: list[str], threads: int
-) -> dict[str, Callable[[], Callable[[Waveform], np.ndarray]]]:
-    """Return what opens each way to run the model."""
-    from device_runner.artifact import describe_file, open_artifact
-
+def engines_of(model: AnchorModel, plain: Path, folder: Path, schemes: list[str], threads: int) -> dict[str, Engine]:
+    """Open each way to run the model."""
     some = open_artifact(folder / schemes[0])
     manifest = some.manifest.model_copy(update={"format": "onnx", "files": (describe_file(plain / "model.onnx"),)})
-    openers: dict[str, Callable[[], Callable[[Waveform], np.ndarray]]] = {
-        "torch fp32": lambda: TorchEngine(model, threads).logits,
-        "plain onnx fp32": lambda: OnnxEngine(Artifact(plain, manifest), threads).logits,
+    engines: dict[str, Engine] = {
+        "torch fp32": TorchEngine(model, threads),
+        "plain onnx fp32": OnnxEngine(Artifact(plain, manifest), threads),
     }
-    for text in schemes:
-        openers[text] = lambda text=text: open_engine(open_artifact(folder / text), threads).logits  # type: ignore[misc]
-    return openers
+    return engines | {text: open_engine(open_artifact(folder / text), threads) for text in schemes}
 
 
 def draw(model: AnchorModel, rows: list[dict], threads: int) -> Table:

@@ -5,46 +5,38 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from device_runner.errors import AsrDeployError
-from exporters.onnx_format import quiet
-from exporters.schemes import Scheme
+from exporters.made import Made
+from exporters.quiet import quiet
+from exporters.rewrites import is_convolution
+from exporters.schemes import DONE, NARROW, Scheme
 from exporters.weights import StoredWeight
 
 EXAMPLE_SECONDS = 2
-NARROW = 64  # inputs of an output channel: so few has only the first convolution, on the waveform
 GROUPS = (128, 64, 32)  # what XNNPACK's 4-bit kernels take: multiples of 32
-# Weights by XNNPACK's name for how they are stored, with their bits.
-STORED = {"fp32": ("float32", 32), "fp16": ("float16", 16), "qcint8": ("int8", 8), "qint8": ("int8", 8), "qbint4": ("int4", 4)}
+# XNNPACK's names for how weights are stored.
+STORED = {"fp32": "float32", "fp16": "float16", "qcint8": "int8", "qint8": "int8", "qbint4": "int4"}
 KINDS = {"stored8": "int8"}  # how a file stores what a scheme calls otherwise
 # Torch's scalar types in ExecuTorch's schema: constants outside the delegate.
 SCALARS = {"CHAR": ("int8", 1), "HALF": ("float16", 2), "FLOAT": ("float32", 4)}
 
 
-@dataclass(frozen=True)
-class ExecutorchReport:
-    """What an export made.
+class Constant(NamedTuple):
+    """A constant of a .pte file; ``uses``: how many layers share its bytes, which the file stores once; ``scales``: their key."""
 
-    Args:
-        quantised: weights by what was done to them.
-        planned_bytes: memory that ExecuTorch plans for activations of the longest input; XNNPACK's own workspace comes on top.
-        delegated: operators in XNNPACK, by number.
-        portable: operators left to portable kernels, by number.
-        weight_names: the file's keys of constants to the names of the module's weights.
-    """
-
-    quantised: dict[str, int]
-    planned_bytes: int
-    delegated: dict[str, int]
-    portable: dict[str, int]
-    weight_names: dict[str, str]
+    key: str
+    kind: str
+    elements: int
+    bytes: int
+    uses: int = 1
+    scales: str = ""
 
 
 class Stored8(nn.Module):
@@ -98,8 +90,7 @@ def export_executorch(
     maximum_samples: int,
     path: Path,
     progress: Callable[[str], None],
-    is_convolution: Callable[[str], bool],
-) -> ExecutorchReport:
+) -> Made:
     """Write a network as one .pte file, lowered to XNNPACK, of dynamic length between two bounds.
 
     Args:
@@ -110,7 +101,6 @@ def export_executorch(
         maximum_samples: the longest input; memory for it is planned.
         path: the file to write.
         progress: told the name of each step.
-        is_convolution: tells by its name whether a module is a convolution, as a linear layer too.
 
     Raises:
         AsrDeployError: the scheme quantised less than it claims.
@@ -123,7 +113,7 @@ def export_executorch(
 
     patched: Any = _config  # torch hangs `patch` on the module at run time
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)}
-    expected, shapes = _quantise(network, layers, scheme, is_convolution)
+    expected, shapes = _quantise(network, layers, scheme)
     if scheme.products == "float16":
         network = Half(network)
     length = torch.export.Dim("samples", min=minimum_samples, max=maximum_samples)
@@ -143,26 +133,24 @@ def export_executorch(
         with path.open("wb") as file:
             made.write_to_file(file)
     plan = made.executorch_program.execution_plan[0]
-    names = _named(path, shapes, expected)
-    done = _count(stored_in(path, names), expected, scheme)
-    return ExecutorchReport(
-        quantised=done,
+    constants = _constants(path)
+    _check_claims(constants, shapes, expected, scheme)
+    return Made(
+        quantised=dict(Counter(f"layers {DONE[how]}" for how in expected.values())),
         planned_bytes=sum(plan.non_const_buffer_sizes),
         delegated={_short(name): row.delegated for name, row in rows.items() if row.delegated},
         portable=dict(_portable(plan)),
-        weight_names=names,
+        weight_names=_named(constants, shapes, expected),
     )
 
 
-def _quantise(
-    network: nn.Module, layers: Mapping[str, nn.Module], scheme: Scheme, is_convolution: Callable[[str], bool]
-) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+def _quantise(network: nn.Module, layers: Mapping[str, nn.Module], scheme: Scheme) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """Quantise layers in place; return how each is to be stored, and the shapes of the weights, in the order of computation."""
     with quiet():
         from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
         from torchao.quantization.granularity import PerAxis, PerGroup
 
-    expected = {name: _storage(name, layer, scheme, is_convolution) for name, layer in layers.items()}
+    expected = {name: _storage(name, layer, scheme) for name, layer in layers.items()}
     shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}  # type: ignore[arg-type]
     for name, layer in layers.items():
         how = expected[name]
@@ -171,63 +159,70 @@ def _quantise(
             network.set_submodule(name, Stored8(layer))
         elif how in ("int8", "int4"):
             assert isinstance(layer, nn.Linear)
-            granularity: Any = PerAxis(0) if how == "int8" else PerGroup(_group(layer, scheme))
+            granularity: Any = PerAxis(0) if how == "int8" else PerGroup(_group(name, layer, scheme))
             weight_type = getattr(torch, how)  # torch's stubs lack int4
             config = Int8DynamicActivationIntxWeightConfig(weight_dtype=weight_type, weight_granularity=granularity)
             quantize_(layer, config)
     return expected, shapes
 
 
-def _storage(name: str, layer: nn.Module, scheme: Scheme, is_convolution: Callable[[str], bool]) -> str:
-    if scheme.keeps(name):
-        return "float32"
+def _storage(name: str, layer: nn.Module, scheme: Scheme) -> str:
     convolution = isinstance(layer, nn.Conv1d) or is_convolution(name)
-    wanted = scheme.convolutions if convolution else scheme.products
-    # The waveform itself would drown in 8 bits, and kernels for quantised convolutions ask for more than they give.
-    if wanted in ("int8", "int4") and (not isinstance(layer, nn.Linear) or layer.in_features <= NARROW):
-        return "stored8" if scheme.stores_small else "float32"
-    if wanted == "int4" and isinstance(layer, nn.Linear) and not any(layer.in_features % group == 0 for group in GROUPS):
-        return "int8"
-    return wanted
+    if isinstance(layer, nn.Conv1d):
+        takes_waveform = layer.in_channels == 1
+    else:
+        takes_waveform = isinstance(layer, nn.Linear) and layer.in_features <= NARROW
+    how = scheme.stores(name, convolution=convolution, first=convolution and takes_waveform)
+    if how in ("int8", "int4") and not isinstance(layer, nn.Linear):
+        raise AsrDeployError(f"{scheme.name} cannot quantise {name}: ExecuTorch's 8 bits are for linear layers, and it is a convolution.")
+    return how
 
 
-def _group(layer: nn.Linear, scheme: Scheme) -> int:
-    return next(group for group in GROUPS if group <= (scheme.group or GROUPS[0]) and layer.in_features % group == 0)
+def _group(name: str, layer: nn.Linear, scheme: Scheme) -> int:
+    fitting = [group for group in GROUPS if group <= (scheme.group or GROUPS[0]) and layer.in_features % group == 0]
+    if not fitting:
+        raise AsrDeployError(f"{scheme.name} cannot quantise {name}: its {layer.in_features} inputs are no multiple of a group of 32.")
+    return fitting[0]
 
 
-def _count(stored: Iterable[StoredWeight], expected: Mapping[str, str], scheme: Scheme) -> dict[str, int]:
-    found = {weight.name: weight.kind for weight in stored if weight.kind != "scales"}
-    wrong = [name for name, how in expected.items() if how != "float32" and found.get(f"{name}.weight") != KINDS.get(how, how)]
-    if wrong:
-        right = sum(how != "float32" for how in expected.values()) - len(wrong)
-        raise AsrDeployError(f"{scheme.name} stored {right} of {right + len(wrong)} layers as it claims ({wrong[0]} is not).")
-    words = {"float32": "in float", "float16": "in half precision", "stored8": "stored in int8", "int8": "in int8", "int4": "in int4"}
-    return dict(Counter(f"layers {words[how]}" for how in expected.values()))
+def _check_claims(
+    constants: Iterable[Constant], shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, str], scheme: Scheme
+) -> None:
+    """Refuse a file that lacks weights of the sizes and kinds that the scheme claims."""
+    wanted = Counter((int(np.prod(shapes[name])), KINDS.get(how, how)) for name, how in expected.items() if how != "float32")
+    found: Counter[tuple[int, str]] = Counter()
+    for each in constants:
+        found[each.elements, each.kind] += each.uses
+    missing = wanted - found
+    if missing:
+        total, (size, kind) = wanted.total(), next(iter(missing))
+        raise AsrDeployError(
+            f"{scheme.name} stored {total - missing.total()} of {total} layers as it claims (one of {size} weights is not {kind})."
+        )
 
 
 def stored_in(path: Path, names: Mapping[str, str]) -> tuple[StoredWeight, ...]:
     """List the constants of a .pte file as they are stored, by the names that ``names`` gives to their keys."""
-    weights = []
-    for key, kind, elements, size, _ in _constants(path):
-        weights.append(StoredWeight(names.get(key, f"other.{key}"), kind, elements, size))
-    return tuple(weights)
+    return tuple(StoredWeight(names.get(each.key, f"other.{each.key}"), each.kind, each.elements, each.bytes) for each in _constants(path))
 
 
-def _named(path: Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, str]) -> dict[str, str]:
-    """Give the file's constants the names of the layers: both lists are in the order of computation, for each size and kind."""
+def _named(constants: Iterable[Constant], shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, str]) -> dict[str, str]:
+    """Give constants the names of layers: both are in the order of computation, for each size and kind; of sharers the first names it."""
     waiting: dict[tuple[int, str], list[str]] = {}
     for name, shape in shapes.items():
         waiting.setdefault((int(np.prod(shape)), KINDS.get(expected[name], expected[name])), []).append(name)
     names: dict[str, str] = {}
-    for key, kind, elements, _, scales in _constants(path):
-        if waiting.get((elements, kind)):
-            names[key] = waiting[elements, kind].pop(0) + ".weight"
-            names |= {scales: names[key]} if scales else {}
+    for each in constants:
+        candidates = waiting.get((each.elements, each.kind))
+        if candidates:
+            names[each.key] = f"{candidates[0]}.weight"
+            del candidates[: each.uses]
+            names |= {each.scales: names[each.key]} if each.scales else {}
     return names
 
 
-def _constants(path: Path) -> list[tuple[str, str, int, int, str]]:
-    """Return (key, kind, elements, bytes, key of its scales) of every constant: the delegates' first, each in the order of computation."""
+def _constants(path: Path) -> list[Constant]:
+    """Return every constant of a .pte file: the delegates' first, each in the order of computation."""
     with quiet():
         from executorch.exir._serialize._program import deserialize_pte_binary
 
@@ -235,8 +230,8 @@ def _constants(path: Path) -> list[tuple[str, str, int, int, str]]:
         file = deserialize_pte_binary(path.read_bytes())
     except Exception as error:  # the reader trips over whatever a damaged file holds
         raise AsrDeployError(f"{path} cannot be read as an ExecuTorch program: it is cut, or something else.") from error
-    program, found, seen = file.program, [], set()
-    sizes = {}
+    program, sizes = file.program, {}
+    found: dict[str, Constant] = {}
     if file.named_data is not None:
         sizes = {key: len(file.named_data.buffers[entry.buffer_index]) for key, entry in file.named_data.pte_data.items()}
     plan = program.execution_plan[0]
@@ -246,14 +241,14 @@ def _constants(path: Path) -> list[tuple[str, str, int, int, str]]:
         for value in graph["xvalues"]:
             plain = value["xvalue_union"].get("tensor_value", value["xvalue_union"])
             key = keys[plain["constant_buffer_idx"]] if plain["constant_buffer_idx"] else ""
-            if not key or key in seen:
-                continue
-            seen.add(key)
-            kind, _ = STORED.get(plain["datatype"].removeprefix("xnn_datatype_"), ("other", 0))
-            # Group scales are in bfloat16, channel scales in float32: both name the buffer that holds them.
-            scales = (value["xvalue_union"].get("quant_params") or {}).get("scale_buffer_idx", 0)
-            found.append((key, kind, int(np.prod(plain["dims"])), sizes[key], keys[scales] if 0 < scales < len(keys) else ""))
-    found += [(key, "scales", size // 4, size, "") for key, size in sizes.items() if key not in seen]
+            if key in found:
+                found[key] = found[key]._replace(uses=found[key].uses + 1)
+            elif key:
+                kind = STORED.get(plain["datatype"].removeprefix("xnn_datatype_"), "other")
+                scales = (value["xvalue_union"].get("quant_params") or {}).get("scale_buffer_idx", 0)
+                scales_key = keys[scales] if 0 < scales < len(keys) else ""
+                found[key] = Constant(key, kind, int(np.prod(plain["dims"])), sizes[key], scales=scales_key)
+    rest = [Constant(key, "scales", size // 4, size) for key, size in sizes.items() if key not in found]
     for index, value in enumerate(plan.values):
         tensor = value.val
         buffer = getattr(tensor, "data_buffer_idx", 0)
@@ -261,8 +256,8 @@ def _constants(path: Path) -> list[tuple[str, str, int, int, str]]:
             kind, width = SCALARS.get(tensor.scalar_type.name, ("other", 1))
             size = len(program.constant_buffer[buffer].storage)
             elements = int(np.prod(tensor.sizes))
-            found.append((f"constant_{index}", kind if elements * width <= size else "other", elements, size, ""))
-    return found
+            rest.append(Constant(f"constant_{index}", kind if elements * width <= size else "other", elements, size))
+    return [*found.values(), *rest]
 
 
 def _xnnpack_graph(payload: bytes) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import package_versions
 from device_runner.files import atomic_folder
 from device_runner.names import nearest
+from exporters.made import Made
 from exporters.onnx_format import Speech, export_onnx
 from exporters.recogniser import Recogniser
-from exporters.rewrites import for_device, is_convolution
+from exporters.rewrites import for_device
 from exporters.schemes import EXECUTORCH, ONNX, Scheme, find_scheme
 
 
@@ -37,17 +38,6 @@ class Order:
     progress: Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Made:
-    """What an exporter says of its file: weights by what was done to them, and what the runtime has to plan for."""
-
-    quantised: dict[str, int]
-    planned_bytes: int | None = None
-    delegated: dict[str, int] = field(default_factory=dict)
-    portable: dict[str, int] = field(default_factory=dict)
-    weight_names: dict[str, str] = field(default_factory=dict)
-
-
 def _onnx(order: Order, path: Path) -> Made:
     return Made(export_onnx(order.recogniser, order.scheme, order.metadata, order.sample_rate, order.calibration, path))
 
@@ -55,7 +45,7 @@ def _onnx(order: Order, path: Path) -> Made:
 def _executorch(order: Order, path: Path) -> Made:
     from exporters.executorch_format import export_executorch  # seconds of import time that ONNX needs not pay
 
-    report = export_executorch(
+    return export_executorch(
         order.recogniser,
         order.scheme,
         sample_rate=order.sample_rate,
@@ -63,9 +53,7 @@ def _executorch(order: Order, path: Path) -> Made:
         maximum_samples=order.maximum_samples,
         path=path,
         progress=order.progress,
-        is_convolution=is_convolution,
     )
-    return Made(**vars(report))
 
 
 @dataclass(frozen=True)

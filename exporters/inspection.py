@@ -46,7 +46,7 @@ class Inspection:
     def bytes_by_kind(self) -> dict[str, int]:
         """Bytes of weights by type, largest first, and what is no weight."""
         kinds = accounting.bytes_by_kind(self.weights)
-        return kinds | {"graph and format": max(0, self.artifact.size_bytes - sum(kinds.values()))}
+        return kinds | {"graph and format": self.artifact.size_bytes - sum(kinds.values())}
 
     @property
     def elements_by_bits(self) -> dict[int, int]:

@@ -1,13 +1,10 @@
 """ONNX: the export of a recogniser, its quantisation, and what makes the file at home elsewhere."""
 
-import contextlib
-import io
 import itertools
-import logging
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from device_runner.errors import AsrDeployError
 from exporters.onnx_quantise import quantise, storage, weights_of
+from exporters.quiet import quiet
 from exporters.recogniser import Recogniser
 from exporters.rewrites import is_convolution
 from exporters.schemes import Scheme
@@ -59,7 +57,9 @@ def export_onnx(
             products = [weight.name for weight in weights if weight.name in expected and not weight.convolution]
             done = _calibrate(plain, calibrated, scheme, calibration, products)
             model = onnx.load(calibrated)
-            done |= {what: number for what, number in quantise(model, scheme, is_convolution).items() if what.startswith("convolutions")}
+            # A product that onnxruntime left alone must stay visible to the check: only the rest is ours.
+            rest = replace(scheme, products="float32", activations="float")
+            done |= {what: number for what, number in quantise(model, rest, is_convolution).items() if what.startswith("convolutions")}
         else:
             done = quantise(model, scheme, is_convolution)
         _check_claims(model, scheme, expected)
@@ -146,10 +146,9 @@ def stored_weights(model: onnx.ModelProto) -> list[StoredWeight]:
     for tensor in model.graph.initializer:
         size = int(np.prod(tensor.dims, dtype=np.int64))
         name, kind = tensor.name, KINDS.get(tensor.data_type, "other")
-        ending = next((each for each in SCALES if name.endswith(each)), None)
-        if ending or (kind == "other" and tensor.data_type != TensorProto.UINT8):
-            kind = "scales" if ending else "other"
-        elif tensor.data_type == TensorProto.UINT8 and name.endswith("_int4"):
+        if name.endswith(SCALES):
+            kind = "scales"
+        elif name.endswith("_int4"):
             kind, size = "int4", 2 * size
         for suffix in (*SCALES, "_int8", "_int4", "_half", "_quantized"):
             name = name.removesuffix(suffix)
@@ -184,16 +183,3 @@ def _finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
         entry = model.metadata_props.add()
         entry.key, entry.value = key, metadata[key]
     model.producer_name, model.producer_version = "asrdeploy", ""
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporter's and the quantiser's chatter off the screen: it names no action for a user."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -4,8 +4,10 @@ onnxruntime's own quantiser is used for calibrated int8 only (`int8-static`). By
 slice of a window anew: ours quantises what the windows are cut from once and cuts the 8-bit values.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.schemes import Scheme
+from device_runner.errors import AsrDeployError
+from exporters.schemes import DONE, NARROW, Scheme
 
 MOVES = ("Slice", "Reshape", "Concat", "Transpose", "Unsqueeze", "Squeeze")  # move values and change none
 CONTRIBUTED = "com.microsoft"
 GROUPS = (16, 32, 64, 128, 256)  # what MatMulNBits takes
-NARROW = 64  # inputs of an output channel
 SEARCH = np.linspace(0.7, 1.0, 13, dtype=np.float32)  # shares of the largest weight that a 4-bit scale may reach to
 Array = npt.NDArray[np.float32]
 
@@ -28,12 +30,14 @@ class Weight:
     """A constant weight in a graph and the node that computes with it.
 
     ``product``: a matrix product's second factor; otherwise a convolution's, or one that is scaled first.
+    ``first``: of the convolution that takes the waveform.
     """
 
     name: str
     node: onnx.NodeProto
     product: bool
     convolution: bool
+    first: bool
 
 
 def weights_of(graph: onnx.GraphProto, is_convolution: Callable[[str], bool]) -> list[Weight]:
@@ -44,11 +48,10 @@ def weights_of(graph: onnx.GraphProto, is_convolution: Callable[[str], bool]) ->
         for place, name in enumerate(node.input):
             if name not in shapes or len(shapes[name]) < 2 or (min(shapes[name]) < 2 and node.op_type != "Conv"):
                 continue
-            # Two kinds stay float: a weight that is used twice (scaled by a norm), and what multiplies the waveform itself, which 8 bits
-            # would turn into noise; both are the first convolution's, of few inputs.
-            product = node.op_type == "MatMul" and place == 1 and name not in found and shapes[name][-2] > NARROW
+            product = node.op_type == "MatMul" and place == 1 and name not in found
             convolution = node.op_type == "Conv" or is_convolution(name)
-            found[name] = Weight(name, node, product, convolution)
+            takes_waveform = shapes[name][1] == 1 if node.op_type == "Conv" else shapes[name][-2] <= NARROW
+            found[name] = Weight(name, node, product, convolution, first=convolution and takes_waveform)
     return list(found.values())
 
 
@@ -61,11 +64,7 @@ def quantise(model: onnx.ModelProto, scheme: Scheme, is_convolution: Callable[[s
         is_convolution: tells by its name whether a weight belongs to a convolution.
     """
     graph = Graph(model)
-    done: dict[str, int] = {}
-
-    def count(what: str) -> None:
-        done[what] = done.get(what, 0) + 1
-
+    done: Counter[str] = Counter()
     for weight in weights_of(model.graph, is_convolution):
         kind = "convolutions" if weight.convolution else "matrix products"
         how = storage(weight, scheme)
@@ -77,21 +76,21 @@ def quantise(model: onnx.ModelProto, scheme: Scheme, is_convolution: Callable[[s
             graph.store_half(weight)
         elif how == "stored8":
             graph.store_int8(weight)
-        names = {"float32": "in float", "float16": "in half precision", "stored8": "stored in int8"}
-        count(f"{kind} {names.get(how, 'in ' + how)}")
+        done[f"{kind} {DONE[how]}"] += 1
     graph.finish()
-    return done
+    return dict(done)
 
 
 def storage(weight: Weight, scheme: Scheme) -> str:
-    """Return how a scheme stores a weight of this graph."""
-    if scheme.keeps(weight.name):
-        return "float32"
-    wanted = scheme.convolutions if weight.convolution else scheme.products
-    if wanted in ("int8", "int4") and not weight.product:
-        # The first convolution under a norm over time: its weights are scaled while running.
-        return "stored8" if scheme.stores_small else "float32"
-    return wanted
+    """Return how a scheme stores a weight of this graph.
+
+    Raises:
+        AsrDeployError: the scheme computes it in few bits, and it is no matrix product's second factor.
+    """
+    how = scheme.stores(weight.name, convolution=weight.convolution, first=weight.first)
+    if how in ("int8", "int4") and not weight.product:
+        raise AsrDeployError(f"{scheme.name} cannot quantise {weight.name}: {weight.node.op_type} is no matrix product with that weight.")
+    return how
 
 
 class Graph:
@@ -172,7 +171,7 @@ class Graph:
         used = {name for node in nodes for name in node.input}
         tensors = [tensor for tensor in self.constants.values() if tensor.name in used]
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
-        self.graph.node.extend(_sorted(nodes, {tensor.name for tensor in tensors} | {each.name for each in self.graph.input}))
+        self.graph.node.extend(_sorted(nodes))
         self.graph.initializer.extend(tensors)
         if any(node.domain == CONTRIBUTED for node in nodes) and CONTRIBUTED not in {each.domain for each in self.model.opset_import}:
             self.model.opset_import.append(helper.make_opsetid(CONTRIBUTED, 1))
@@ -257,22 +256,9 @@ def _needed(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodePr
     return [node for node in nodes if id(node) in wanted]
 
 
-def _sorted(nodes: list[onnx.NodeProto], known: set[str]) -> Iterator[onnx.NodeProto]:
-    """Yield nodes so that every input is known before; stable, so that the same export gives the same bytes."""
+def _sorted(nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield nodes so that every input is known before; nothing in it depends on chance, so the same export gives the same bytes."""
     producers = {name: index for index, node in enumerate(nodes) for name in node.output}
-    state = [0] * len(nodes)
-    for start in range(len(nodes)):
-        stack = [start]
-        while stack:
-            index = stack[-1]
-            if state[index] == 2:
-                stack.pop()
-                continue
-            state[index] = 1
-            before = [producers[name] for name in nodes[index].input if name in producers and state[producers[name]] == 0]
-            if before:
-                stack.extend(reversed(before))
-                continue
-            state[index] = 2
-            stack.pop()
-            yield nodes[index]
+    order = TopologicalSorter({index: [producers[name] for name in node.input if name in producers] for index, node in enumerate(nodes)})
+    for index in order.static_order():
+        yield nodes[index]

@@ -13,6 +13,9 @@ from device_runner.names import nearest
 
 ENTRY_POINTS = "asrdeploy.schemes"
 ONNX, EXECUTORCH = "onnx", "executorch"
+NARROW = 64  # inputs of an output channel: so few has only the first convolution, which takes the waveform
+# What a scheme did, in words, by what it stored.
+DONE = {"float32": "in float", "float16": "in half precision", "stored8": "stored in int8", "int8": "in int8", "int4": "in int4"}
 # What a scheme may say; `float16` and `stored8` are ways to store: the arithmetic is the runtime's in floating point.
 PRODUCTS = ("float32", "float16", "int8", "int4")
 CONVOLUTIONS = ("float32", "float16", "int8", "stored8")
@@ -33,8 +36,7 @@ class Scheme:
         group: consecutive weights of a row that share a scale; None: the whole row (one scale per output channel).
         reduce_range: 7 instead of 8 bits for int8 weights, for processors whose 8-bit sums saturate (x86 without VNNI).
         keep: modules (names, `*` allowed) whose weights stay in float32 whatever the rest says.
-        rest_stored8: with ``int8`` convolutions, store those that no matrix product can take (the first, whose weights a norm over
-            time scales while running) in 8 bits too.
+        rest_stored8: with ``int8`` convolutions, store the first, which is computed in float, in 8 bits too.
 
     Raises:
         ValueError: a field that none of our exporters knows.
@@ -69,10 +71,19 @@ class Scheme:
         """Whether ``keep`` names the weight or module: it stays in float32."""
         return any(fnmatch(name, f"*{pattern}*") for pattern in self.keep)
 
-    @property
-    def stores_small(self) -> bool:
-        """Whether what stays float of the convolutions is stored in 8 bits (``+conv8``)."""
-        return self.convolutions == "stored8" or self.rest_stored8
+    def stores(self, name: str, *, convolution: bool, first: bool) -> str:
+        """Return how a weight is stored: a value of ``PRODUCTS`` or ``CONVOLUTIONS``.
+
+        Args:
+            name: of the weight.
+            convolution: it belongs to a convolution.
+            first: to the one that takes the waveform, which 8 bits would drown in noise: it is never computed in them.
+        """
+        if self.keeps(name):
+            return "float32"
+        if convolution and first and self.convolutions == "int8":
+            return "stored8" if self.rest_stored8 else "float32"
+        return self.convolutions if convolution else self.products
 
     @property
     def exact(self) -> bool:

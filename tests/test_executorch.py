@@ -1,7 +1,6 @@
 """ExecuTorch: the bundled model as .pte, its parity with torch, what is stored, its bounds, and what damages it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +9,18 @@ import torch
 from helpers import Completed, complaint, copied
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from device_runner.artifact import Artifact, describe_file, open_artifact
 from device_runner.audio import read_audio
 from device_runner.engines import open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.labels import select_labels
-from exporters import executorch_format
-from exporters.executorch_format import export_executorch
+from exporters.executorch_format import export_executorch, stored_in
 from exporters.inspection import inspect
-from exporters.rewrites import for_device, is_convolution
+from exporters.made import Made
 from exporters.schemes import find_scheme
+from exporters.weights import StoredWeight
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
 from toolchain.exporting import bundled_speech, export_model
@@ -131,22 +131,61 @@ def test_the_command_line_takes_a_pte(cli: Callable[..., Completed], int8_full: 
     assert "ExecuTorch" in shown and "native_layer_norm" in shown and "0.1 s .. 15 s" in shown
 
 
-def test_a_scheme_that_stored_less_than_it_claims_fails(tiny: AnchorModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What was written is read back: a claim of 8 bits over a file in float is refused.
-    monkeypatch.setattr(executorch_format, "stored_in", lambda path, names: ())
-    network, _ = for_device(tiny.recogniser, "executorch")
-    scheme = replace(find_scheme("int8", "executorch"), keep=("encoder.transformer", "aux"))
-    with pytest.raises(AsrDeployError, match=r"int8 stored 0 of 1 layers as it claims"):
-        export_executorch(
-            network,
-            scheme,
-            sample_rate=16_000,
-            minimum_samples=1600,
-            maximum_samples=160_000,
-            path=tmp_path / "model.pte",
-            progress=lambda step: None,
-            is_convolution=is_convolution,
-        )
+class Layers(nn.Module):
+    """Linear layers on frames of 320 samples, one after the other."""
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        frames = waveform.unfold(1, 320, 320)
+        for layer in self.layers:
+            frames = layer(frames)
+        return frames
+
+
+def lowered(network: nn.Module, scheme: str, path: Path) -> tuple[Made, dict[str, StoredWeight]]:
+    made = export_executorch(
+        network.eval(),
+        find_scheme(scheme, "executorch"),
+        sample_rate=16_000,
+        minimum_samples=1600,
+        maximum_samples=160_000,
+        path=path,
+        progress=lambda step: None,
+    )
+    return made, {weight.name: weight for weight in stored_in(path, made.weight_names) if weight.kind != "scales"}
+
+
+def test_a_scheme_that_stored_less_than_it_claims_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What was written is read back: a quantiser that did nothing leaves a file in float.
+    monkeypatch.setattr("torchao.quantization.quantize_", lambda layer, config: None)
+    with pytest.raises(AsrDeployError, match=r"int8 stored 0 of 2 layers as it claims \(one of \d+ weights is not int8\)"):
+        lowered(Layers(nn.Linear(320, 96), nn.Linear(96, 29)), "int8", tmp_path / "model.pte")
+
+
+def test_layers_with_the_same_weights_share_their_bytes(tmp_path: Path) -> None:
+    twins = [nn.Linear(320, 320, bias=False), nn.Linear(320, 320, bias=False)]
+    with torch.no_grad():
+        twins[1].weight.copy_(twins[0].weight)
+    made, stored = lowered(Layers(*twins, nn.Linear(320, 29)), "int8", tmp_path / "model.pte")
+    assert made.quantised == {"layers in int8": 3}
+    assert {name for name in stored if name.startswith("layers")} == {"layers.0.weight", "layers.2.weight"}
+    # The scales are named after the weights that they belong to.
+    scales = {each.name for each in stored_in(tmp_path / "model.pte", made.weight_names) if each.kind == "scales"}
+    assert {"layers.0.weight", "layers.2.weight"} <= scales
+
+
+def test_4_bits_of_a_layer_that_no_group_divides_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AsrDeployError, match=r"int4 cannot quantise layers\.1: its 50 inputs are no multiple of a group of 32"):
+        lowered(Layers(nn.Linear(320, 50), nn.Linear(50, 29)), "int4", tmp_path / "model.pte")
+
+
+def test_8_bits_of_a_convolution_that_is_no_product_are_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 8, 5, 5), nn.Conv1d(8, 29, 3, 2))
+    with pytest.raises(AsrDeployError, match=r"int8-full cannot quantise 2: .* it is a convolution"):
+        lowered(network, "int8-full", tmp_path / "model.pte")
 
 
 @pytest.mark.parametrize("length", [0, 10, 1000, 200_000])

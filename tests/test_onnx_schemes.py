@@ -1,7 +1,7 @@
 """The ONNX schemes on the bundled model: what is stored, what is computed, what it costs in words, and what others can read."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from exporters.onnx_quantise import pack_int4, quantise, weights_of
 from exporters.recogniser import Recogniser
 from exporters.rewrites import is_convolution
 from exporters.schemes import SCHEMES, Scheme, find_scheme
+from toolchain import subjects
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
 from toolchain.exporting import CALIBRATION_UTTERANCES, bundled_speech, calibration_speech, export_model
@@ -186,9 +187,35 @@ def test_a_scheme_that_quantised_less_than_it_claims_fails(monkeypatch: pytest.M
     assert not (tmp_path / "bad").exists()
 
 
-def test_a_weight_that_no_product_can_take_is_said(tmp_path: Path) -> None:
-    artifact = small_export(Functional(), tmp_path / "artifact", "int8")
-    assert artifact.manifest.quantised == {"matrix products in float": 1}
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_a_weight_that_no_product_can_take_is_refused(tmp_path: Path, scheme: str) -> None:
+    with pytest.raises(AsrDeployError, match=rf"{scheme} cannot quantise network\.weight: MatMul is no matrix product with that weight"):
+        small_export(Functional(), tmp_path / "artifact", scheme)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_calibrated_scheme_that_left_a_product_fails(tiny: AnchorModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = onnx_format._calibrate
+
+    def forgetful(plain: Path, path: Path, scheme: Scheme, speech: Iterable[Waveform], products: list[str]) -> dict[str, int]:
+        return ours(plain, path, scheme, speech, products[1:])
+
+    monkeypatch.setattr(onnx_format, "_calibrate", forgetful)
+    with pytest.raises(AsrDeployError, match="int8-static quantised 17 of 18 weights"):
+        export_model(tiny, format_name="onnx", scheme_name="int8-static", folder=tmp_path / "artifact")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"), [("int8-full+conv8", True), ("int8-static", True), ("int8-full+reduce_range", False), ("fp16+conv8", False)]
+)
+def test_a_processor_whose_sums_saturate_is_said(
+    exported: dict[str, Artifact], name: str, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subjects, "machine_facts", lambda: {"int8_exact": False})
+    warning = open_subject(str(exported[name].folder)).warning
+    assert (warning is not None) == warned
+    assert not warned or f"--quant {name}+reduce_range" in str(warning)
 
 
 def test_calibration_without_recordings_is_refused(tiny: AnchorModel, tmp_path: Path) -> None:

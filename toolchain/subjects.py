@@ -79,7 +79,7 @@ def open_subject(name: str, *, weights: str | None = None, seed: int = 0, thread
 
 def _inexact(artifact: Artifact) -> str | None:
     manifest = artifact.manifest
-    computed = any(what.endswith("in int8") for what in manifest.quantised) and manifest.format == "onnx"
+    computed = any(what in manifest.quantised for what in ("matrix products in int8", "convolutions in int8")) and manifest.format == "onnx"
     if not computed or "reduce_range" in manifest.scheme or machine_facts()["int8_exact"]:
         return None
     return (
