@@ -18,7 +18,7 @@ from device_runner.facts import package_versions
 from device_runner.files import atomic_folder
 from device_runner.names import nearest
 from exporters.made import Made
-from exporters.onnx_format import Speech, export_onnx
+from exporters.onnx_format import TOKENS, Speech, export_onnx, write_tokens
 from exporters.recogniser import Recogniser
 from exporters.rewrites import for_device
 from exporters.schemes import EXECUTORCH, ONNX, Scheme, find_scheme
@@ -31,6 +31,7 @@ class Order:
     recogniser: Recogniser
     scheme: Scheme
     metadata: dict[str, str]
+    labels: tuple[str, ...]
     sample_rate: int
     minimum_samples: int
     maximum_samples: int
@@ -39,6 +40,7 @@ class Order:
 
 
 def _onnx(order: Order, path: Path) -> Made:
+    write_tokens(order.labels, path.with_name(TOKENS))
     return Made(export_onnx(order.recogniser, order.scheme, order.metadata, order.sample_rate, order.calibration, path))
 
 
@@ -142,7 +144,7 @@ def export(
         progress(f"exporting {facts.model} to {format_name}, {scheme.name}")
         with torch.inference_mode(False), torch.no_grad():
             rewritten, rewrites = for_device(recogniser, format_name)
-            order = Order(rewritten, scheme, metadata, facts.sample_rate, minimum, maximum, calibration, progress)
+            order = Order(rewritten, scheme, metadata, facts.labels, facts.sample_rate, minimum, maximum, calibration, progress)
             made = form.export(order, temporary / form.file_name)
             del rewritten, order
         seconds = time.perf_counter() - started

@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from device_runner.errors import AsrDeployError
+from device_runner.files import write_text
 from exporters.onnx_quantise import quantise, storage, weights_of
 from exporters.quiet import quiet
 from exporters.recogniser import Recogniser
@@ -23,6 +24,7 @@ from exporters.weights import StoredWeight
 
 OPSET = 20  # read by onnxruntime from 1.18 on, on phones and on the JVM too
 INPUT, OUTPUT = "input_values", "logits"  # the names that other clients of such models expect
+TOKENS = "tokens.txt"
 EXAMPLE_SECONDS = 2
 Speech = Iterable[npt.NDArray[np.float32]]
 KINDS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.INT8: "int8"}
@@ -138,6 +140,17 @@ def _check_claims(model: onnx.ModelProto, scheme: Scheme, expected: list[str]) -
         raise AsrDeployError(
             f"{scheme.name} quantised {len(expected) - len(left)} of {len(expected)} weights ({left[0]} is not); the export is refused."
         )
+
+
+def write_tokens(labels: Sequence[str], path: Path) -> None:
+    """Write labels as sherpa-onnx and its relatives read them: a line ``symbol index`` each, the blank ``<blk>``, the space ``\u2581``.
+
+    Args:
+        labels: by index, the blank first, ``|`` for the space.
+        path: the file to write; our own engines read the manifest instead.
+    """
+    names = ["<blk>", *("\u2581" if label == "|" else label for label in labels[1:])]
+    write_text(path, "".join(f"{name} {index}\n" for index, name in enumerate(names)))
 
 
 def stored_weights(model: onnx.ModelProto) -> list[StoredWeight]:

@@ -17,7 +17,7 @@ from exporters.schemes import SCHEMES, Scheme, find_scheme, third_party
 def test_variants_say_what_they_do() -> None:
     assert find_scheme("int8+conv8", "onnx").convolutions == "stored8"
     full = find_scheme("int8-full+conv8", "executorch")
-    assert (full.name, full.convolutions, full.stores_small) == ("int8-full+conv8", "int8", True)
+    assert (full.name, full.convolutions, full.rest_stored8) == ("int8-full+conv8", "int8", True)
     assert find_scheme("int8+reduce_range+conv8", "onnx").name == "int8+conv8+reduce_range"
     assert find_scheme("int8+reduce_range", "onnx").reduce_range and not SCHEMES["int8"].reduce_range
 
