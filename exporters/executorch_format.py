@@ -69,16 +69,39 @@ class Stored8(nn.Module):
 
 
 class Half(nn.Module):
-    """A network in half precision between a waveform and logits in float32."""
+    """A network in half precision between a waveform and logits in float32.
+
+    The first convolution (and what normalises the waveform or the convolution's output) stays in float32: sums over all samples overflow
+    half precision.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).half()  # the anchor's own weights are shared with the network
+        self.starts_in_float = False
+        for name, module in list(self.network.named_modules()):
+            if name.endswith("feature_extractor.conv_layers"):
+                assert isinstance(module, nn.ModuleList)
+                module[0] = InFloat(module[0])
+                self.starts_in_float = True
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return logits ``[batch, frames, labels]`` of a waveform ``[batch, samples]``."""
-        logits: Tensor = self.network(waveform.half())
+        logits: Tensor = self.network(waveform if self.starts_in_float else waveform.half())
         return logits.float()
+
+
+class InFloat(nn.Module):
+    """A module of a half-precision network that is computed in float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the module's output in half precision."""
+        result: Tensor = self.module(x).half()
+        return result
 
 
 def export_executorch(
@@ -173,6 +196,8 @@ def _storage(name: str, layer: nn.Module, scheme: Scheme) -> str:
     else:
         takes_waveform = isinstance(layer, nn.Linear) and layer.in_features <= NARROW
     how = scheme.stores(name, convolution=convolution, first=convolution and takes_waveform)
+    if how == "float16" and convolution and takes_waveform:
+        return "float32"  # see Half
     if how in ("int8", "int4") and not isinstance(layer, nn.Linear):
         raise AsrDeployError(f"{scheme.name} cannot quantise {name}: ExecuTorch's 8 bits are for linear layers, and it is a convolution.")
     return how

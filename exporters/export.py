@@ -76,6 +76,8 @@ LONGEST = 300
 MAX_SECONDS = 35.0  # LibriSpeech's longest utterance is 34.955 s
 # Float exports differ from torch by rounding only; more than this is a wrong graph. Quantised ones report their distance.
 FP32_LARGEST = 1e-3
+# 4 bits on random weights are wrong by a fifth; half is another model.
+LARGEST_RELATIVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,9 @@ def export(
             raise AsrDeployError("The exported model gives logits that are not finite; nothing was written.")
         if scheme.exact and worst > FP32_LARGEST:
             raise AsrDeployError(f"The exported model differs from torch by {worst:.2g} in its logits; nothing was written.")
+        relative = max((each.relative for each in parity), default=0.0)
+        if relative > LARGEST_RELATIVE:
+            raise AsrDeployError(f"The exported model's logits are wrong by {relative:.0%} of torch's; nothing was written.")
         del engine
         manifest = manifest.model_copy(update={"parity": parity})
         write_manifest(temporary, manifest)

@@ -20,6 +20,7 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 ModelOption = Annotated[str, typer.Option("--model", help="Test case number or anchor name; `asrdeploy testcases` lists them.")]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="`random`, or a .safetensors/.pt file; default: the model's own.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of `--weights random`.")]
+BaseOption = Annotated[str | None, typer.Option("--base", help="Weights that an update was made against (a file); `own`: the model's.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of the runtime.")]
 
 
@@ -81,6 +82,8 @@ def export(
     ] = None,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
+    source: Annotated[Path | None, typer.Option("--from", help="A bitstream (.asrb): export the model that it holds.")] = None,
+    base: BaseOption = None,
     max_seconds: Annotated[float, typer.Option(help="Longest audio that the artifact takes; ExecuTorch plans memory for it.")] = 35.0,
     calibrate: Annotated[str, typer.Option(help="Data for schemes with calibration: `digits`, `librispeech`, or a folder.")] = "digits",
     calibrate_split: Annotated[str, typer.Option(help="Its split; never a test split.")] = "dev-clean",
@@ -94,14 +97,24 @@ def export(
     from toolchain.models import load_model
 
     recordings = calibration_speech(calibrate, calibrate_split) if scheme.calibrated else None
-    loaded = load_model(model, weights, seed)
-    folder = output or Path("artifacts") / f"{loaded.case.name}-{format_name}-{quant}"
+    codec, transmitted = None, None
+    if source is None:
+        loaded = load_model(model, weights, seed)
+    else:
+        from toolchain.bitstreams import reconstruct
+
+        loaded, header = reconstruct(source, base=None if base is None else load_model(model, None if base == "own" else base))
+        codec, transmitted = header.configuration, source.stat().st_size
+    name = loaded.case.name if source is None else source.stem
+    folder = output or Path("artifacts") / f"{name}-{format_name}-{quant}"
     with console.status("") as status:
         artifact, seconds = export_model(
             loaded,
             format_name=format_name,
             scheme_name=quant,
             folder=folder,
+            codec=codec,
+            transmitted_bytes=transmitted,
             max_seconds=max_seconds,
             calibration=recordings,
             progress=status.update,
@@ -111,14 +124,98 @@ def export(
 
 
 @app.command()
+def codecs() -> None:
+    """List the codecs that `compress --codec` names, with their parameters. Example: asrdeploy codecs"""
+    from toolchain import compression, tables
+
+    console.print(tables.codecs(compression.known_codecs()))
+
+
+@app.command()
+def compress(
+    codec: Annotated[str, typer.Option(help="`asrdeploy codecs` lists them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bitstream (.asrb).")],
+    model: ModelOption = "DIGITS_ASR_TINY",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the codec, NAME=VALUE; may be given again.")] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(help="Data whose inputs the codec may know: `digits`, `librispeech`, or a folder; default: none.")
+    ] = None,
+    calibrate_split: Annotated[str, typer.Option(help="Its split; never a test split.")] = "dev-clean",
+    weights: WeightsOption = None,
+    seed: SeedOption = 0,
+    base: BaseOption = None,
+) -> None:
+    """Compress a model's weights to a bitstream. Example: asrdeploy compress --codec ectcq --set bits=2 --calibrate digits -o tiny.asrb"""
+    from toolchain import tables
+    from toolchain.compression import make_codec
+
+    parameters = dict(_setting(each) for each in settings or [])
+    # What can be wrong is found before weights are loaded or downloaded.
+    make_codec(codec, **parameters)
+    from toolchain.bitstreams import calibration_of
+    from toolchain.bitstreams import compress as compress_model
+    from toolchain.exporting import calibration_speech
+    from toolchain.models import load_model
+    from toolchain.progress import share_progress
+
+    if calibrate is not None:
+        calibration_speech(calibrate, calibrate_split)
+    loaded = load_model(model, weights, seed)
+    known = None if base is None else load_model(model, None if base == "own" else base)
+    calibration = None
+    if calibrate is not None:
+        with share_progress() as progress:
+            calibration = calibration_of(loaded, calibrate, calibrate_split, progress=progress)
+    with console.status(f"coding {loaded.case.name} by {codec}"):
+        header = compress_model(loaded, codec, parameters, output, calibration=calibration, base=known)
+    console.print(tables.bitstream(header, output.stat().st_size, depth=0))
+    console.print(f"The bitstream is in {output}.")
+
+
+@app.command()
+def decompress(
+    bitstream: Annotated[Path, typer.Argument(help="A bitstream (.asrb).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The weights (.safetensors, float32).")],
+    base: BaseOption = None,
+) -> None:
+    """Reconstruct the weights of a bitstream. Example: asrdeploy decompress tiny.asrb -o tiny.safetensors"""
+    from safetensors.torch import save_file
+
+    from device_runner.bitstream import read_header
+    from device_runner.files import atomic_path
+    from toolchain.bitstreams import read_weights
+    from toolchain.models import load_model
+
+    if output.suffix != ".safetensors":
+        raise AsrDeployError(f"-o {output}: weights are written as .safetensors.")
+    header = read_header(bitstream)
+    known = None if base is None else load_model(header.model, None if base == "own" else base)
+    with console.status("decoding"):
+        _, state = read_weights(bitstream, base=known)
+    with atomic_path(output) as temporary:
+        save_file(state, temporary)
+    console.print(f"{len(state)} tensors are in {output}.")
+
+
+@app.command()
 def inspect(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT|BITSTREAM", help="An artifact's folder, or a bitstream (.asrb).")],
     depth: Annotated[int, typer.Option(help="Depth of the tree of modules.")] = 3,
 ) -> None:
-    """Show what an artifact really holds: weights, operators, bounds, distance to torch. Example: asrdeploy inspect artifacts/A"""
+    """Show what an artifact or a bitstream really holds. Example: asrdeploy inspect artifacts/A"""
+    from toolchain import tables
+
+    if artifact.is_file():
+        from device_runner.bitstream import BitstreamReader, open_bitstream
+
+        with open_bitstream(artifact) as stream:
+            reader = BitstreamReader(stream)
+            for _ in reader.records():  # every checksum
+                pass
+        console.print(tables.bitstream(reader.header, artifact.stat().st_size, depth))
+        return
     from device_runner.artifact import open_artifact
     from exporters.inspection import inspect as inspect_artifact
-    from toolchain import tables
 
     for table in tables.inspection(inspect_artifact(open_artifact(artifact)), depth):
         console.print(table)
@@ -222,7 +319,7 @@ def demo(
     limit: Annotated[int | None, typer.Option(help="Only the first N utterances, to try out.")] = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Test case 0 in ten test configurations: table, points and plot. Example: asrdeploy demo"""
+    """Test case 0 in several test configurations: table, points and plot. Example: asrdeploy demo"""
     from toolchain import tables
     from toolchain.datasets import open_data
     from toolchain.demo import CONFIGURATIONS, run_demo
@@ -237,6 +334,13 @@ def demo(
     if not curve.complete:
         _complain(f"Only {len(curve.in_range)} points lie in the range; a complete test case has five.")
     console.print(f"points.csv, points.json and curve.png are in {output}.")
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not (separator and name and value):
+        raise AsrDeployError(f"--set takes NAME=VALUE, such as bits=3; not “{text}”.")
+    return name, value
 
 
 def _lengths(text: str) -> list[float]:

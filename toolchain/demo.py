@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 from device_runner.artifact import Artifact, open_artifact
+from device_runner.bitstream import SUFFIX
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions
-from device_runner.files import atomic_path
 from device_runner.transcripts import Transcript
-from toolchain.compression.codec import make_codec
+from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.datasets import DataSet
 from toolchain.evaluate import Evaluation, evaluate
 from toolchain.exporting import export_model
@@ -26,19 +26,16 @@ class Configuration:
     name: str
     scheme: str = "fp32"
     codec: str | None = None
-    bits: int | None = None
-
-    @property
-    def codec_name(self) -> str | None:
-        """The codec with its parameters, as manifests have it."""
-        return f"{self.codec}(bits={self.bits})" if self.bits else self.codec
+    bits: float | None = None
+    calibrated: bool = False
 
 
 CONFIGURATIONS = (
     Configuration("onnx-fp32"),
     Configuration("fp16", codec="fp16"),
     Configuration("onnx-int8", scheme="int8"),
-    *(Configuration(f"uniform-{bits}", codec="uniform", bits=bits) for bits in (8, 7, 6, 5, 4, 3, 2)),
+    *(Configuration(f"uniform-{bits}", codec="uniform", bits=bits) for bits in (8, 6, 5, 4, 3, 2)),
+    *(Configuration(f"ectcq-{bits:g}", codec="ectcq", bits=bits, calibrated=True) for bits in (3, 2, 1.75, 1.5, 1.3)),
 )
 
 
@@ -101,23 +98,21 @@ def _run(
 
 
 def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact:
-    model, transmitted = anchor, None
+    model, codec, transmitted = anchor, None, None
     if configuration.codec:
+        bitstream = folder / f"model{SUFFIX}"
+        calibration = calibration_of(anchor, "digits", "dev-clean") if configuration.calibrated else None
         parameters = {"bits": configuration.bits} if configuration.bits else {}
-        codec = make_codec(configuration.codec, **parameters)
-        bitstream = folder / "bitstream.safetensors"
-        with atomic_path(bitstream) as temporary:
-            temporary.write_bytes(codec.encode(anchor.state()))
+        compress(anchor, configuration.codec, parameters, bitstream, calibration=calibration)
         # The receiver's side starts at the file.
-        received = bitstream.read_bytes()
-        transmitted = len(received)
-        model = anchor.with_state(codec.decode(received), anchor.weights)
+        model, header = reconstruct(bitstream)
+        codec, transmitted = header.configuration, bitstream.stat().st_size
     artifact, _ = export_model(
         model,
         format_name="onnx",
         scheme_name=configuration.scheme,
         folder=folder / "artifact",
-        codec=configuration.codec_name,
+        codec=codec,
         transmitted_bytes=transmitted,
     )
     return artifact
@@ -129,6 +124,6 @@ def _earlier_artifact(configuration: Configuration, anchor: AnchorModel, folder:
     except AsrDeployError:
         return None
     manifest = artifact.manifest
-    found = (manifest.scheme, manifest.codec, manifest.weights, manifest.versions)
-    wanted = (configuration.scheme, configuration.codec_name, anchor.weights, package_versions())
+    found = (manifest.scheme, (manifest.codec or "").split("(")[0], manifest.weights, manifest.versions)
+    wanted = (configuration.scheme, configuration.codec or "", anchor.weights, package_versions())
     return artifact if found == wanted else None

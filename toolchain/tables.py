@@ -1,12 +1,15 @@
 """Tables of the command line."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
 from device_runner.artifact import Artifact, Parity
+from device_runner.bitstream import Header
 from exporters.schemes import Scheme
 from toolchain.evaluate import Evaluation
 from toolchain.points import Curve
@@ -14,6 +17,7 @@ from toolchain.testcases import TestCase
 
 if TYPE_CHECKING:
     from exporters.inspection import Inspection  # it brings onnx and torch in, which most tables can do without
+    from toolchain.compression.codec import Codec
 
 
 def _megabit(bits: int) -> str:
@@ -46,6 +50,40 @@ def schemes(known: Iterable[Scheme]) -> Table:
     for each in known:
         table.add_row(each.name, "\n".join(each.formats), "yes" if each.calibrated else "no", each.summary)
     return table
+
+
+def codecs(known: "Mapping[str, Callable[..., Codec]]") -> Table:
+    """Draw the codecs with their parameters and what they do."""
+    table = Table(title="Codecs", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for column in ("codec", "parameters (--set)", "what it does"):
+        table.add_column(column)
+    for name, made in known.items():
+        parameters = [f"{each.name}={'?' if each.default is MISSING else each.default}" for each in fields(made)]  # type: ignore[arg-type]
+        table.add_row(name, ", ".join(parameters), (made.__doc__ or "").strip().splitlines()[0])
+    return table
+
+
+def bitstream(header: Header, size: int, depth: int) -> Table:
+    """Draw a bitstream's header; with a depth, its bytes by module too."""
+    weights = sum(each.elements for each in header.records)
+    kinds: Counter[str] = Counter()
+    modules: Counter[str] = Counter()
+    for record in header.records:
+        kinds[record.kind] += record.bytes
+        modules[".".join(record.name.split(".")[:depth])] += record.bytes
+    rows = {
+        "codec": header.configuration,
+        "model": f"{header.model}, {header.weights}" if header.model else "not said",
+        "bitstream": f"{size:,} bytes, {8 * size / max(weights, 1):.3f} bits a weight",
+        "weights": f"{weights:,} in {len(header.records)} tensors",
+    }
+    rows |= {f"coded as {kind}": f"{number:,} bytes" for kind, number in kinds.most_common()}
+    rows["not weights"] = f"{size - sum(kinds.values()):,} bytes"
+    if header.base:
+        rows["update of"] = f"weights with digest {header.base[:16]}"
+    if depth:
+        rows |= {f"  {module}": f"{number:,} bytes" for module, number in modules.most_common()}
+    return _facts("Bitstream", rows)
 
 
 def inspection(found: "Inspection", depth: int) -> list[Table]:

@@ -1,31 +1,52 @@
-"""The protocol of codecs, and their registry."""
+"""The protocol of codecs, their registry, and how a state dict becomes a bitstream and a state dict again."""
 
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from device_runner.bitstream import Header, Record, Value, in_memory, write_bitstream
+from device_runner.decoders import State, Weights, decode_bitstream
+from device_runner.errors import AsrDeployError
 from device_runner.names import nearest
+from toolchain.compression.calibration import Calibration
+
+ENTRY_POINTS = "asrdeploy.codecs"
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A coded tensor: how a receiver decodes it, and the payload."""
+
+    kind: str
+    payload: bytes
+    parameters: dict[str, Value] = field(default_factory=dict)
 
 
 class Codec(Protocol):
-    """Compresses the weights of a model."""
+    """Compresses the weights of a model: a frozen dataclass whose fields are the codec's parameters.
 
-    def encode(self, state: dict[str, Tensor]) -> bytes:
-        """Return the bitstream of a state dict; its length is what is transmitted."""
-        ...
+    What a receiver does is in ``device_runner.decoders``, by the kind of each record; a codec of another package that needs a kind of its
+    own adds it to ``DECODERS`` there.
+    """
 
-    def decode(self, bitstream: bytes) -> dict[str, Tensor]:
-        """Return the reconstructed state dict in fp32.
+    def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
+        """Yield every tensor's name and what is sent for it.
 
-        Raises:
-            AsrDeployError: the bitstream is cut or is not one of this codec.
+        Args:
+            state: float32 weights by name.
+            calibration: statistics of the layers' inputs; None: the weights alone decide.
         """
         ...
 
 
 CODECS: dict[str, Callable[..., Codec]] = {}
-Maker = TypeVar("Maker", bound=Callable[..., Codec])
+Maker = TypeVar("Maker", bound=Callable[..., Any])
 
 
 def codec(name: str) -> Callable[[Maker], Maker]:
@@ -38,12 +59,123 @@ def codec(name: str) -> Callable[[Maker], Maker]:
     return register
 
 
-def make_codec(name: str, **parameters: int) -> Codec:
+def known_codecs() -> dict[str, Callable[..., Codec]]:
+    """Return our codecs and those of other packages (entry points of the group ``asrdeploy.codecs``)."""
+    return {each.name: each.load() for each in entry_points(group=ENTRY_POINTS)} | CODECS
+
+
+def make_codec(name: str, **parameters: Any) -> Codec:
     """Make a codec by name.
 
     Raises:
-        AsrDeployError: unknown name.
+        AsrDeployError: unknown name or parameter, or a parameter's value that the codec does not take.
     """
-    if name not in CODECS:
-        raise nearest(name, CODECS, "codec")
-    return CODECS[name](**parameters)
+    known = known_codecs()
+    if name not in known:
+        raise nearest(name, known, "codec")
+    make: Any = known[name]
+    allowed = {each.name: each for each in fields(make)}
+    for key, value in parameters.items():
+        if key not in allowed:
+            raise nearest(key, allowed, f"parameter of {name}") if allowed else AsrDeployError(f"{name} has no parameters.")
+        parameters[key] = _converted(name, key, value, str(allowed[key].type))
+    try:
+        made: Codec = make(**parameters)
+    except TypeError as error:
+        missing = [each.name for each in fields(make) if each.name not in parameters]
+        raise AsrDeployError(f"The codec {name} needs a value for {missing[0] if missing else 'a parameter'}: --set NAME=VALUE.") from error
+    return made
+
+
+def _converted(codec_name: str, key: str, value: Any, kind: str) -> Any:
+    if not isinstance(value, str) or "str" in kind:
+        return value
+    try:
+        if "bool" in kind:
+            return {"true": True, "false": False}[value.lower()]
+        return int(value) if kind.startswith("<class 'int") or kind.split(" ")[0] == "int" else float(value)
+    except (ValueError, KeyError) as error:
+        raise AsrDeployError(f"{key} of {codec_name} cannot be {value!r}.") from error
+
+
+def encode(
+    name: str,
+    parameters: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    *,
+    calibration: Calibration | None = None,
+    base: Mapping[str, Tensor] | None = None,
+    model: str = "",
+    weights: str = "",
+    trained: bool = True,
+) -> bytes:
+    """Return the bitstream of a state dict by the codec ``name``.
+
+    Args:
+        name: of the codec.
+        parameters: of the codec.
+        state: weights by name, finite.
+        calibration: see ``Codec.code``.
+        base: weights that the receiver has; the bitstream holds the difference to them, and their digest.
+        model: name of the anchor, for the header.
+        weights: where they come from, for the header.
+        trained: False for random weights, for the header.
+
+    Raises:
+        AsrDeployError: an unknown codec, or weights that it cannot code.
+    """
+    made, plain = make_codec(name, **parameters), as_arrays(state)
+    if not all(np.isfinite(each).all() for each in plain.values()):
+        raise AsrDeployError("The weights hold NaN or infinite values; they cannot be coded.")
+    if base is not None:
+        known = as_arrays(base)
+        if {key: each.shape for key, each in known.items()} != {key: each.shape for key, each in plain.items()}:
+            raise AsrDeployError("The base does not have the model's tensors; an update needs the same architecture.")
+        plain = {key: each - known[key] for key, each in plain.items()}
+    coded = dict(made.code(plain, calibration))
+    records = tuple(
+        Record(name=key, kind=each.kind, shape=plain[key].shape, bytes=len(each.payload), parameters=each.parameters)
+        for key, each in coded.items()
+    )
+    settings = {each.name: getattr(made, each.name) for each in fields(made)}  # type: ignore[arg-type]
+    if calibration is not None:
+        settings["calibration"] = calibration.source
+    digest = None if base is None else digest_of(base)
+    header = Header(codec=name, parameters=settings, model=model, weights=weights, trained=trained, base=digest, records=records)
+    return write_bitstream(header, (each.payload for each in coded.values()))
+
+
+def decode(bitstream: bytes, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return the reconstructed float32 state dict.
+
+    Raises:
+        AsrDeployError: the bitstream is cut or damaged, or an update whose base is missing or another one.
+    """
+    header, state = decode_bitstream(in_memory(bitstream), None if base is None else as_arrays(base))
+    check_base(header, base)
+    return {name: torch.from_numpy(each) for name, each in state.items()}
+
+
+def check_base(header: Header, base: Mapping[str, Tensor] | None) -> None:
+    """Raise AsrDeployError where the weights are not those that an update was made against."""
+    if header.base is not None and base is not None and digest_of(base) != header.base:
+        raise AsrDeployError("These are not the weights that the update was made against: their digest differs.")
+
+
+def as_arrays(state: Mapping[str, Tensor]) -> State:
+    """Return torch's tensors as float32 arrays."""
+    return {name: tensor.detach().float().contiguous().numpy() for name, tensor in state.items()}
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Return a sha256 over names, shapes and float32 values: the same for the same weights, whatever file they came in."""
+    summary = hashlib.sha256()
+    for name, weights in sorted(as_arrays(state).items()):
+        summary.update(f"{name} {weights.shape}\n".encode())
+        summary.update(weights.astype("<f4").tobytes())
+    return summary.hexdigest()
+
+
+def as_matrix(weights: Weights) -> Weights:
+    """Return weights as ``[rows, columns]``, output channels first."""
+    return weights.reshape(weights.shape[0], -1)

@@ -1,0 +1,217 @@
+"""Reconstruction of tensors from the records of a bitstream, in numpy: what a receiver runs."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from device_runner.bitstream import MAX_WEIGHTS, BitstreamReader, Header, Record
+from device_runner.errors import AsrDeployError
+from device_runner.trellis import MOST_LEVELS, POLYNOMIALS, Layout, decode_levels
+
+Weights = npt.NDArray[np.float32]
+State = dict[str, Weights]
+Decoder = Callable[[Record, bytes], Weights]
+
+
+def decode_bitstream(
+    stream: BinaryIO, base: Mapping[str, Weights] | None = None, *, max_weights: int = MAX_WEIGHTS
+) -> tuple[Header, State]:
+    """Decode a whole bitstream.
+
+    Args:
+        stream: opened for reading bytes.
+        base: the weights that an update's records are added to.
+        max_weights: more than these are refused.
+
+    Raises:
+        AsrDeployError: the bitstream is cut or damaged, of a kind that is unknown here, or an update without its base.
+    """
+    reader = BitstreamReader(stream, max_weights=max_weights)
+    return reader.header, dict(decode_records(reader, base))
+
+
+def decode_records(reader: BitstreamReader, base: Mapping[str, Weights] | None = None) -> Iterator[tuple[str, Weights]]:
+    """Yield names and weights, each as soon as its record arrived; see ``decode_bitstream``."""
+    if reader.header.base is not None and base is None:
+        raise AsrDeployError("This bitstream is an update: it needs the weights that it was made against (--base).")
+    for record, payload in reader.records():
+        weights = decode_record(record, payload)
+        if reader.header.base is not None and base is not None:
+            weights = _updated(record, weights, base)
+        yield record.name, weights
+
+
+def decode_record(record: Record, payload: bytes) -> Weights:
+    """Return the float32 weights of a record, of its shape.
+
+    Raises:
+        AsrDeployError: an unknown kind, or a payload that does not fit the record.
+    """
+    if record.kind not in DECODERS:
+        raise AsrDeployError(f"The bitstream codes {record.name} as {record.kind}, which is unknown here: install a newer asrdeploy.")
+    try:
+        weights = DECODERS[record.kind](record, payload)
+        return np.ascontiguousarray(weights, np.float32).reshape(record.shape)
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, zlib.error) as error:
+        raise AsrDeployError(f"The bitstream's record of {record.name} is not valid: {error}.") from error
+
+
+def unpack(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint8]:
+    """Return ``count`` levels of ``bits`` bits each, packed most significant bit first.
+
+    Raises:
+        ValueError: fewer than ``count`` levels are there.
+    """
+    flat = np.unpackbits(packed[: -(-count * bits // 8)])[: count * bits]
+    if flat.size < count * bits:
+        raise ValueError(f"{flat.size // bits} levels instead of {count}")
+    return np.packbits(np.pad(flat.reshape(count, bits), ((0, 0), (8 - bits, 0))), axis=1)[:, 0]
+
+
+class _Parts:
+    """Reads a payload's parts one after the other; what is missing is a ValueError."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload, self._place = payload, 0
+
+    def array(self, kind: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
+        """Return ``count`` little-endian numbers."""
+        size = np.dtype(kind).itemsize * count
+        if count < 0 or self._place + size > len(self._payload):
+            raise ValueError("its payload is too short")
+        found = np.frombuffer(self._payload, np.dtype(kind).newbyteorder("<"), count, self._place)
+        self._place += size
+        return found
+
+    def end(self) -> None:
+        """Raise ValueError where something follows other than the zeros that fill a record up."""
+        if self._payload[self._place :].strip(b"\0"):
+            raise ValueError("its payload is too long")
+
+
+def _matrix(record: Record) -> tuple[int, int]:
+    rows = record.shape[0] if record.shape else 1
+    return rows, record.elements // max(rows, 1)
+
+
+def _whole(record: Record, key: str, low: int, high: int) -> int:
+    value = record.parameters[key]
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{key} is {value!r}, not a whole number from {low} to {high}")
+    return value
+
+
+def _floats(record: Record, payload: bytes) -> Weights:
+    kind = {"fp32": "f4", "fp16": "f2", "bf16": "u2"}[record.kind]
+    parts = _Parts(payload)
+    values = parts.array(kind, record.elements)
+    parts.end()
+    if record.kind == "bf16":  # the upper half of a float32
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def _uniform(record: Record, payload: bytes) -> Weights:
+    """Levels of n bits; a scale, and an offset where not symmetric, for the tensor, each row, or each group of a row."""
+    rows, columns = _matrix(record)
+    bits, group = _whole(record, "bits", 1, 8), _whole(record, "group", 0, 2**31)
+    blocks = 1 if group == 0 else rows * -(-columns // group)
+    parts = _Parts(payload)
+    scales = parts.array("f2", blocks).astype(np.float32)
+    offsets = parts.array("f2", blocks).astype(np.float32) if record.parameters["offsets"] else None
+    levels = unpack(parts.array("u1", -(-record.elements * bits // 8)), bits, record.elements).astype(np.float32).reshape(rows, columns)
+    parts.end()
+    if offsets is None:
+        levels -= 2 ** (bits - 1)
+    if group == 0:
+        return levels * scales + (0 if offsets is None else offsets)
+    where = np.arange(columns) // group
+    levels *= scales.reshape(rows, -1)[:, where]
+    return levels if offsets is None else levels + offsets.reshape(rows, -1)[:, where]
+
+
+def _coded(parts: _Parts, count: int, categories: int) -> npt.NDArray[np.int32]:
+    """Read symbols under one model: the number of words, the frequencies of the categories, the words."""
+    import constriction
+
+    number = int(parts.array("u4", 1)[0])
+    frequencies = parts.array("u4", categories).astype(np.float64)
+    if not frequencies.sum() > 0:
+        raise ValueError("its frequencies are all zero")
+    words = parts.array("u4", number).astype(np.uint32)
+    if np.count_nonzero(frequencies) == 1:
+        return np.full(count, int(frequencies.argmax()), np.int32)
+    coder = constriction.stream.stack.AnsCoder(words)
+    model = constriction.stream.model.Categorical(frequencies / frequencies.sum(), perfect=False)
+    found: npt.NDArray[np.int32] = coder.decode(model, count)
+    if not coder.is_empty():
+        raise ValueError("its weights end before its data does")
+    return found
+
+
+def _palette(record: Record, payload: bytes) -> Weights:
+    """Indices into a codebook of the tensor, entropy-coded."""
+    parts, size = _Parts(payload), _whole(record, "colours", 2, 4096)
+    book = parts.array("f2", size).astype(np.float32)
+    indices = _coded(parts, record.elements, size)
+    parts.end()
+    return book[indices]
+
+
+def _sparse(record: Record, payload: bytes) -> Weights:
+    """A mask, entropy-coded, and the weights that it keeps in half precision."""
+    parts = _Parts(payload)
+    mask = _coded(parts, record.elements, 2)
+    kept = parts.array("f2", int(mask.sum()))
+    parts.end()
+    weights = np.zeros(record.elements, np.float32)
+    weights[mask == 1] = kept
+    return weights
+
+
+def _factors(record: Record, payload: bytes) -> Weights:
+    """Two factors in half precision: ``[rows, rank]`` and ``[rank, columns]``."""
+    (rows, columns), parts = _matrix(record), _Parts(payload)
+    rank = _whole(record, "rank", 1, 2**20)
+    left = parts.array("f2", rows * rank).astype(np.float32).reshape(rows, rank)
+    right = parts.array("f2", rank * columns).astype(np.float32).reshape(rank, columns)
+    parts.end()
+    product: Weights = left @ right
+    return product
+
+
+def _trellis(record: Record, payload: bytes) -> Weights:
+    """Trellis-coded weights: see ``device_runner.trellis``."""
+    if not record.elements:
+        return np.zeros(0, np.float32)
+    layout, parts = Layout(*_matrix(record)), _Parts(payload)
+    states, levels = _whole(record, "states", 8, max(POLYNOMIALS)), _whole(record, "levels", 1, MOST_LEVELS)
+    spread, step = _whole(record, "spread", 0, 32 * MOST_LEVELS + 16), record.parameters["step"]
+    if states not in POLYNOMIALS or not isinstance(step, float) or not 0 < step < 1e30:
+        raise ValueError("its trellis or its step is not one of this format")
+    words = parts.array("u4", _whole(record, "words", 0, 2**31)).astype(np.uint32)
+    parts.end()
+    k, z = decode_levels(words, layout, states, levels, spread)
+    return layout.matrix((2 * k + z) * np.float32(step))
+
+
+DECODERS: dict[str, Decoder] = {
+    "fp32": _floats,
+    "fp16": _floats,
+    "bf16": _floats,
+    "uniform": _uniform,
+    "palette": _palette,
+    "sparse": _sparse,
+    "factors": _factors,
+    "trellis": _trellis,
+}
+
+
+def _updated(record: Record, difference: Weights, base: Mapping[str, Weights]) -> Weights:
+    if record.name not in base or base[record.name].shape != difference.shape:
+        raise AsrDeployError(f"The base has no {record.name} of the update's shape; give the weights that the update was made against.")
+    updated: Weights = base[record.name] + difference
+    return updated

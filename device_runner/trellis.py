@@ -1,0 +1,140 @@
+"""Trellis-coded quantisation, the receiver's side: the trellis, the adaptive models, and the reconstruction of a tensor.
+
+A weight is ``step * (2 k + z)``: the integer k is sent, z (0 or 1) follows from the parities of the k before it through a trellis of 8
+or more states (Ungerboeck, "Channel coding with multilevel/phase signals", 1982; entropy-coded after Fischer and Wang, 1992). A column of
+the weight matrix is a lane, long columns are several; all lanes take a step at once, so that numpy does the work of a loop.
+
+The models adapt to what was decoded. Their arithmetic is of integers only: a receiver with another processor must get the same models.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from device_runner.errors import AsrDeployError
+
+# Parity-check polynomials of Ungerboeck's codes for amplitude modulation, by number of states.
+POLYNOMIALS = {8: (0o13, 0o4), 16: (0o23, 0o4), 32: (0o45, 0o10), 64: (0o103, 0o24)}
+LONGEST_LANE = 256
+MOST_LEVELS = 4096  # k lies in -MOST_LEVELS .. MOST_LEVELS
+PRIOR = 1024  # the prior counts like so many weights divided by INCREMENT
+INCREMENT = 24
+Integers = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a weight matrix ``[rows, columns]`` is cut into lanes: ``parts`` for each column, ``steps`` rows each."""
+
+    rows: int
+    columns: int
+
+    @property
+    def parts(self) -> int:
+        """Lanes of a column: the fewest equal ones that are no longer than the longest lane."""
+        return next((n for n in range(1, self.rows) if self.rows % n == 0 and self.rows // n <= LONGEST_LANE), self.rows)
+
+    @property
+    def steps(self) -> int:
+        """Weights of a lane."""
+        return self.rows // self.parts
+
+    def lanes(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return ``[columns * parts, steps]`` of ``[rows, columns]``."""
+        return np.ascontiguousarray(matrix.T).reshape(self.columns * self.parts, self.steps)
+
+    def matrix(self, lanes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Undo ``lanes``."""
+        return np.ascontiguousarray(lanes.reshape(self.columns, self.rows).T)
+
+
+def next_states(states: int) -> npt.NDArray[np.int64]:
+    """Return the trellis ``[states, 2]``: the state after a state and a parity. The lowest bit of a state is its z.
+
+    The systematic feedback encoder in observer form: a step shifts the register and adds the polynomials' taps.
+    """
+    feedback, forward = POLYNOMIALS[states]
+    state, parity = np.arange(states)[:, None], np.arange(2)[None]
+    return (state >> 1) ^ ((state & 1) * (feedback >> 1)) ^ (parity * (forward >> 1))
+
+
+class AdaptiveModels:
+    """Counts of k for each z, and the probabilities that coder and decoder use at a step.
+
+    Args:
+        levels: k lies in ``-levels .. levels``.
+        spread: the mean magnitude of ``2 k + z``, in 16ths; it shapes the counts before the first weight.
+    """
+
+    def __init__(self, levels: int, spread: int) -> None:
+        k = np.arange(-levels, levels + 1, dtype=np.int64)
+        counts = []
+        for z in (0, 1):
+            # A bell with heavy tails, 1 / (1 + x^2)^2, from integers: x is the level over the spread, in 64ths.
+            x = np.minimum(np.abs(2 * k + z) * 1024 // (spread + 1), 2**13)
+            bell = (2**40 // (4096 + x**2)) ** 2 >> 20
+            counts.append(1 + bell * PRIOR // int(bell.sum()))
+        self.counts = np.stack(counts)
+
+    def probabilities(self) -> list[npt.NDArray[np.float64]]:
+        """Return the present probabilities of the levels, for z = 0 and z = 1."""
+        return [row / float(row.sum()) for row in self.counts]
+
+    def add(self, histogram: npt.NDArray[np.int64]) -> None:
+        """Count decoded weights: ``histogram`` is ``[2, 2 * levels + 1]``."""
+        self.counts += INCREMENT * histogram
+
+
+def renewals(steps: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of steps ``[first, last)`` that share models: short at first, then longer."""
+    first = 0
+    while first < steps:
+        last = min(steps, first + max(1, min(16, first // 4)))
+        yield first, last
+        first = last
+
+
+def decode_levels(
+    words: npt.NDArray[np.uint32], layout: Layout, states: int, levels: int, spread: int
+) -> tuple[Integers, npt.NDArray[np.uint8]]:
+    """Decode k and z, both ``[lanes, steps]``.
+
+    Args:
+        words: the entropy-coded part.
+        layout: of the tensor.
+        states: of the trellis.
+        levels: k lies in ``-levels .. levels``.
+        spread: see ``AdaptiveModels``.
+
+    Raises:
+        AsrDeployError: the words do not end where the weights do.
+    """
+    import constriction  # only bitstreams need it
+
+    lanes = layout.columns * layout.parts
+    k = np.empty((layout.steps, lanes), np.int32)
+    z = np.empty((layout.steps, lanes), np.uint8)
+    state = np.zeros(lanes, np.int64)
+    following = next_states(states).reshape(-1)
+    models, coder = AdaptiveModels(levels, spread), constriction.stream.stack.AnsCoder(words)
+    width = 2 * levels + 1
+    for first, last in renewals(layout.steps):
+        categories = [constriction.stream.model.Categorical(each, perfect=False) for each in models.probabilities()]
+        histogram = np.zeros((2, width), np.int64)
+        for step in range(first, last):
+            row, low = k[step], state & 1
+            z[step] = low
+            for index, category in enumerate(categories):
+                places = np.flatnonzero(low == index)
+                if places.size:
+                    found = coder.decode(category, places.size)
+                    row[places] = found
+                    histogram[index] += np.bincount(found, minlength=width)
+            row -= levels
+            state = following[2 * state + (row & 1)]
+        models.add(histogram)
+    if not coder.is_empty():
+        raise AsrDeployError("The bitstream is damaged: a tensor's weights end before its data does.")
+    return k.T, z.T
