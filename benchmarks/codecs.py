@@ -10,8 +10,12 @@ WAV2VEC2_ASR_BASE_960H (94.4 M, seeded random weights; ectcq at 3 bits only). Th
 import argparse
 import math
 import statistics
+import sys
 import time
 from pathlib import Path
+
+# This folder has an exporters.py, which would stand for the package.
+sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
 from typing import Any
 
 import torch

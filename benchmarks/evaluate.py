@@ -8,10 +8,14 @@ number of threads that torch chooses. The others use one thread. Weights: bundle
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+# This folder has an exporters.py, which would stand for the package.
+sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
 
 import soundfile
 import torch

@@ -74,6 +74,7 @@ def asrdeploy(tmp_path: Path) -> Callable[..., Completed]:
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Completed]:
     """The command line's ``main`` in this process, in the test's temporary folder: ``cli(*args)``. For quick cases."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASRDEPLOY_CACHE", str(tmp_path / "cache"))
     for name in TERMINAL_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 

@@ -25,7 +25,7 @@ from toolchain.evaluate import RESULT, TRANSCRIPTS, Evaluation
 
 Command = Callable[..., Completed]
 EASY = "101-1-0008"  # FOUR ZERO, heard right with the widest margin
-COMMANDS = ("testcases", "schemes", "export", "transcribe", "evaluate", "bench", "demo")
+COMMANDS = ("testcases", "schemes", "codecs", "export", "compress", "decompress", "inspect", "transcribe", "evaluate", "bench", "demo")
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,9 @@ def test_export_to_int8_in_an_empty_folder(asrdeploy: Command, tmp_path: Path, t
     text = printed(asrdeploy("export", "--quant", "int8"))
     artifact = open_artifact(tmp_path / "cwd" / "artifacts" / "DIGITS_ASR_TINY-onnx-int8")
     assert "artifacts/DIGITS_ASR_TINY-onnx-int8" in text and "onnx, int8" in text and "1,524,892" in text
-    assert sorted(content(tmp_path / "cwd")) == [f"artifacts/DIGITS_ASR_TINY-onnx-int8/{name}" for name in (MANIFEST, "model.onnx")]
+    assert sorted(content(tmp_path / "cwd")) == [
+        f"artifacts/DIGITS_ASR_TINY-onnx-int8/{name}" for name in (MANIFEST, "model.onnx", "tokens.txt")
+    ]
     # Another process, perhaps with other threads, the same bytes.
     assert artifact.digest == tiny_int8.digest
 
@@ -333,14 +335,14 @@ def test_demo(asrdeploy: Command, tmp_path: Path) -> None:
     # What is sent is the bitstream where there is one, and the artifact where not.
     for row in rows:
         folder = out / row["configuration"]
-        artifact, bitstream = open_artifact(folder / "artifact"), folder / "bitstream.safetensors"
+        artifact, bitstream = open_artifact(folder / "artifact"), folder / "model.asrb"
         sent = bitstream.stat().st_size if bitstream.exists() else artifact.size_bytes
         assert int(row["size_bits"]) == 8 * sent == artifact.transmitted_bits
         assert float(row["c_size"]) == pytest.approx(8 * sent / (32 * 1_524_892))
         result = Evaluation.model_validate_json((folder / "evaluation" / RESULT).read_text())
         assert float(row["wer"]) == result.wer and result.utterances == 3
         assert row["configuration"] in text
-    assert not (out / "onnx-fp32" / "bitstream.safetensors").exists() and (out / "uniform-3" / "bitstream.safetensors").exists()
+    assert not (out / "onnx-fp32" / "model.asrb").exists() and (out / "uniform-3" / "model.asrb").exists()
     sizes = [int(row["size_bits"]) for row in rows if row["configuration"].startswith("uniform")]
     assert sizes == sorted(sizes, reverse=True)
 

@@ -227,4 +227,4 @@ def test_text_is_converted_by_the_kind_of_the_parameter() -> None:
     expected = make_codec("uniform", bits=4, symmetric=False, scope="tensor")
     assert make_codec("uniform", bits="4", symmetric="false", scope="tensor") == expected
     assert make_codec("ectcq", bits="2.5", states="16") == make_codec("ectcq", bits=2.5, states=16)
-    assert {"fp16", "bf16", "uniform", "prune", "lowrank", "palette", "ectcq"} <= known_codecs().keys()
+    assert {"external", "fp16", "bf16", "uniform", "prune", "lowrank", "palette", "ectcq"} <= known_codecs().keys()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from helpers import Completed, complaint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from device_runner.artifact import open_artifact
 from device_runner.bitstream import in_memory, read_header
@@ -244,6 +246,37 @@ def test_an_update_by_commands(cli: Callable[..., Completed], tmp_path: Path) ->
     assert "update of" in cli("inspect", tmp_path / "u.asrb").stdout
     assert "it needs the weights" in complaint(cli("export", "--from", tmp_path / "u.asrb", "-o", tmp_path / "x"))
     assert "tensors are in" in cli("decompress", tmp_path / "u.asrb", "--base", "own", "-o", tmp_path / "b.safetensors").stdout
+
+
+HALF = """
+import sys
+from safetensors.numpy import load_file, save_file
+save_file({name: each.astype(sys.argv[3]) for name, each in load_file(sys.argv[1]).items()}, sys.argv[2])
+"""
+
+
+def test_an_external_codec(cli: Callable[..., Completed], tmp_path: Path, tiny: AnchorModel) -> None:
+    (tmp_path / "its own.py").write_text(HALF)
+    command = f"{sys.executable} '{tmp_path}/its own.py' {{input}} {{output}}"
+    done = cli("compress", "--codec", "external", "--set", f"encoder={command} float16", "-o", tmp_path / "e.asrb")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "e.asrb").stat().st_size == pytest.approx(2 * 1_524_861, rel=0.01)
+    assert "name its decoder" in complaint(cli("export", "--from", tmp_path / "e.asrb", "-o", tmp_path / "x"))
+    weights = tmp_path / "w.safetensors"
+    cli("decompress", tmp_path / "e.asrb", "-o", weights, "--decoder", f"{command} float32")
+    found = load_file(weights)
+    assert all(torch.equal(found[name], each.half().float()) for name, each in tiny.state().items())
+    for wrong, words in (
+        (f"{command} nothing", "failed with code 1"),
+        ("no-such-program {input} {output}", "cannot be run"),
+        ("true {input} {output}", "ended without writing"),
+        ("cp {input}", "needs {input} and {output}"),
+        ("cp '{input} {output}", "cannot be read"),
+    ):
+        assert words in complaint(cli("decompress", tmp_path / "e.asrb", "-o", weights, "--decoder", wrong))
+    assert "something else than safetensors" in complaint(
+        cli("decompress", tmp_path / "e.asrb", "-o", weights, "--decoder", "cp /dev/null {output} --suffix={input}")
+    )
 
 
 @pytest.mark.parametrize(

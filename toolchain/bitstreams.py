@@ -6,21 +6,22 @@ from typing import Any
 
 from torch import Tensor
 
-from device_runner.bitstream import Header, open_bitstream, read_header
-from device_runner.decoders import decode_bitstream
+from device_runner.bitstream import BitstreamReader, Header, open_bitstream, read_header
+from device_runner.decoders import State, decode_records
 from device_runner.errors import AsrDeployError
 from device_runner.files import atomic_path
 from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.compression.codec import as_arrays, check_base, encode
+from toolchain.compression.external import NAME as EXTERNAL
+from toolchain.compression.external import decode_externally
 from toolchain.exporting import CALIBRATION_UTTERANCES, calibration_speech
 from toolchain.models import AnchorModel, load_model
 
-CACHE = Path.home() / ".cache" / "asrdeploy"
 Progress = Callable[[str, float], None]
 
 
 def calibration_of(
-    model: AnchorModel, data: str, split: str, *, cache: Path | None = CACHE, progress: Progress = lambda what, share: None
+    model: AnchorModel, data: str, split: str, *, cache: Path | None, progress: Progress = lambda what, share: None
 ) -> Calibration:
     """Measure what codecs may know of a model's inputs, or read the earlier measurement.
 
@@ -70,13 +71,18 @@ def compress(
     return read_header(path)
 
 
-def reconstruct(path: Path, *, base: AnchorModel | None = None) -> tuple[AnchorModel, Header]:
+def reconstruct(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[AnchorModel, Header]:
     """Return the model that a bitstream holds, ready to be exported, and the header.
+
+    Args:
+        path: the bitstream.
+        base: the model that an update was made against.
+        decoder: the command that decodes what an external encoder made.
 
     Raises:
         AsrDeployError: no bitstream, a damaged one, one of another model, or an update without its base.
     """
-    header, state = read_weights(path, base=base)
+    header, state = read_weights(path, base=base, decoder=decoder)
     if not header.model:
         raise AsrDeployError(f"{path} does not say which model's weights it holds; `asrdeploy decompress` gives them as they are.")
     # The weights of the architecture are replaced at once: random ones need no download.
@@ -84,12 +90,28 @@ def reconstruct(path: Path, *, base: AnchorModel | None = None) -> tuple[AnchorM
     return AnchorModel(model.case, model.network, header.weights, header.trained), header
 
 
-def read_weights(path: Path, *, base: AnchorModel | None = None) -> tuple[Header, dict[str, Tensor]]:
+def read_weights(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[Header, dict[str, Tensor]]:
     """Return a bitstream's header and float32 weights; see ``reconstruct`` for what is raised."""
     from torch import from_numpy
 
     known = None if base is None else base.state()
     with open_bitstream(path) as stream:
-        header, state = decode_bitstream(stream, None if known is None else as_arrays(known))
-    check_base(header, known)
+        reader = BitstreamReader(stream)
+        header, arrays = reader.header, None if known is None else as_arrays(known)
+        check_base(header, known)
+        state = _externally(reader, arrays, decoder) if header.codec == EXTERNAL else dict(decode_records(reader, arrays))
     return header, {name: from_numpy(each) for name, each in state.items()}
+
+
+def _externally(reader: BitstreamReader, base: State | None, decoder: str | None) -> State:
+    if decoder is None:
+        raise AsrDeployError("An external encoder made this bitstream: name its decoder's command with --decoder.")
+    if (reader.header.base is None) != (base is None):
+        raise AsrDeployError("This bitstream and --base do not fit: one is an update and the other is not there.")
+    ((_, payload),) = list(reader.records())
+    state = decode_externally(payload, decoder)
+    if base is None:
+        return state
+    if {name: each.shape for name, each in state.items()} != {name: each.shape for name, each in base.items()}:
+        raise AsrDeployError("The decoder's tensors are not those of the base.")
+    return {name: base[name] + each for name, each in state.items()}

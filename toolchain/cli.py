@@ -21,6 +21,9 @@ ModelOption = Annotated[str, typer.Option("--model", help="Test case number or a
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="`random`, or a .safetensors/.pt file; default: the model's own.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of `--weights random`.")]
 BaseOption = Annotated[str | None, typer.Option("--base", help="Weights that an update was made against (a file); `own`: the model's.")]
+DecoderOption = Annotated[
+    str | None, typer.Option("--decoder", help="Command of an external codec's decoder, with {input} and {output} in it.")
+]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of the runtime.")]
 
 
@@ -84,6 +87,7 @@ def export(
     seed: SeedOption = 0,
     source: Annotated[Path | None, typer.Option("--from", help="A bitstream (.asrb): export the model that it holds.")] = None,
     base: BaseOption = None,
+    decoder: DecoderOption = None,
     max_seconds: Annotated[float, typer.Option(help="Longest audio that the artifact takes; ExecuTorch plans memory for it.")] = 35.0,
     calibrate: Annotated[str, typer.Option(help="Data for schemes with calibration: `digits`, `librispeech`, or a folder.")] = "digits",
     calibrate_split: Annotated[str, typer.Option(help="Its split; never a test split.")] = "dev-clean",
@@ -103,7 +107,8 @@ def export(
     else:
         from toolchain.bitstreams import reconstruct
 
-        loaded, header = reconstruct(source, base=None if base is None else load_model(model, None if base == "own" else base))
+        known = None if base is None else load_model(model, None if base == "own" else base)
+        loaded, header = reconstruct(source, base=known, decoder=decoder)
         codec, transmitted = header.configuration, source.stat().st_size
     name = loaded.case.name if source is None else source.stem
     folder = output or Path("artifacts") / f"{name}-{format_name}-{quant}"
@@ -154,6 +159,7 @@ def compress(
     make_codec(codec, **parameters)
     from toolchain.bitstreams import calibration_of
     from toolchain.bitstreams import compress as compress_model
+    from toolchain.datasets import cache_folder
     from toolchain.exporting import calibration_speech
     from toolchain.models import load_model
     from toolchain.progress import share_progress
@@ -165,7 +171,7 @@ def compress(
     calibration = None
     if calibrate is not None:
         with share_progress() as progress:
-            calibration = calibration_of(loaded, calibrate, calibrate_split, progress=progress)
+            calibration = calibration_of(loaded, calibrate, calibrate_split, cache=cache_folder(), progress=progress)
     with console.status(f"coding {loaded.case.name} by {codec}"):
         header = compress_model(loaded, codec, parameters, output, calibration=calibration, base=known)
     console.print(tables.bitstream(header, output.stat().st_size, depth=0))
@@ -177,6 +183,7 @@ def decompress(
     bitstream: Annotated[Path, typer.Argument(help="A bitstream (.asrb).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The weights (.safetensors, float32).")],
     base: BaseOption = None,
+    decoder: DecoderOption = None,
 ) -> None:
     """Reconstruct the weights of a bitstream. Example: asrdeploy decompress tiny.asrb -o tiny.safetensors"""
     from safetensors.torch import save_file
@@ -191,7 +198,7 @@ def decompress(
     header = read_header(bitstream)
     known = None if base is None else load_model(header.model, None if base == "own" else base)
     with console.status("decoding"):
-        _, state = read_weights(bitstream, base=known)
+        _, state = read_weights(bitstream, base=known, decoder=decoder)
     with atomic_path(output) as temporary:
         save_file(state, temporary)
     console.print(f"{len(state)} tensors are in {output}.")

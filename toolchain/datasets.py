@@ -81,11 +81,16 @@ def open_data(data: str, split: str, *, download_allowed: bool = True, sha256: s
     return read_folder(folder, split, folder.resolve().name)
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be fetched or measured again: ``ASRDEPLOY_CACHE``, or ~/.cache/asrdeploy."""
+    return Path(os.environ.get("ASRDEPLOY_CACHE") or "~/.cache/asrdeploy").expanduser()
+
+
 def _librispeech(split: str, download_allowed: bool, sha256: str | None) -> Path:
     """Return the corpus folder in the cache, with ``split`` in it."""
     if split not in LIBRISPEECH_SHA256:
         raise nearest(split, LIBRISPEECH_SHA256, "split of LibriSpeech")
-    cache = Path(os.environ.get("ASRDEPLOY_CACHE") or "~/.cache/asrdeploy").expanduser()
+    cache = cache_folder()
     corpus = cache / LIBRISPEECH_FOLDER
     if (corpus / split).is_dir():
         return corpus

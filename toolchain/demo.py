@@ -101,7 +101,7 @@ def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Pa
     model, codec, transmitted = anchor, None, None
     if configuration.codec:
         bitstream = folder / f"model{SUFFIX}"
-        calibration = calibration_of(anchor, "digits", "dev-clean") if configuration.calibrated else None
+        calibration = calibration_of(anchor, "digits", "dev-clean", cache=folder.parent) if configuration.calibrated else None
         parameters = {"bits": configuration.bits} if configuration.bits else {}
         compress(anchor, configuration.codec, parameters, bitstream, calibration=calibration)
         # The receiver's side starts at the file.

@@ -1,5 +1,5 @@
 """Codecs: what turns weights into a bitstream, and a bitstream into weights."""
 
-from toolchain.compression import ectcq, plain, uniform  # noqa: F401  # each registers its codecs
+from toolchain.compression import ectcq, external, plain, uniform  # noqa: F401  # each registers its codecs
 from toolchain.compression.codec import known_codecs as known_codecs
 from toolchain.compression.codec import make_codec as make_codec

@@ -21,11 +21,12 @@ ENTRY_POINTS = "asrdeploy.codecs"
 
 @dataclass(frozen=True)
 class Coded:
-    """A coded tensor: how a receiver decodes it, and the payload."""
+    """A coded tensor: how a receiver decodes it, and the payload; ``shape``: where it is not that of the tensor of this name."""
 
     kind: str
     payload: bytes
     parameters: dict[str, Value] = field(default_factory=dict)
+    shape: tuple[int, ...] | None = None
 
 
 class Codec(Protocol):
@@ -134,7 +135,7 @@ def encode(
         plain = {key: each - known[key] for key, each in plain.items()}
     coded = dict(made.code(plain, calibration))
     records = tuple(
-        Record(name=key, kind=each.kind, shape=plain[key].shape, bytes=len(each.payload), parameters=each.parameters)
+        Record(name=key, kind=each.kind, shape=each.shape or plain[key].shape, bytes=len(each.payload), parameters=each.parameters)
         for key, each in coded.items()
     )
     settings = {each.name: getattr(made, each.name) for each in fields(made)}  # type: ignore[arg-type]
