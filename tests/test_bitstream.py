@@ -64,7 +64,7 @@ def test_a_header_says_what_is_inside(tmp_path: Path) -> None:
     (tmp_path / "a.asrb").write_bytes(STREAMS["ectcq"])
     header = read_header(tmp_path / "a.asrb")
     assert (header.codec, header.model, header.weights, header.base) == ("ectcq", "M", "W", None)
-    assert header.configuration == "ectcq(bits=3, states=8)"
+    assert header.configuration == "ectcq(bits=3, states=16)"
     assert {each.name: each.shape for each in header.records} == {"w": (20, 30), "b": (20,)}
     with pytest.raises(AsrDeployError, match="is not a file"):
         read_header(tmp_path)

@@ -49,7 +49,7 @@ class Ectcq:
 
     bits: float | None = None
     snr: float | None = None
-    states: int = 8
+    states: int = 16
 
     def __post_init__(self) -> None:
         if (self.bits is None) == (self.snr is None):
