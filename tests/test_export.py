@@ -255,6 +255,12 @@ def test_an_export_that_differs_from_torch_is_refused(tmp_path: Path) -> None:
     assert content(tmp_path) == {}
 
 
+def test_a_quantised_export_that_is_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AsrDeployError, match=r"logits are wrong by \d+% of torch's; nothing was written\.$"):
+        export_small(Changing(), tmp_path / "artifact", scheme="int8")
+    assert content(tmp_path) == {}
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     network = OneLayer()
     with torch.no_grad():
