@@ -25,7 +25,21 @@ from toolchain.evaluate import RESULT, TRANSCRIPTS, Evaluation
 
 Command = Callable[..., Completed]
 EASY = "101-1-0008"  # FOUR ZERO, heard right with the widest margin
-COMMANDS = ("testcases", "schemes", "codecs", "export", "compress", "decompress", "inspect", "transcribe", "evaluate", "bench", "demo")
+COMMANDS = (
+    "testcases",
+    "schemes",
+    "codecs",
+    "export",
+    "compress",
+    "decompress",
+    "inspect",
+    "transcribe",
+    "evaluate",
+    "bench",
+    "sweep",
+    "report",
+    "demo",
+)
 
 
 @pytest.fixture(scope="session")

@@ -321,6 +321,65 @@ def bench(
 
 
 @app.command()
+def sweep(
+    codec: Annotated[str, typer.Option(help="ectcq, uniform, palette or lowrank: the sweep chooses its rates.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results; a stopped sweep goes on there.")],
+    model: ModelOption = "DIGITS_ASR_TINY",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A fixed parameter of the codec, NAME=VALUE.")] = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="The codec may know the inputs of dev-clean.")] = False,
+    data: Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder with dev-clean and test-clean.")] = "digits",
+    limit: Annotated[int | None, typer.Option(help="Only the first N utterances of each split, to try out.")] = None,
+    weights: WeightsOption = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Search a codec's rates until five points lie in the range. Example: asrdeploy sweep --codec ectcq --calibrate -o results/ectcq"""
+    from toolchain import tables
+    from toolchain.datasets import open_data
+    from toolchain.models import load_model
+    from toolchain.progress import DemoWatcher
+    from toolchain.report import incomplete
+    from toolchain.sweep import BISECTIONS, FINALISTS, Sweep
+
+    splits = [open_data(data, split) for split in ("dev-clean", "test-clean")]
+    dev, test = [each if limit is None else each.limited(limit) for each in splits]
+    with DemoWatcher(BISECTIONS + FINALISTS + 1) as watcher:
+        fixed = dict(_setting(each) for each in settings or [])
+        loaded = load_model(model, weights)
+        curve = Sweep(loaded, codec, fixed, data if calibrate else None, dev, test, output, threads, watcher).run()
+    console.print(tables.curve(curve))
+    for sentence in incomplete(curve):
+        _complain(sentence)
+    console.print(f"points.csv, points.json and curve.png are in {output}; `asrdeploy report` compares such folders.")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of sweeps and demos of one test case.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")] = Path("results/report"),
+) -> None:
+    """Draw several curves and say which method sends fewer bits. Example: asrdeploy report results/ectcq results/uniform"""
+    from dataclasses import asdict
+
+    from device_runner.files import write_json
+    from toolchain import tables
+    from toolchain.plots import plot_curve
+    from toolchain.points import write_curve
+    from toolchain.report import incomplete, merged, read_curve, savings
+
+    curve = merged([read_curve(folder) for folder in folders])
+    found = savings(curve)
+    write_curve(curve, output)
+    write_json(output / "savings.json", [asdict(each) for each in found])
+    for ending in ("png", "svg"):
+        plot_curve(curve, output / f"curve.{ending}")
+    console.print(tables.curve(curve))
+    console.print(tables.savings(found))
+    for sentence in incomplete(curve):
+        _complain(sentence)
+    console.print(f"points.csv, points.json, savings.json, curve.png and curve.svg are in {output}.")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("results/demo"),
     limit: Annotated[int | None, typer.Option(help="Only the first N utterances, to try out.")] = None,

@@ -94,7 +94,8 @@ def _run(
     subject = open_subject(str(artifact.folder), threads=threads)
     evaluation = evaluate(subject, data, folder / "evaluation", threads=threads, progress=progress)
     sent = "bitstream" if configuration.codec else "artifact"
-    return make_point(configuration.name, sent, evaluation, anchor.case, measured.wer)
+    method = f"{configuration.codec}{', calibrated' if configuration.calibrated else ''}" if configuration.codec else "artifact"
+    return make_point(configuration.name, sent, evaluation, anchor.case, measured.wer, method)
 
 
 def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact:

@@ -12,6 +12,8 @@ from matplotlib.ticker import PercentFormatter
 from device_runner.files import atomic_path
 from toolchain.points import Curve
 
+MARKERS = "os^vDP*X"
+
 
 def plot_curve(curve: Curve, path: Path) -> None:
     """Draw word error rate over cSize with intervals, the anchor as a line and its range shaded (after Figure 2.10-1)."""
@@ -19,32 +21,33 @@ def plot_curve(curve: Curve, path: Path) -> None:
     top = curve.anchor_wer + curve.wer_range
     axes.axhspan(curve.anchor_wer, top, color="tab:green", alpha=0.08, label=f"anchor to {100 * curve.wer_range:.0f} points above")
     axes.axhline(curve.anchor_wer, color="tab:green", linestyle="--", linewidth=1.2, label=f"anchor, fp32: {curve.anchor_wer:.2%}")
-    for sent, colour, marker in (("artifact", "tab:orange", "s"), ("bitstream", "tab:blue", "o")):
-        points = sorted((point for point in curve.points if point.sent == sent), key=lambda point: point.c_size)
-        if not points:
-            continue
+    for number, method in enumerate(dict.fromkeys(point.method for point in curve.points)):
+        points = sorted((point for point in curve.points if point.method == method), key=lambda point: point.c_size)
         below = [max(point.wer - point.wer_low, 0) for point in points]
         above = [max(point.wer_high - point.wer, 0) for point in points]
         axes.errorbar(
             [point.c_size for point in points],
             [point.wer for point in points],
             yerr=[below, above],
-            color=colour,
-            marker=marker,
-            linestyle="-" if sent == "bitstream" else "none",
+            color=f"C{number}",
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle="-" if points[0].sent == "bitstream" else "none",
             linewidth=1,
+            elinewidth=0.5,
             capsize=3,
-            label=f"{sent} sent to the UE",
+            label=f"{method}: {points[0].sent} sent to the UE" if points[0].sent != method else f"{method} sent to the UE",
         )
         for point in points:
             # Slanted: neighbours on the flat part of the curve would write over one another.
             axes.annotate(
-                point.configuration, (point.c_size, point.wer), textcoords="offset points", xytext=(3, 4), fontsize=8, rotation=55
+                point.configuration, (point.c_size, point.wer), textcoords="offset points", xytext=(3, 4), fontsize=7, rotation=55
             )
     # Points far outside the range would press the others flat; they are in the table.
     axes.set_ylim(bottom=0, top=max(top * 1.25, 1.15 * max((point.wer_high for point in curve.in_range), default=top)))
-    axes.set_xlim(0, 1.12 * max(1.0, *(point.c_size for point in curve.points)))
-    axes.set_xlabel("cSize: bits transmitted / bits of the anchor (numParam × 32)")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(0.8 * min(point.c_size for point in curve.points), 1.3)
+    axes.set_xlabel("cSize: bits transmitted / bits of the anchor (numParam × 32), logarithmic")
     axes.set_ylabel(f"word error rate on {curve.data} {curve.split}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.set_title(f"{curve.test_case}: word error rate over transmitted size (bars: 95 % bootstrap)")

@@ -30,6 +30,7 @@ class Point(BaseModel):
     artifact_bytes: int | None
     real_time_factor: float
     sent: str = Field(description="what reaches the UE: the artifact, or a codec's bitstream")
+    method: str = Field(description="what the points of one line have in common: a codec and what is fixed of it")
 
 
 class Curve(BaseModel):
@@ -59,7 +60,7 @@ class Curve(BaseModel):
         return len(self.in_range) >= FEWEST_IN_RANGE
 
 
-def make_point(configuration: str, sent: str, evaluation: Evaluation, case: TestCase, anchor_wer: float) -> Point:
+def make_point(configuration: str, sent: str, evaluation: Evaluation, case: TestCase, anchor_wer: float, method: str) -> Point:
     """Make the point of an evaluated test configuration."""
     return Point(
         configuration=configuration,
@@ -73,6 +74,7 @@ def make_point(configuration: str, sent: str, evaluation: Evaluation, case: Test
         artifact_bytes=evaluation.artifact_bytes,
         real_time_factor=evaluation.real_time_factor,
         sent=sent,
+        method=method,
     )
 
 

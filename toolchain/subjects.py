@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.engines import Engine, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from toolchain.testcases import TEST_CASES, TestCase, find_test_case
+
+if TYPE_CHECKING:
+    from toolchain.models import AnchorModel  # it brings torch in, which artifacts can do without
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,23 @@ def open_subject(name: str, *, weights: str | None = None, seed: int = 0, thread
         )
     find_test_case(name)  # an unknown name is answered before torch is imported
     from toolchain.models import load_model
-    from toolchain.torch_engine import TorchEngine
 
     model = load_model(name, weights, seed)
+    return subject_of(model, model.case.name, f"{model.case.name}, {model.weights}", None, threads)
+
+
+def subject_of(model: "AnchorModel", configuration: str, identity: str, transmitted_bits: int | None, threads: int) -> Subject:
+    """Return a model in torch as a subject; ``transmitted_bits`` None: the anchor's own size."""
+    from toolchain.torch_engine import TorchEngine
+
     return Subject(
-        configuration=model.case.name,
+        configuration=configuration,
         case=model.case,
-        identity=f"{model.case.name}, {model.weights}",
+        identity=identity,
         trained=model.trained,
         labels=model.case.labels,
         sample_rate=model.case.sample_rate,
-        transmitted_bits=model.case.anchor.size_bits,
+        transmitted_bits=model.case.anchor.size_bits if transmitted_bits is None else transmitted_bits,
         artifact_bytes=None,
         engine=TorchEngine(model, threads),
     )

@@ -18,6 +18,7 @@ from toolchain.testcases import TestCase
 if TYPE_CHECKING:
     from exporters.inspection import Inspection  # it brings onnx and torch in, which most tables can do without
     from toolchain.compression.codec import Codec
+    from toolchain.report import Saving
 
 
 def _megabit(bits: int) -> str:
@@ -162,6 +163,16 @@ def evaluation(result: Evaluation) -> Table:
         "real-time factor": f"{result.real_time_factor:.4f} on {result.threads} thread(s)",
     }
     return _facts("Evaluation", rows)
+
+
+def savings(found: "Iterable[Saving]") -> Table:
+    """Draw the average savings of methods against each other."""
+    table = Table(title="Bits saved on average at equal word error rate", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for column in ("method", "against", "saving", "between wer"):
+        table.add_column(column)
+    for each in sorted(found, key=lambda saving: -saving.share):
+        table.add_row(each.method, each.against, f"{each.share:+.1%}", f"{each.wer[0]:.2%} and {each.wer[1]:.2%}")
+    return table
 
 
 def curve(drawn: Curve) -> Table:

@@ -1,0 +1,113 @@
+"""Several curves of one test case side by side: which method sends fewer bits at the same word error rate."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from device_runner.errors import AsrDeployError
+from toolchain.points import FEWEST_IN_RANGE, Curve, Point
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How many bits a method saves against another on average over the word error rates that both reach.
+
+    Args:
+        share: of the bits; negative where it needs more.
+        wer: the range of word error rates, as fractions.
+    """
+
+    method: str
+    against: str
+    share: float
+    wer: tuple[float, float]
+
+
+def read_curve(folder: Path) -> Curve:
+    """Read the ``points.json`` of a sweep or a demo.
+
+    Raises:
+        AsrDeployError: there is none, or it is something else.
+    """
+    path = folder / "points.json"
+    if not path.is_file():
+        raise AsrDeployError(f"{folder} has no points.json; `asrdeploy sweep` and `asrdeploy demo` write one.")
+    try:
+        return Curve.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise AsrDeployError(f"{path} is not a curve of this version: run the sweep again.") from error
+
+
+def merged(curves: Sequence[Curve]) -> Curve:
+    """Return one curve with the points of all.
+
+    Raises:
+        AsrDeployError: they are of different test cases or sets, or the anchor differs.
+    """
+    first = curves[0]
+    for other in curves[1:]:
+        if any(getattr(first, name) != getattr(other, name) for name in ("test_case", "data", "split", "anchor_size_bits", "anchor_wer")):
+            raise AsrDeployError("These curves are of different test cases, sets or anchors; a report needs one of each.")
+    points: dict[tuple[str, str, int], Point] = {}
+    for curve in curves:
+        points |= {(point.method, point.configuration, point.size_bits): point for point in curve.points}
+    return first.model_copy(update={"points": tuple(points.values())})
+
+
+def complete_methods(curve: Curve) -> dict[str, int]:
+    """Return every method's number of points in the range; the scenario asks for five."""
+    counts: dict[str, int] = {}
+    for point in curve.points:
+        counts[point.method] = counts.get(point.method, 0) + point.in_range
+    return counts
+
+
+def savings(curve: Curve) -> list[Saving]:
+    """Compare every pair of methods that have enough points.
+
+    After Bjøntegaard, "Calculation of average PSNR differences between RD-curves" (VCEG-M33, 2001): the mean difference of the logarithms
+    of the sizes over the word error rates that both reach. Piecewise linear instead of a cubic, through the points that no smaller one is
+    as good as: word error rates of a finite set are not monotone.
+    """
+    hulls = {
+        method: hull
+        for method in dict.fromkeys(point.method for point in curve.points)
+        if len(hull := pareto([point for point in curve.points if point.method == method])) > 1
+    }
+    found = []
+    for method, ours in hulls.items():
+        for against, theirs in hulls.items():
+            low, high = max(ours[-1].wer, theirs[-1].wer), min(ours[0].wer, theirs[0].wer)
+            high = min(high, curve.anchor_wer + curve.wer_range)
+            if method == against or low >= high:
+                continue
+            rates = np.linspace(low, high, 101)
+            sizes = [
+                np.interp(rates, [each.wer for each in reversed(hull)], [np.log(each.size_bits) for each in reversed(hull)])
+                for hull in (ours, theirs)
+            ]
+            share = 1 - float(np.exp(np.trapezoid(sizes[0] - sizes[1], rates) / (high - low)))
+            found.append(Saving(method, against, share, (low, high)))
+    return found
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no smaller one is as good as, smallest first: word error rates fall along it."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda each: (each.size_bits, each.wer)):
+        if not front or point.wer < front[-1].wer:
+            front.append(point)
+    return front
+
+
+def incomplete(curve: Curve) -> list[str]:
+    """Return a sentence for every method that has too few points in the range."""
+    return [
+        f"{method} has {count} points in the range; a complete test case has {FEWEST_IN_RANGE}."
+        for method, count in complete_methods(curve).items()
+        if count < FEWEST_IN_RANGE
+    ]

@@ -1,0 +1,209 @@
+"""Sweeps: a codec's rates are searched until the scenario's points lie in the range, each point kept and done once.
+
+Rates are chosen on dev-clean; test-clean is transcribed for the chosen ones alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from device_runner.bitstream import SUFFIX
+from device_runner.errors import AsrDeployError
+from device_runner.facts import machine_facts
+from device_runner.files import write_json
+from device_runner.names import nearest
+from device_runner.transcripts import Transcript
+from toolchain.bitstreams import calibration_of, compress, reconstruct
+from toolchain.compression import make_codec
+from toolchain.datasets import DataSet
+from toolchain.evaluate import Evaluation, evaluate
+from toolchain.models import AnchorModel
+from toolchain.points import FEWEST_IN_RANGE, Curve, make_point, write_curve
+from toolchain.subjects import subject_of
+
+BISECTIONS = 6  # of a continuous rate on dev-clean: to a sixtieth of its span
+FINALISTS = 6
+MOST_POINTS = 14  # on test-clean, before a set is called incomplete
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The parameter of a codec that a sweep moves: more of it is more bits.
+
+    Args:
+        parameter: its name.
+        low: the fewest bits.
+        high: the most.
+        whole: it is a whole number.
+    """
+
+    parameter: str
+    low: float
+    high: float
+    whole: bool = False
+
+    def rounded(self, value: float) -> float:
+        """Return the nearest value that the codec takes, with three digits behind the point."""
+        return round(value) if self.whole else round(value, 3)
+
+
+RATES = {
+    "ectcq": Rate("bits", 0.8, 6),
+    "uniform": Rate("bits", 2, 8, whole=True),
+    "palette": Rate("colours", 3, 64, whole=True),
+    "lowrank": Rate("share", 0.05, 0.9),
+}
+
+
+class Watcher(Protocol):
+    """Is told how a run goes on; the command line draws it."""
+
+    def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript], None]:
+        """Take note of a configuration's step; return what to call for every utterance."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One codec on one test case.
+
+    Args:
+        anchor: with trained weights.
+        codec: a key of ``RATES``.
+        fixed: other parameters of the codec.
+        calibrate: data whose dev-clean the codec may know; None: none.
+        dev: rates are chosen on it.
+        test: word error rates are reported on it.
+        folder: of the results; a stopped sweep goes on there.
+        threads: of torch.
+        watcher: is told how it goes on.
+    """
+
+    anchor: AnchorModel
+    codec: str
+    fixed: dict[str, str]
+    calibrate: str | None
+    dev: DataSet
+    test: DataSet
+    folder: Path
+    threads: int
+    watcher: Watcher
+
+    def __post_init__(self) -> None:
+        if self.codec not in RATES:
+            raise nearest(self.codec, RATES, "codec of sweeps")
+        if self.rate.parameter in self.fixed:
+            raise AsrDeployError(f"--set {self.rate.parameter}: the sweep chooses it; leave it out.")
+        if not self.anchor.trained:
+            raise AsrDeployError(f"{self.anchor.case.name} has random weights: a word error rate from them says nothing.")
+        make_codec(self.codec, **self._parameters(self.rate.high))
+        if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / "points").is_dir():
+            raise AsrDeployError(f"{self.folder} exists and holds no sweep; choose another folder for the results.")
+
+    @property
+    def rate(self) -> Rate:
+        """What is moved."""
+        return RATES[self.codec]
+
+    @property
+    def method(self) -> str:
+        """The codec with what is fixed, as plots name it."""
+        more = [f"{key}={value}" for key, value in self.fixed.items()] + (["calibrated"] if self.calibrate else [])
+        return ", ".join([self.codec, *more])
+
+    def run(self) -> Curve:
+        """Search the range and return the curve; it is written and drawn after every point.
+
+        Raises:
+            AsrDeployError: a step failed.
+        """
+        tried = self._first_rates(self._lowest_in_range())
+        for number in range(len(tried)):
+            curve = self._curve(tried[: number + 1])
+        while len(curve.in_range) < FEWEST_IN_RANGE and len(tried) < MOST_POINTS and (new := self._another_rate(tried)) is not None:
+            tried.append(new)
+            curve = self._curve(tried)
+        return curve
+
+    def _lowest_in_range(self) -> float:
+        """Return the lowest rate whose word error rate on dev-clean is in the range, by bisection."""
+        limit = self._anchor(self.dev).wer + self.anchor.case.wer_range
+        low, high = self.rate.low, self.rate.high
+        for _ in range(BISECTIONS):
+            middle = self.rate.rounded((low * high) ** 0.5)
+            if middle in (low, high):
+                break
+            low, high = (low, middle) if self._evaluate(middle, self.dev).wer <= limit else (middle, high)
+        return high
+
+    def _first_rates(self, lowest: float) -> list[float]:
+        """Return evenly spaced rates from the lowest that dev-clean allows, without repetition."""
+        highest = min(self.rate.high, (4 if self.rate.whole else 2.5) * lowest)
+        return list(dict.fromkeys(self.rate.rounded(float(each)) for each in np.linspace(lowest, highest, FINALISTS)))
+
+    def _another_rate(self, tried: list[float]) -> float | None:
+        """Return the rate halfway into the widest gap; None where a whole rate has no gap left."""
+        known = sorted({*tried, self.rate.low, self.rate.high})
+        gaps = [(high / low, self.rate.rounded((low + high) / 2)) for low, high in pairwise(known)]
+        return next((value for _, value in sorted(gaps, reverse=True) if value not in known), None)
+
+    def _curve(self, values: list[float]) -> Curve:
+        anchor = self._anchor(self.test)
+        points = [
+            make_point(self._name(value), "bitstream", self._evaluate(value, self.test), self.anchor.case, anchor.wer, self.method)
+            for value in sorted(values)
+        ]
+        curve = Curve(
+            test_case=self.anchor.case.name,
+            data=self.test.name,
+            split=self.test.split,
+            anchor_size_bits=self.anchor.case.anchor.size_bits,
+            anchor_wer=anchor.wer,
+            anchor_wer_interval=anchor.wer_interval,
+            wer_range=self.anchor.case.wer_range,
+            points=tuple(points),
+            machine=machine_facts(),
+        )
+        if points:
+            from toolchain.plots import plot_curve
+
+            write_curve(curve, self.folder)
+            plot_curve(curve, self.folder / "curve.png")
+        return curve
+
+    def _anchor(self, data: DataSet) -> Evaluation:
+        progress = self.watcher.configuration("anchor", f"transcribing {data.split}", len(data.utterances))
+        subject = subject_of(self.anchor, "anchor", f"{self.anchor.case.name}, {self.anchor.weights}", None, self.threads)
+        return evaluate(subject, data, self.folder / "points" / "anchor" / data.split, threads=self.threads, progress=progress)
+
+    def _evaluate(self, value: float, data: DataSet) -> Evaluation:
+        """Return a rate's word error rate on a split; what an earlier run finished is read."""
+        parameters = self._parameters(value)
+        described = {"codec": self.codec, "parameters": parameters, "calibrate": self.calibrate, "weights": self.anchor.weights}
+        key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+        folder = self.folder / "points" / key
+        bitstream = folder / f"model{SUFFIX}"
+        if not bitstream.is_file():
+            self.watcher.configuration(self._name(value), "compressing", len(data.utterances))
+            calibration = None
+            if self.calibrate:
+                calibration = calibration_of(self.anchor, self.calibrate, self.dev.split, cache=self.folder / "points")
+            compress(self.anchor, self.codec, parameters, bitstream, calibration=calibration)
+            write_json(folder / "configuration.json", described)
+        progress = self.watcher.configuration(self._name(value), f"transcribing {data.split}", len(data.utterances))
+        model, _ = reconstruct(bitstream)
+        identity = hashlib.sha256(bitstream.read_bytes()).hexdigest()
+        subject = subject_of(model, self._name(value), identity, 8 * bitstream.stat().st_size, self.threads)
+        return evaluate(subject, data, folder / data.split, threads=self.threads, progress=progress)
+
+    def _parameters(self, value: float) -> dict[str, str | float]:
+        return {**self.fixed, self.rate.parameter: value}
+
+    def _name(self, value: float) -> str:
+        return f"{self.codec}-{value:g}"
