@@ -5,26 +5,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from device_runner.errors import AsrDeployError
+from toolchain import cli_compression
+from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOption, ThreadsOption, WeightsOption, complain, console
 
 # Imports of torch and of runtimes are inside the commands: `--help` and mistakes are answered at once.
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost."
 )
-console = Console()
+for command in (
+    cli_compression.codecs,
+    cli_compression.compress,
+    cli_compression.decompress,
+    cli_compression.sweep,
+    cli_compression.report,
+):
+    app.command()(command)
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-
-ModelOption = Annotated[str, typer.Option("--model", help="Test case number or anchor name; `asrdeploy testcases` lists them.")]
-WeightsOption = Annotated[str | None, typer.Option("--weights", help="`random`, or a .safetensors/.pt file; default: the model's own.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of `--weights random`.")]
-BaseOption = Annotated[str | None, typer.Option("--base", help="Weights that an update was made against (a file); `own`: the model's.")]
-DecoderOption = Annotated[
-    str | None, typer.Option("--decoder", help="Command of an external codec's decoder, with {input} and {output} in it.")
-]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of the runtime.")]
 
 
 def main() -> None:
@@ -37,19 +36,15 @@ def run(application: typer.Typer) -> None:
     try:
         application()
     except AsrDeployError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written
-        _complain(f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
+        complain(f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
         sys.exit(2)
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
-            _complain("Interrupted; what was finished is kept, and the same command goes on from there.")
+            complain("Interrupted; what was finished is kept, and the same command goes on from there.")
         raise
-
-
-def _complain(sentence: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"asrdeploy: {sentence}", markup=False)
 
 
 @app.command()
@@ -72,7 +67,7 @@ def schemes() -> None:
     for name, (_, summary) in VARIANTS.items():
         console.print(f"NAME+{name}: {summary}", highlight=False)
     for name, reason in broken.items():
-        _complain(f"The scheme {name} of another package cannot be used: {reason}.")
+        complain(f"The scheme {name} of another package cannot be used: {reason}.")
 
 
 @app.command()
@@ -126,82 +121,6 @@ def export(
         )
     console.print(tables.artifact(artifact, loaded.case, seconds))
     console.print(f"The artifact is in {folder}.")
-
-
-@app.command()
-def codecs() -> None:
-    """List the codecs that `compress --codec` names, with their parameters. Example: asrdeploy codecs"""
-    from toolchain import compression, tables
-
-    console.print(tables.codecs(compression.known_codecs()))
-
-
-@app.command()
-def compress(
-    codec: Annotated[str, typer.Option(help="`asrdeploy codecs` lists them.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bitstream (.asrb).")],
-    model: ModelOption = "DIGITS_ASR_TINY",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the codec, NAME=VALUE; may be given again.")] = None,
-    calibrate: Annotated[
-        str | None, typer.Option(help="Data whose inputs the codec may know: `digits`, `librispeech`, or a folder; default: none.")
-    ] = None,
-    calibrate_split: Annotated[str, typer.Option(help="Its split; never a test split.")] = "dev-clean",
-    weights: WeightsOption = None,
-    seed: SeedOption = 0,
-    base: BaseOption = None,
-) -> None:
-    """Compress a model's weights to a bitstream. Example: asrdeploy compress --codec ectcq --set bits=2 --calibrate digits -o tiny.asrb"""
-    from toolchain import tables
-    from toolchain.compression import make_codec
-
-    parameters = dict(_setting(each) for each in settings or [])
-    # What can be wrong is found before weights are loaded or downloaded.
-    make_codec(codec, **parameters)
-    from toolchain.bitstreams import calibration_of
-    from toolchain.bitstreams import compress as compress_model
-    from toolchain.datasets import cache_folder
-    from toolchain.exporting import calibration_speech
-    from toolchain.models import load_model
-    from toolchain.progress import share_progress
-
-    if calibrate is not None:
-        calibration_speech(calibrate, calibrate_split)
-    loaded = load_model(model, weights, seed)
-    known = None if base is None else load_model(model, None if base == "own" else base)
-    calibration = None
-    if calibrate is not None:
-        with share_progress() as progress:
-            calibration = calibration_of(loaded, calibrate, calibrate_split, cache=cache_folder(), progress=progress)
-    with console.status(f"coding {loaded.case.name} by {codec}"):
-        header = compress_model(loaded, codec, parameters, output, calibration=calibration, base=known)
-    console.print(tables.bitstream(header, output.stat().st_size, depth=0))
-    console.print(f"The bitstream is in {output}.")
-
-
-@app.command()
-def decompress(
-    bitstream: Annotated[Path, typer.Argument(help="A bitstream (.asrb).")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The weights (.safetensors, float32).")],
-    base: BaseOption = None,
-    decoder: DecoderOption = None,
-) -> None:
-    """Reconstruct the weights of a bitstream. Example: asrdeploy decompress tiny.asrb -o tiny.safetensors"""
-    from safetensors.torch import save_file
-
-    from device_runner.bitstream import read_header
-    from device_runner.files import atomic_path
-    from toolchain.bitstreams import read_weights
-    from toolchain.models import load_model
-
-    if output.suffix != ".safetensors":
-        raise AsrDeployError(f"-o {output}: weights are written as .safetensors.")
-    header = read_header(bitstream)
-    known = None if base is None else load_model(header.model, None if base == "own" else base)
-    with console.status("decoding"):
-        _, state = read_weights(bitstream, base=known, decoder=decoder)
-    with atomic_path(output) as temporary:
-        save_file(state, temporary)
-    console.print(f"{len(state)} tensors are in {output}.")
 
 
 @app.command()
@@ -282,7 +201,7 @@ def evaluate(
         result = transcribe_and_score(opened, chosen, folder, threads=threads, progress=progress)
     console.print(tables.evaluation(result))
     if opened.warning:
-        _complain(opened.warning)
+        complain(opened.warning)
     console.print(f"Transcripts and result are in {folder}.")
 
 
@@ -316,67 +235,8 @@ def bench(
     latency.plot([result], file.with_suffix(".png"))
     console.print(latency.summary_table(result))
     for reason in result.reasons:
-        _complain(f"Not valid as a measurement: {reason}")
+        complain(f"Not valid as a measurement: {reason}")
     console.print(f"All samples are in {file}, the plot in {file.with_suffix('.png')}.")
-
-
-@app.command()
-def sweep(
-    codec: Annotated[str, typer.Option(help="ectcq, uniform, palette or lowrank: the sweep chooses its rates.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results; a stopped sweep goes on there.")],
-    model: ModelOption = "DIGITS_ASR_TINY",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A fixed parameter of the codec, NAME=VALUE.")] = None,
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="The codec may know the inputs of dev-clean.")] = False,
-    data: Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder with dev-clean and test-clean.")] = "digits",
-    limit: Annotated[int | None, typer.Option(help="Only the first N utterances of each split, to try out.")] = None,
-    weights: WeightsOption = None,
-    threads: ThreadsOption = 1,
-) -> None:
-    """Search a codec's rates until five points lie in the range. Example: asrdeploy sweep --codec ectcq --calibrate -o results/ectcq"""
-    from toolchain import tables
-    from toolchain.datasets import open_data
-    from toolchain.models import load_model
-    from toolchain.progress import DemoWatcher
-    from toolchain.report import incomplete
-    from toolchain.sweep import BISECTIONS, FINALISTS, Sweep
-
-    splits = [open_data(data, split) for split in ("dev-clean", "test-clean")]
-    dev, test = [each if limit is None else each.limited(limit) for each in splits]
-    with DemoWatcher(BISECTIONS + FINALISTS + 1) as watcher:
-        fixed = dict(_setting(each) for each in settings or [])
-        loaded = load_model(model, weights)
-        curve = Sweep(loaded, codec, fixed, data if calibrate else None, dev, test, output, threads, watcher).run()
-    console.print(tables.curve(curve))
-    for sentence in incomplete(curve):
-        _complain(sentence)
-    console.print(f"points.csv, points.json and curve.png are in {output}; `asrdeploy report` compares such folders.")
-
-
-@app.command()
-def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of sweeps and demos of one test case.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")] = Path("results/report"),
-) -> None:
-    """Draw several curves and say which method sends fewer bits. Example: asrdeploy report results/ectcq results/uniform"""
-    from dataclasses import asdict
-
-    from device_runner.files import write_json
-    from toolchain import tables
-    from toolchain.plots import plot_curve
-    from toolchain.points import write_curve
-    from toolchain.report import incomplete, merged, read_curve, savings
-
-    curve = merged([read_curve(folder) for folder in folders])
-    found = savings(curve)
-    write_curve(curve, output)
-    write_json(output / "savings.json", [asdict(each) for each in found])
-    for ending in ("png", "svg"):
-        plot_curve(curve, output / f"curve.{ending}")
-    console.print(tables.curve(curve))
-    console.print(tables.savings(found))
-    for sentence in incomplete(curve):
-        _complain(sentence)
-    console.print(f"points.csv, points.json, savings.json, curve.png and curve.svg are in {output}.")
 
 
 @app.command()
@@ -389,24 +249,17 @@ def demo(
     from toolchain import tables
     from toolchain.datasets import open_data
     from toolchain.demo import CONFIGURATIONS, run_demo
-    from toolchain.progress import DemoWatcher
+    from toolchain.progress import ConfigurationBars
 
     data = open_data("digits", "test-clean")
     if limit is not None:
         data = data.limited(limit)
-    with DemoWatcher(len(CONFIGURATIONS) + 1) as watcher:
+    with ConfigurationBars(len(CONFIGURATIONS) + 1) as watcher:
         curve = run_demo(data, output, threads=threads, watcher=watcher)
     console.print(tables.curve(curve))
     if not curve.complete:
-        _complain(f"Only {len(curve.in_range)} points lie in the range; a complete test case has five.")
+        complain(f"Only {len(curve.in_range)} points lie in the range; a complete test case has five.")
     console.print(f"points.csv, points.json and curve.png are in {output}.")
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not (separator and name and value):
-        raise AsrDeployError(f"--set takes NAME=VALUE, such as bits=3; not “{text}”.")
-    return name, value
 
 
 def _lengths(text: str) -> list[float]:

@@ -1,21 +1,19 @@
 """The main job on the bundled test case: anchor, test configurations, points, table and plot."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.bitstream import SUFFIX
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions
-from device_runner.transcripts import Transcript
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.datasets import DataSet
 from toolchain.evaluate import Evaluation, evaluate
 from toolchain.exporting import export_model
 from toolchain.models import AnchorModel, load_model
 from toolchain.points import Curve, Point, make_point, write_curve
+from toolchain.progress import Watcher
 from toolchain.subjects import open_subject
 
 
@@ -37,14 +35,6 @@ CONFIGURATIONS = (
     *(Configuration(f"uniform-{bits}", codec="uniform", bits=bits) for bits in (8, 6, 5, 4, 3, 2)),
     *(Configuration(f"ectcq-{bits:g}", codec="ectcq", bits=bits, calibrated=True) for bits in (3, 2, 1.75, 1.5, 1.3)),
 )
-
-
-class Watcher(Protocol):
-    """Is told how a run goes on; the command line draws it."""
-
-    def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript], None]:
-        """Take note of a configuration's step; return what to call for every utterance."""
-        ...
 
 
 def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> Curve:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -54,7 +55,15 @@ def share_progress() -> Iterator[Callable[[str, float], None]]:
         yield lambda what, share: bars.update(task, completed=share, description=what)
 
 
-class DemoWatcher:
+class Watcher(Protocol):
+    """Is told how a run over configurations goes on."""
+
+    def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript], None]:
+        """Take note of a configuration's step; return what to call for every utterance."""
+        ...
+
+
+class ConfigurationBars:
     """One line for the configurations of a run, one for the utterances of the present one."""
 
     def __init__(self, configurations: int) -> None:
@@ -63,7 +72,7 @@ class DemoWatcher:
         self._one: TaskID | None = None
         self._name = ""
 
-    def __enter__(self) -> "DemoWatcher":
+    def __enter__(self) -> "ConfigurationBars":
         self._bars.start()
         return self
 

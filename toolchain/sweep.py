@@ -5,11 +5,9 @@ Rates are chosen on dev-clean; test-clean is transcribed for the chosen ones alo
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -18,13 +16,13 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from device_runner.files import write_json
 from device_runner.names import nearest
-from device_runner.transcripts import Transcript
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression import make_codec
 from toolchain.datasets import DataSet
 from toolchain.evaluate import Evaluation, evaluate
 from toolchain.models import AnchorModel
 from toolchain.points import FEWEST_IN_RANGE, Curve, make_point, write_curve
+from toolchain.progress import Watcher
 from toolchain.subjects import subject_of
 
 BISECTIONS = 6  # of a continuous rate on dev-clean: to a sixtieth of its span
@@ -59,14 +57,6 @@ RATES = {
     "palette": Rate("colours", 3, 64, whole=True),
     "lowrank": Rate("share", 0.05, 0.9),
 }
-
-
-class Watcher(Protocol):
-    """Is told how a run goes on; the command line draws it."""
-
-    def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript], None]:
-        """Take note of a configuration's step; return what to call for every utterance."""
-        ...
 
 
 @dataclass(frozen=True)
