@@ -37,6 +37,7 @@ COMMANDS = (
     "evaluate",
     "bench",
     "sweep",
+    "smallest",
     "report",
     "demo",
 )

@@ -145,6 +145,19 @@ def test_rates_are_new_and_the_codecs(lowest: float, name: str, more: int) -> No
     assert not rate.whole or all(each == int(each) for each in tried)
 
 
+def test_the_smallest_within_a_budget(tiny: AnchorModel, tmp_path: Path) -> None:
+    dev, test = (open_data("digits", split).limited(40) for split in ("dev-clean", "test-clean"))
+    sweep = Sweep(tiny, "uniform", {}, None, dev, test, tmp_path, 1, Watcher())
+    found = sweep.smallest(0.03)
+    assert found.loss[0] <= found.evaluation.wer - found.anchor_wer <= found.loss[1] <= 0.03
+    assert found.evaluation.size_bits == 8 * (found.folder / "model.asrb").stat().st_size
+    bits = int(found.configuration.removeprefix("uniform-"))
+    if bits > 2:  # one bit fewer breaks it on a split
+        assert max(sweep._loss(bits - 1, data)[1] for data in (dev, test)) > 0.03
+    with pytest.raises(AsrDeployError, match=r"stays within -5 points"):
+        sweep.smallest(-0.05)
+
+
 # Reports
 
 

@@ -15,13 +15,7 @@ from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOp
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost."
 )
-for command in (
-    cli_compression.codecs,
-    cli_compression.compress,
-    cli_compression.decompress,
-    cli_compression.sweep,
-    cli_compression.report,
-):
+for command in cli_compression.COMMANDS:
     app.command()(command)
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 

@@ -1,12 +1,17 @@
 """Commands of the scenario's compression: codecs, bitstreams, sweeps and reports; see ``cli`` for the rules."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from device_runner.errors import AsrDeployError
 from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOption, ThreadsOption, WeightsOption, complain, console
+
+if TYPE_CHECKING:
+    from toolchain.sweep import Sweep
 
 
 def codecs() -> None:
@@ -82,35 +87,82 @@ def decompress(
     console.print(f"{len(state)} tensors are in {output}.")
 
 
+CodecOption = Annotated[str, typer.Option(help="ectcq, uniform, palette or lowrank: its rate is searched.")]
+ResultsOption = Annotated[Path, typer.Option("-o", "--output", help="Folder of the results; a stopped run goes on there.")]
+FixedOption = Annotated[list[str] | None, typer.Option("--set", help="A fixed parameter of the codec, NAME=VALUE.")]
+KnowOption = Annotated[bool, typer.Option("--calibrate", help="The codec may know the inputs of dev-clean.")]
+SplitsOption = Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder with dev-clean and test-clean.")]
+LimitOption = Annotated[int | None, typer.Option(help="Only the first N utterances of each split, to try out.")]
+
+
 def sweep(
-    codec: Annotated[str, typer.Option(help="ectcq, uniform, palette or lowrank: the sweep chooses its rates.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results; a stopped sweep goes on there.")],
+    codec: CodecOption,
+    output: ResultsOption,
     model: ModelOption = "DIGITS_ASR_TINY",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A fixed parameter of the codec, NAME=VALUE.")] = None,
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="The codec may know the inputs of dev-clean.")] = False,
-    data: Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder with dev-clean and test-clean.")] = "digits",
-    limit: Annotated[int | None, typer.Option(help="Only the first N utterances of each split, to try out.")] = None,
+    settings: FixedOption = None,
+    calibrate: KnowOption = False,
+    data: SplitsOption = "digits",
+    limit: LimitOption = None,
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
     """Search a codec's rates until five points lie in the range. Example: asrdeploy sweep --codec ectcq --calibrate -o results/ectcq"""
     from toolchain import tables
-    from toolchain.datasets import open_data
-    from toolchain.models import load_model
-    from toolchain.progress import ConfigurationBars
     from toolchain.report import incomplete
-    from toolchain.sweep import BISECTIONS, FINALISTS, Sweep
 
-    splits = [open_data(data, split) for split in ("dev-clean", "test-clean")]
-    dev, test = [each if limit is None else each.limited(limit) for each in splits]
-    with ConfigurationBars(BISECTIONS + FINALISTS + 1) as watcher:
-        fixed = dict(_setting(each) for each in settings or [])
-        loaded = load_model(model, weights)
-        curve = Sweep(loaded, codec, fixed, data if calibrate else None, dev, test, output, threads, watcher).run()
+    with _sweep(codec, output, model, settings, calibrate, data, limit, weights, threads) as prepared:
+        curve = prepared.run()
     console.print(tables.curve(curve))
     for sentence in incomplete(curve):
         complain(sentence)
     console.print(f"points.csv, points.json and curve.png are in {output}; `asrdeploy report` compares such folders.")
+
+
+def smallest(
+    codec: CodecOption,
+    output: ResultsOption,
+    wer_budget: Annotated[float, typer.Option(help="Points of word error rate above the anchor's, at the upper end of the interval.")],
+    model: ModelOption = "DIGITS_ASR_TINY",
+    settings: FixedOption = None,
+    calibrate: KnowOption = False,
+    data: SplitsOption = "digits",
+    limit: LimitOption = None,
+    weights: WeightsOption = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Find the smallest bitstream within a budget. Example: asrdeploy smallest --wer-budget 1.5 --codec ectcq -o results/small"""
+    from toolchain import tables
+
+    if not 0 <= wer_budget <= 100:
+        raise AsrDeployError("--wer-budget takes 0 to 100 points.")
+    with _sweep(codec, output, model, settings, calibrate, data, limit, weights, threads) as prepared:
+        found = prepared.smallest(wer_budget / 100)
+    console.print(tables.smallest(found))
+    console.print(f"The bitstream is {found.folder / 'model.asrb'}.")
+
+
+@contextmanager
+def _sweep(
+    codec: str,
+    output: Path,
+    model: str,
+    settings: list[str] | None,
+    calibrate: bool,
+    data: str,
+    limit: int | None,
+    weights: str | None,
+    threads: int,
+) -> Iterator["Sweep"]:
+    from toolchain.datasets import open_data
+    from toolchain.models import load_model
+    from toolchain.progress import ConfigurationBars
+    from toolchain.sweep import BISECTIONS, FINALISTS, Sweep
+
+    splits = [open_data(data, split) for split in ("dev-clean", "test-clean")]
+    dev, test = [each if limit is None else each.limited(limit) for each in splits]
+    fixed = dict(_setting(each) for each in settings or [])
+    with ConfigurationBars(BISECTIONS + FINALISTS + 1) as watcher:
+        yield Sweep(load_model(model, weights), codec, fixed, data if calibrate else None, dev, test, output, threads, watcher)
 
 
 def report(
@@ -144,3 +196,6 @@ def _setting(text: str) -> tuple[str, str]:
     if not (separator and name and value):
         raise AsrDeployError(f"--set takes NAME=VALUE, such as bits=3; not “{text}”.")
     return name, value
+
+
+COMMANDS = (codecs, compress, decompress, sweep, smallest, report)

@@ -5,6 +5,7 @@ Rates are chosen on dev-clean; test-clean is transcribed for the chosen ones alo
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +17,12 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from device_runner.files import write_json
 from device_runner.names import nearest
+from device_runner.transcripts import read_transcripts
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression import make_codec
 from toolchain.datasets import DataSet
-from toolchain.evaluate import Evaluation, evaluate
+from toolchain.evaluate import TRANSCRIPTS, Evaluation, evaluate
+from toolchain.metrics import bootstrap_interval
 from toolchain.models import AnchorModel
 from toolchain.points import FEWEST_IN_RANGE, Curve, make_point, write_curve
 from toolchain.progress import Watcher
@@ -27,6 +30,7 @@ from toolchain.subjects import subject_of
 
 BISECTIONS = 6  # of a continuous rate on dev-clean: to a sixtieth of its span
 FINALISTS = 6
+RAISE = 1.08  # of a rate that test-clean did not confirm
 MOST_POINTS = 14  # on test-clean, before a set is called incomplete
 
 
@@ -57,6 +61,25 @@ RATES = {
     "palette": Rate("colours", 3, 64, whole=True),
     "lowrank": Rate("share", 0.05, 0.9),
 }
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest bitstream within a budget.
+
+    Args:
+        configuration: its name.
+        evaluation: on test-clean.
+        anchor_wer: there.
+        loss: 95 % interval of the word error rate above the anchor's, paired by utterances, as fractions.
+        folder: where the bitstream and the transcripts are.
+    """
+
+    configuration: str
+    evaluation: Evaluation
+    anchor_wer: float
+    loss: tuple[float, float]
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -121,16 +144,49 @@ class Sweep:
             curve = self._curve(tried)
         return curve
 
+    def smallest(self, budget: float) -> "Smallest":
+        """Find the smallest bitstream whose loss of words stays within a budget, also at the upper end of its interval.
+
+        The rate is searched on dev-clean and confirmed on test-clean, where it is raised until the interval stays within the budget too.
+
+        Args:
+            budget: word error rate above the anchor's, as a fraction.
+
+        Raises:
+            AsrDeployError: the highest rate loses more.
+        """
+        value = self._lowest(lambda rate: self._loss(rate, self.dev)[1] <= budget)
+        while self._loss(value, self.test)[1] > budget:
+            if value >= self.rate.high:
+                raise AsrDeployError(f"No rate of {self.codec} up to {self.rate.high:g} stays within {100 * budget:g} points.")
+            value = min(self.rate.high, self.rate.rounded(value * RAISE + self.rate.whole / 2))
+        evaluation = self._evaluate(value, self.test)
+        return Smallest(self._name(value), evaluation, self._anchor(self.test).wer, self._loss(value, self.test), self._folder(value))
+
     def _lowest_in_range(self) -> float:
-        """Return the lowest rate whose word error rate on dev-clean is in the range, by bisection."""
         limit = self._anchor(self.dev).wer + self.anchor.case.wer_range
+        return self._lowest(lambda rate: self._evaluate(rate, self.dev).wer <= limit)
+
+    def _lowest(self, good: Callable[[float], bool]) -> float:
+        """Return the lowest rate that is good, by bisection."""
         low, high = self.rate.low, self.rate.high
         for _ in range(BISECTIONS):
             middle = self.rate.rounded((low * high) ** 0.5)
             if middle in (low, high):
                 break
-            low, high = (low, middle) if self._evaluate(middle, self.dev).wer <= limit else (middle, high)
+            low, high = (low, middle) if good(middle) else (middle, high)
+        if self.rate.whole and low == self.rate.low and good(low):
+            return low
         return high
+
+    def _loss(self, value: float, data: DataSet) -> tuple[float, float]:
+        """Return the 95 % interval of a rate's word error rate less the anchor's, utterance by utterance."""
+        self._anchor(data)
+        self._evaluate(value, data)
+        folders = (self._folder(value), self.folder / "points" / "anchor")
+        ours, anchors = (read_transcripts(folder / data.split / TRANSCRIPTS) for folder in folders)
+        differences = [mine.errors - theirs.errors for mine, theirs in zip(ours, anchors, strict=True)]
+        return bootstrap_interval(differences, [each.words for each in anchors])
 
     def _first_rates(self, lowest: float) -> list[float]:
         """Return evenly spaced rates from the lowest that dev-clean allows, without repetition."""
@@ -174,23 +230,29 @@ class Sweep:
 
     def _evaluate(self, value: float, data: DataSet) -> Evaluation:
         """Return a rate's word error rate on a split; what an earlier run finished is read."""
-        parameters = self._parameters(value)
-        described = {"codec": self.codec, "parameters": parameters, "calibrate": self.calibrate, "weights": self.anchor.weights}
-        key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-        folder = self.folder / "points" / key
+        folder = self._folder(value)
         bitstream = folder / f"model{SUFFIX}"
         if not bitstream.is_file():
             self.watcher.configuration(self._name(value), "compressing", len(data.utterances))
             calibration = None
             if self.calibrate:
                 calibration = calibration_of(self.anchor, self.calibrate, self.dev.split, cache=self.folder / "points")
-            compress(self.anchor, self.codec, parameters, bitstream, calibration=calibration)
-            write_json(folder / "configuration.json", described)
+            compress(self.anchor, self.codec, self._parameters(value), bitstream, calibration=calibration)
+            write_json(folder / "configuration.json", self._described(value))
         progress = self.watcher.configuration(self._name(value), f"transcribing {data.split}", len(data.utterances))
         model, _ = reconstruct(bitstream)
         identity = hashlib.sha256(bitstream.read_bytes()).hexdigest()
         subject = subject_of(model, self._name(value), identity, 8 * bitstream.stat().st_size, self.threads)
         return evaluate(subject, data, folder / data.split, threads=self.threads, progress=progress)
+
+    def _folder(self, value: float) -> Path:
+        described = json.dumps(self._described(value), sort_keys=True)
+        return self.folder / "points" / hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def _described(self, value: float) -> dict[str, object]:
+        """Return what a point follows from: its folder is named after it."""
+        parameters = self._parameters(value)
+        return {"codec": self.codec, "parameters": parameters, "calibrate": self.calibrate, "weights": self.anchor.weights}
 
     def _parameters(self, value: float) -> dict[str, str | float]:
         return {**self.fixed, self.rate.parameter: value}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from exporters.inspection import Inspection  # it brings onnx and torch in, which most tables can do without
     from toolchain.compression.codec import Codec
     from toolchain.report import Saving
+    from toolchain.sweep import Smallest
 
 
 def _megabit(bits: int) -> str:
@@ -163,6 +164,19 @@ def evaluation(result: Evaluation) -> Table:
         "real-time factor": f"{result.real_time_factor:.4f} on {result.threads} thread(s)",
     }
     return _facts("Evaluation", rows)
+
+
+def smallest(found: "Smallest") -> Table:
+    """Draw the smallest bitstream within a budget."""
+    result = found.evaluation
+    rows = {
+        "configuration": found.configuration,
+        "bitstream": f"{_megabit(result.size_bits)}, cSize {result.c_size:.4f}",
+        "word error rate": f"{result.wer:.2%}, the anchor's {found.anchor_wer:.2%}",
+        "above the anchor": f"{100 * (result.wer - found.anchor_wer):+.2f} points, "
+        f"95 % interval {100 * found.loss[0]:+.2f} .. {100 * found.loss[1]:+.2f} (paired by utterances)",
+    }
+    return _facts("Smallest within the budget", rows)
 
 
 def savings(found: "Iterable[Saving]") -> Table:
