@@ -34,12 +34,12 @@ class Layout:
     @property
     def parts(self) -> int:
         """Lanes of a column: the fewest equal ones that are no longer than the longest lane."""
-        return next((n for n in range(1, self.rows) if self.rows % n == 0 and self.rows // n <= LONGEST_LANE), self.rows)
+        return self.rows // self.steps
 
     @property
     def steps(self) -> int:
         """Weights of a lane."""
-        return self.rows // self.parts
+        return next(steps for steps in range(LONGEST_LANE, 0, -1) if self.rows % steps == 0)
 
     def lanes(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return ``[columns * parts, steps]`` of ``[rows, columns]``."""

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch import Tensor
 from device_runner.bitstream import BitstreamReader, in_memory
 from device_runner.decoders import unpack
 from device_runner.errors import AsrDeployError
-from toolchain.compression.codec import decode, digest_of, encode, known_codecs, make_codec
+from toolchain.compression import CODECS, codec, third_party
+from toolchain.compression.codec import decode, digest_of, encode, make_codec
 from toolchain.compression.uniform import colours, pack
 from toolchain.models import AnchorModel
 
@@ -170,6 +173,33 @@ def test_the_digest_is_of_the_weights_alone() -> None:
     assert digest_of(state) != digest_of(small(1)) and len(digest_of(state)) == 64
 
 
+# Codecs of other packages
+
+
+def test_codecs_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "their_codecs.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from toolchain.compression.codec import Coded\n"
+        "@dataclass(frozen=True)\n"
+        "class Signs:\n"
+        "    size: float = 0.5\n"
+        "    def code(self, state, calibration):\n"
+        "        for name, weights in state.items():\n"
+        "            yield name, Coded('fp32', ((weights >= 0) * 2 * self.size - self.size).astype('<f4').tobytes())\n"
+        "nothing = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {"signs": "Signs", "nothing": "nothing", "missing": "missing", "uniform": "Signs"}
+    points = [EntryPoint(name, f"their_codecs:{value}", codec.ENTRY_POINTS) for name, value in names.items()]
+    monkeypatch.setattr(codec, "entry_points", lambda group: points if group == codec.ENTRY_POINTS else [])
+    found, broken = third_party()
+    assert list(found) == ["signs"] and set(broken) == {"nothing", "missing", "uniform"}
+    assert set(decode(encode("signs", {"size": "0.25"}, small()))["few.weight"].unique().tolist()) == {-0.25, 0.25}
+    assert make_codec("uniform", bits=3) == CODECS["uniform"](bits=3)
+    with pytest.raises(AsrDeployError, match=r"The codec nothing of another package cannot be used: .* no dataclass"):
+        make_codec("nothing")
+
+
 # Packing
 
 
@@ -227,4 +257,4 @@ def test_text_is_converted_by_the_kind_of_the_parameter() -> None:
     expected = make_codec("uniform", bits=4, symmetric=False, scope="tensor")
     assert make_codec("uniform", bits="4", symmetric="false", scope="tensor") == expected
     assert make_codec("ectcq", bits="2.5", states="16") == make_codec("ectcq", bits=2.5, states=16)
-    assert {"external", "fp16", "bf16", "uniform", "prune", "lowrank", "palette", "ectcq"} <= known_codecs().keys()
+    assert {"external", "fp16", "bf16", "uniform", "prune", "lowrank", "palette", "ectcq"} <= CODECS.keys()

@@ -94,9 +94,10 @@ def export(
     if source is None:
         loaded = load_model(model, weights, seed)
     else:
+        from device_runner.bitstream import read_header
         from toolchain.bitstreams import reconstruct
 
-        known = None if base is None else load_model(model, None if base == "own" else base)
+        known = None if base is None else load_model(read_header(source).model, None if base == "own" else base)
         loaded, header = reconstruct(source, base=known, decoder=decoder)
         codec, transmitted = header.configuration, source.stat().st_size
     name = loaded.case.name if source is None else source.stem

@@ -18,7 +18,10 @@ def codecs() -> None:
     """List the codecs that `compress --codec` names, with their parameters. Example: asrdeploy codecs"""
     from toolchain import compression, tables
 
-    console.print(tables.codecs(compression.known_codecs()))
+    theirs, broken = compression.third_party()
+    console.print(tables.codecs(compression.CODECS | theirs))
+    for name, reason in broken.items():
+        complain(f"The codec {name} of another package cannot be used: {reason}.")
 
 
 def compress(

@@ -1,5 +1,6 @@
 """Codecs: what turns weights into a bitstream, and a bitstream into weights."""
 
 from toolchain.compression import ectcq, external, plain, uniform  # noqa: F401  # each registers its codecs
-from toolchain.compression.codec import known_codecs as known_codecs
+from toolchain.compression.codec import CODECS as CODECS
 from toolchain.compression.codec import make_codec as make_codec
+from toolchain.compression.codec import third_party as third_party

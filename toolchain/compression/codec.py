@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
@@ -60,9 +60,23 @@ def codec(name: str) -> Callable[[Maker], Maker]:
     return register
 
 
-def known_codecs() -> dict[str, Callable[..., Codec]]:
-    """Return our codecs and those of other packages (entry points of the group ``asrdeploy.codecs``)."""
-    return {each.name: each.load() for each in entry_points(group=ENTRY_POINTS)} | CODECS
+def third_party() -> tuple[dict[str, Callable[..., Codec]], dict[str, str]]:
+    """Return the codecs that other installed packages bring, and the entry points that cannot be used with the reason."""
+    found: dict[str, Callable[..., Codec]] = {}
+    broken: dict[str, str] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            made: Any = point.load()
+        except Exception as error:  # whatever another package's import raises; the listing and the name's use say it
+            broken[point.name] = f"{point.value}: {error}"
+            continue
+        if point.name in CODECS:
+            broken[point.name] = "the name is taken by a codec of asrdeploy"
+        elif not (isinstance(made, type) and is_dataclass(made) and hasattr(made, "code")):
+            broken[point.name] = f"{point.value}: it is no dataclass with a method code"
+        else:
+            found[point.name] = made
+    return found, broken
 
 
 def make_codec(name: str, **parameters: Any) -> Codec:
@@ -71,7 +85,10 @@ def make_codec(name: str, **parameters: Any) -> Codec:
     Raises:
         AsrDeployError: unknown name or parameter, or a parameter's value that the codec does not take.
     """
-    known = known_codecs()
+    theirs, broken = third_party()
+    known = CODECS | theirs
+    if name in broken and name not in known:
+        raise AsrDeployError(f"The codec {name} of another package cannot be used: {broken[name]}.")
     if name not in known:
         raise nearest(name, known, "codec")
     make: Any = known[name]
