@@ -70,9 +70,10 @@ def third_party() -> tuple[dict[str, Callable[..., Codec]], dict[str, str]]:
         except Exception as error:  # whatever another package's import raises; the listing and the name's use say it
             broken[point.name] = f"{point.value}: {error}"
             continue
+        usable = isinstance(made, type) and is_dataclass(made) and hasattr(made, "code")
         if point.name in CODECS:
             broken[point.name] = "the name is taken by a codec of asrdeploy"
-        elif not (isinstance(made, type) and is_dataclass(made) and hasattr(made, "code")):
+        elif not usable:
             broken[point.name] = f"{point.value}: it is no dataclass with a method code"
         else:
             found[point.name] = made
