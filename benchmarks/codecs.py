@@ -13,10 +13,10 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 # This folder has an exporters.py, which would stand for the package.
 sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
-from typing import Any
 
 import torch
 from rich import box

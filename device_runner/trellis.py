@@ -9,6 +9,7 @@ The models adapt to what was decoded. Their arithmetic is of integers only: a re
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class Layout:
         """Lanes of a column: the fewest equal ones that are no longer than the longest lane."""
         return self.rows // self.steps
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Weights of a lane."""
         return next(steps for steps in range(LONGEST_LANE, 0, -1) if self.rows % steps == 0)

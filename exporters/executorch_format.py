@@ -72,8 +72,8 @@ class Half(nn.Module):
     """A network in half precision between a waveform and logits in float32.
 
     The first convolution (and what normalises the waveform or the convolution's output) stays in float32: sums over all samples overflow
-    half precision. Layer norms should too (their portable kernel sums in half precision, and small inputs vanish), but ExecuTorch 1.4.1
-    drops the cast before them; an export that suffers from it is refused by its distance to torch.
+    half precision. Layer norms in float32 were tried too: ExecuTorch 1.4.1 drops the cast before them and the program does not run. An
+    export that is wrong in half precision is refused by its distance to torch.
     """
 
     def __init__(self, network: nn.Module) -> None:

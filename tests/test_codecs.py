@@ -241,6 +241,8 @@ def test_packing_is_most_significant_bit_first() -> None:
         ("ectcq", {"bits": 3, "snr": 3}, "either bits .* or snr"),
         ("ectcq", {"bits": 3, "states": 12}, "8, 16, 32 or 64 states"),
         ("ectcq", {"bits": float("nan")}, "takes 0.05 to 10 bits"),
+        ("ectcq", {"bits": 0}, "takes 0.05 to 10 bits"),
+        ("ectcq", {"snr": 0}, "takes 0.05 to 10 bits"),
     ],
 )
 def test_what_codecs_do_not_take(name: str, parameters: dict[str, Any], words: str) -> None:

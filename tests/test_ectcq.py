@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from device_runner.artifact import open_artifact
-from device_runner.bitstream import in_memory, read_header
-from device_runner.decoders import decode_bitstream
+from device_runner.bitstream import Record, read_header
+from device_runner.decoders import decode_record
+from device_runner.errors import AsrDeployError
 from device_runner.trellis import POLYNOMIALS, AdaptiveModels, Layout, next_states, renewals
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression.calibration import Calibration, calibrate
@@ -25,6 +26,7 @@ from toolchain.compression.codec import decode, encode
 from toolchain.compression.ectcq import Plan
 from toolchain.compression.feedback import feedback_factor, quantise_with_feedback
 from toolchain.compression.viterbi import search
+from toolchain.demo import Configuration, _earlier_codec
 from toolchain.exporting import bundled_speech
 from toolchain.models import AnchorModel
 
@@ -83,10 +85,8 @@ def test_the_trellis_is_one(states: int) -> None:
 def test_whatever_the_shape_decoder_and_encoder_agree(rows: int, columns: int, states: int, scale: float, seed: int) -> None:
     matrix = (scale * np.random.default_rng(seed).standard_normal((rows, columns))).astype(np.float32)
     coded, expected = Plan(matrix, 1.0, None, matrix.ravel()).code(1.0, states)
-    state = {"w": torch.from_numpy(matrix)}
-    if matrix.size >= 256:
-        _, found = decode_bitstream(in_memory(encode("ectcq", {"bits": 4, "states": states}, state)))
-        assert found["w"].shape == matrix.shape
+    record = Record(name="w", kind=coded.kind, shape=matrix.shape, bytes=len(coded.payload), parameters=coded.parameters)
+    assert np.array_equal(decode_record(record, coded.payload), expected)
     # A path is at most one subset away from a weight; the bits of a level may cost another.
     assert np.abs(expected - matrix).max() <= 6 and coded.kind == "trellis"
 
@@ -221,6 +221,18 @@ def test_a_bitstream_becomes_a_model_again(tiny: AnchorModel, tmp_path: Path) ->
     model, read = reconstruct(tmp_path / "a.asrb")
     assert read == header and (model.case, model.weights, model.trained) == (tiny.case, tiny.weights, True)
     assert model.state().keys() == tiny.state().keys()
+
+
+def test_the_demo_takes_an_earlier_bitstream_of_the_same_settings_alone(tiny: AnchorModel, tmp_path: Path) -> None:
+    header = compress(tiny, "uniform", {"bits": 4}, tmp_path / "a.asrb")
+    assert _earlier_codec(Configuration("same", codec="uniform", bits=4), tmp_path / "a.asrb") == header.configuration
+    for other in (
+        Configuration("bits", codec="uniform", bits=3),
+        Configuration("codec", codec="ectcq", bits=4),
+        Configuration("calibrated", codec="uniform", bits=4, calibrated=True),
+    ):
+        with pytest.raises(AsrDeployError, match="made with other settings"):
+            _earlier_codec(other, tmp_path / "a.asrb")
 
 
 def test_from_compress_to_evaluate_by_commands_only(cli: Callable[..., Completed], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from device_runner.bitstream import BitstreamReader, Header, open_bitstream, read_header
@@ -14,7 +15,7 @@ from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.compression.codec import as_arrays, check_base, encode
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.compression.external import decode_externally
-from toolchain.exporting import CALIBRATION_UTTERANCES, calibration_speech
+from toolchain.exporting import calibration_speech
 from toolchain.models import AnchorModel, load_model
 
 Progress = Callable[[str, float], None]
@@ -29,7 +30,7 @@ def calibration_of(
         AsrDeployError: the split is one that word error rates are measured on, or cannot be opened.
     """
     recordings = list(calibration_speech(data, split, model.case.sample_rate))
-    source = f"{data} {split} x {min(len(recordings), CALIBRATION_UTTERANCES)}"
+    source = f"{data} {split} x {len(recordings)}"
     identity = f"{model.case.name} {model.weights}"
     return calibrate(model.recogniser, recordings, source=source, cache=cache, identity=identity, progress=progress)
 
@@ -92,15 +93,13 @@ def reconstruct(path: Path, *, base: AnchorModel | None = None, decoder: str | N
 
 def read_weights(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[Header, dict[str, Tensor]]:
     """Return a bitstream's header and float32 weights; see ``reconstruct`` for what is raised."""
-    from torch import from_numpy
-
     known = None if base is None else base.state()
     with open_bitstream(path) as stream:
         reader = BitstreamReader(stream)
         header, arrays = reader.header, None if known is None else as_arrays(known)
         check_base(header, known)
         state = _externally(reader, arrays, decoder) if header.codec == EXTERNAL else dict(decode_records(reader, arrays))
-    return header, {name: from_numpy(each) for name, each in state.items()}
+    return header, {name: torch.from_numpy(each) for name, each in state.items()}
 
 
 def _externally(reader: BitstreamReader, base: State | None, decoder: str | None) -> State:

@@ -1,20 +1,24 @@
 """The main job on the bundled test case: anchor, test configurations, points, table and plot."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from device_runner.artifact import Artifact, open_artifact
-from device_runner.bitstream import SUFFIX
+from device_runner.bitstream import SUFFIX, read_header
 from device_runner.errors import AsrDeployError
-from device_runner.facts import machine_facts, package_versions
+from device_runner.facts import package_versions
 from toolchain.bitstreams import calibration_of, compress, reconstruct
+from toolchain.compression import make_codec
 from toolchain.datasets import DataSet
 from toolchain.evaluate import Evaluation, evaluate
 from toolchain.exporting import export_model
 from toolchain.models import AnchorModel, load_model
-from toolchain.points import Curve, Point, make_point, write_curve
+from toolchain.points import Curve, Point, make_curve, make_point, write_curve
 from toolchain.progress import Watcher
 from toolchain.subjects import open_subject
+
+BITSTREAM, ARTIFACT = f"model{SUFFIX}", "artifact"
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,11 @@ class Configuration:
     codec: str | None = None
     bits: float | None = None
     calibrated: bool = False
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The codec's parameters."""
+        return {} if self.bits is None else {"bits": self.bits}
 
 
 CONFIGURATIONS = (
@@ -52,21 +61,11 @@ def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> 
     anchor = load_model("0")
     progress = watcher.configuration("anchor", "transcribing", len(data.utterances))
     measured = evaluate(open_subject("0", threads=threads), data, folder / "anchor" / "evaluation", threads=threads, progress=progress)
-    points, machine = [], machine_facts()
+    points: list[Point] = []
     for configuration in CONFIGURATIONS:
         point = _run(configuration, anchor, measured, data, folder / configuration.name, threads, watcher)
         points.append(point)
-        curve = Curve(
-            test_case=anchor.case.name,
-            data=data.name,
-            split=data.split,
-            anchor_size_bits=anchor.case.anchor.size_bits,
-            anchor_wer=measured.wer,
-            anchor_wer_interval=measured.wer_interval,
-            wer_range=anchor.case.wer_range,
-            points=tuple(points),
-            machine=machine,
-        )
+        curve = make_curve(anchor.case, measured, points)
         # After every point, so that an interrupted run shows what it had.
         write_curve(curve, folder)
         plot_curve(curve, folder / "curve.png")
@@ -76,7 +75,7 @@ def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> 
 def _run(
     configuration: Configuration, anchor: AnchorModel, measured: Evaluation, data: DataSet, folder: Path, threads: int, watcher: Watcher
 ) -> Point:
-    artifact = _earlier_artifact(configuration, anchor, folder / "artifact")
+    artifact = _earlier_artifact(configuration, anchor, folder)
     if artifact is None:
         watcher.configuration(configuration.name, "compressing and exporting", len(data.utterances))
         artifact = _make_artifact(configuration, anchor, folder)
@@ -91,10 +90,9 @@ def _run(
 def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact:
     model, codec, transmitted = anchor, None, None
     if configuration.codec:
-        bitstream = folder / f"model{SUFFIX}"
+        bitstream = folder / BITSTREAM
         calibration = calibration_of(anchor, "digits", "dev-clean", cache=folder.parent) if configuration.calibrated else None
-        parameters = {"bits": configuration.bits} if configuration.bits else {}
-        compress(anchor, configuration.codec, parameters, bitstream, calibration=calibration)
+        compress(anchor, configuration.codec, configuration.parameters, bitstream, calibration=calibration)
         # The receiver's side starts at the file.
         model, header = reconstruct(bitstream)
         codec, transmitted = header.configuration, bitstream.stat().st_size
@@ -102,7 +100,7 @@ def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Pa
         model,
         format_name="onnx",
         scheme_name=configuration.scheme,
-        folder=folder / "artifact",
+        folder=folder / ARTIFACT,
         codec=codec,
         transmitted_bytes=transmitted,
     )
@@ -111,10 +109,22 @@ def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Pa
 
 def _earlier_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact | None:
     try:
-        artifact = open_artifact(folder)
+        artifact = open_artifact(folder / ARTIFACT)
+        codec = _earlier_codec(configuration, folder / BITSTREAM) if configuration.codec else None
     except AsrDeployError:
         return None
     manifest = artifact.manifest
-    found = (manifest.scheme, (manifest.codec or "").split("(")[0], manifest.weights, manifest.versions)
-    wanted = (configuration.scheme, configuration.codec or "", anchor.weights, package_versions())
+    found = (manifest.scheme, manifest.codec, manifest.weights, manifest.versions)
+    wanted = (configuration.scheme, codec, anchor.weights, package_versions())
     return artifact if found == wanted else None
+
+
+def _earlier_codec(configuration: Configuration, bitstream: Path) -> str:
+    """Return what an earlier bitstream was coded by; AsrDeployError where it is another codec, or has other parameters."""
+    header = read_header(bitstream)
+    made: Any = make_codec(str(configuration.codec), **configuration.parameters)
+    settings = dict(header.parameters)
+    calibrated = settings.pop("calibration", None) is not None
+    if (header.codec, settings, calibrated) != (configuration.codec, asdict(made), configuration.calibrated):
+        raise AsrDeployError(f"{bitstream} was made with other settings.")
+    return header.configuration

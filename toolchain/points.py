@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +76,21 @@ def make_point(configuration: str, sent: str, evaluation: Evaluation, case: Test
         real_time_factor=evaluation.real_time_factor,
         sent=sent,
         method=method,
+    )
+
+
+def make_curve(case: TestCase, anchor: Evaluation, points: Sequence[Point]) -> Curve:
+    """Make the curve of a test case from its points and the evaluation of its anchor."""
+    return Curve(
+        test_case=case.name,
+        data=anchor.data,
+        split=anchor.split,
+        anchor_size_bits=case.anchor.size_bits,
+        anchor_wer=anchor.wer,
+        anchor_wer_interval=anchor.wer_interval,
+        wer_range=case.wer_range,
+        points=tuple(points),
+        machine=anchor.machine,
     )
 
 

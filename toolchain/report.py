@@ -1,6 +1,7 @@
 """Several curves of one test case side by side: which method sends fewer bits at the same word error rate."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +59,6 @@ def merged(curves: Sequence[Curve]) -> Curve:
     return first.model_copy(update={"points": tuple(points.values())})
 
 
-def complete_methods(curve: Curve) -> dict[str, int]:
-    """Return every method's number of points in the range; the scenario asks for five."""
-    counts: dict[str, int] = {}
-    for point in curve.points:
-        counts[point.method] = counts.get(point.method, 0) + point.in_range
-    return counts
-
-
 def savings(curve: Curve) -> list[Saving]:
     """Compare every pair of methods that have enough points.
 
@@ -106,8 +99,11 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 
 def incomplete(curve: Curve) -> list[str]:
     """Return a sentence for every method that has too few points in the range."""
+    counts: Counter[str] = Counter()
+    for point in curve.points:
+        counts[point.method] += point.in_range
     return [
         f"{method} has {count} points in the range; a complete test case has {FEWEST_IN_RANGE}."
-        for method, count in complete_methods(curve).items()
+        for method, count in counts.items()
         if count < FEWEST_IN_RANGE
     ]

@@ -6,7 +6,7 @@ Rates are chosen on dev-clean; test-clean is transcribed for the chosen ones alo
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +14,7 @@ import numpy as np
 
 from device_runner.bitstream import SUFFIX
 from device_runner.errors import AsrDeployError
-from device_runner.facts import machine_facts
-from device_runner.files import write_json
+from device_runner.files import sha256_of, write_json
 from device_runner.names import nearest
 from device_runner.transcripts import read_transcripts
 from toolchain.bitstreams import calibration_of, compress, reconstruct
@@ -24,7 +23,7 @@ from toolchain.datasets import DataSet
 from toolchain.evaluate import TRANSCRIPTS, Evaluation, evaluate
 from toolchain.metrics import bootstrap_interval
 from toolchain.models import AnchorModel
-from toolchain.points import FEWEST_IN_RANGE, Curve, make_point, write_curve
+from toolchain.points import FEWEST_IN_RANGE, Curve, make_curve, make_point, write_curve
 from toolchain.progress import Watcher
 from toolchain.subjects import subject_of
 
@@ -96,6 +95,7 @@ class Sweep:
         folder: of the results; a stopped sweep goes on there.
         threads: of torch.
         watcher: is told how it goes on.
+        done: evaluations of this run by configuration and split, so that a curve's earlier points are not decoded again.
     """
 
     anchor: AnchorModel
@@ -107,6 +107,7 @@ class Sweep:
     folder: Path
     threads: int
     watcher: Watcher
+    done: dict[tuple[str, str], Evaluation] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.codec not in RATES:
@@ -205,45 +206,39 @@ class Sweep:
             make_point(self._name(value), "bitstream", self._evaluate(value, self.test), self.anchor.case, anchor.wer, self.method)
             for value in sorted(values)
         ]
-        curve = Curve(
-            test_case=self.anchor.case.name,
-            data=self.test.name,
-            split=self.test.split,
-            anchor_size_bits=self.anchor.case.anchor.size_bits,
-            anchor_wer=anchor.wer,
-            anchor_wer_interval=anchor.wer_interval,
-            wer_range=self.anchor.case.wer_range,
-            points=tuple(points),
-            machine=machine_facts(),
-        )
-        if points:
-            from toolchain.plots import plot_curve
+        curve = make_curve(self.anchor.case, anchor, points)
+        from toolchain.plots import plot_curve
 
-            write_curve(curve, self.folder)
-            plot_curve(curve, self.folder / "curve.png")
+        write_curve(curve, self.folder)
+        plot_curve(curve, self.folder / "curve.png")
         return curve
 
     def _anchor(self, data: DataSet) -> Evaluation:
-        progress = self.watcher.configuration("anchor", f"transcribing {data.split}", len(data.utterances))
-        subject = subject_of(self.anchor, "anchor", f"{self.anchor.case.name}, {self.anchor.weights}", None, self.threads)
-        return evaluate(subject, data, self.folder / "points" / "anchor" / data.split, threads=self.threads, progress=progress)
+        if ("anchor", data.split) not in self.done:
+            progress = self.watcher.configuration("anchor", f"transcribing {data.split}", len(data.utterances))
+            subject = subject_of(self.anchor, "anchor", f"{self.anchor.case.name}, {self.anchor.weights}", None, self.threads)
+            folder = self.folder / "points" / "anchor" / data.split
+            self.done["anchor", data.split] = evaluate(subject, data, folder, threads=self.threads, progress=progress)
+        return self.done["anchor", data.split]
 
     def _evaluate(self, value: float, data: DataSet) -> Evaluation:
-        """Return a rate's word error rate on a split; what an earlier run finished is read."""
-        folder = self._folder(value)
+        """Return a rate's word error rate on a split; what an earlier run finished is read, once."""
+        name, folder = self._name(value), self._folder(value)
+        if (name, data.split) in self.done:
+            return self.done[name, data.split]
         bitstream = folder / f"model{SUFFIX}"
         if not bitstream.is_file():
-            self.watcher.configuration(self._name(value), "compressing", len(data.utterances))
+            self.watcher.configuration(name, "compressing", len(data.utterances))
             calibration = None
             if self.calibrate:
                 calibration = calibration_of(self.anchor, self.calibrate, self.dev.split, cache=self.folder / "points")
-            compress(self.anchor, self.codec, self._parameters(value), bitstream, calibration=calibration)
             write_json(folder / "configuration.json", self._described(value))
-        progress = self.watcher.configuration(self._name(value), f"transcribing {data.split}", len(data.utterances))
+            compress(self.anchor, self.codec, self._parameters(value), bitstream, calibration=calibration)
+        progress = self.watcher.configuration(name, f"transcribing {data.split}", len(data.utterances))
         model, _ = reconstruct(bitstream)
-        identity = hashlib.sha256(bitstream.read_bytes()).hexdigest()
-        subject = subject_of(model, self._name(value), identity, 8 * bitstream.stat().st_size, self.threads)
-        return evaluate(subject, data, folder / data.split, threads=self.threads, progress=progress)
+        subject = subject_of(model, name, sha256_of(bitstream), 8 * bitstream.stat().st_size, self.threads)
+        self.done[name, data.split] = evaluate(subject, data, folder / data.split, threads=self.threads, progress=progress)
+        return self.done[name, data.split]
 
     def _folder(self, value: float) -> Path:
         described = json.dumps(self._described(value), sort_keys=True)

@@ -17,7 +17,7 @@ from device_runner.bitstream import Value
 from device_runner.decoders import State, Weights
 from device_runner.errors import AsrDeployError
 from device_runner.trellis import MOST_LEVELS, POLYNOMIALS, AdaptiveModels, Layout, next_states, renewals
-from toolchain.compression.calibration import MOST_COLUMNS, Calibration
+from toolchain.compression.calibration import Calibration
 from toolchain.compression.codec import Coded, as_matrix, codec
 from toolchain.compression.feedback import corrected_biases, feedback_factor, quantise_with_feedback
 from toolchain.compression.plain import filled, half
@@ -31,7 +31,7 @@ PRICE = 0.36
 POWER = 0.35
 SAMPLE = 2**14  # weights of a tensor that a rate is estimated from
 SMALLEST_TENSOR = 256  # what is smaller is not worth a model of its own
-MAX_SNR, MAX_BITS = 60.0, 10.0
+MAX_SNR, LEAST_BITS, MAX_BITS = 60.0, 0.05, 10.0
 SEARCHES = 16  # of the common step: to a thousandth
 Array = npt.NDArray[np.float32]
 
@@ -54,8 +54,11 @@ class Ectcq:
     def __post_init__(self) -> None:
         if (self.bits is None) == (self.snr is None):
             raise AsrDeployError("ectcq takes either bits (per weight) or snr (in dB).")
-        if not (0.05 <= (self.bits or 1) <= MAX_BITS and 0 < (self.snr or 1) <= MAX_SNR) or self.states not in POLYNOMIALS:
-            raise AsrDeployError(f"ectcq takes 0.05 to {MAX_BITS:g} bits, an snr up to {MAX_SNR:g} dB, and 8, 16, 32 or 64 states.")
+        wanted = LEAST_BITS <= self.bits <= MAX_BITS if self.bits is not None else 0 < (self.snr or 0) <= MAX_SNR
+        if not wanted or self.states not in POLYNOMIALS:
+            raise AsrDeployError(
+                f"ectcq takes {LEAST_BITS:g} to {MAX_BITS:g} bits, an snr up to {MAX_SNR:g} dB, and 8, 16, 32 or 64 states."
+            )
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
         """Yield trellis-coded matrices and 8-bit vectors."""
@@ -107,7 +110,7 @@ class Plan:
         moment = calibration.moment(name) if calibration else None
         sensitivity = calibration.sensitivity.get(name) if calibration else None
         relative = 1.0 if sensitivity is None else sensitivity**-POWER
-        factor = None if moment is None or matrix.shape[1] > MOST_COLUMNS else feedback_factor(moment)
+        factor = None if moment is None else feedback_factor(moment)
         every = max(1, matrix.size // SAMPLE) | 1  # odd: a stride that shares no factor with most widths
         return cls(matrix, relative, factor, matrix.ravel()[::every])
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_runner.decoders import State, Weights
-from toolchain.compression.calibration import MOST_COLUMNS, Calibration
+from toolchain.compression.calibration import Calibration
 
 DAMPING = 0.02  # of the mean second moment, added to the diagonal: columns that were hardly heard stay where they are
 BLOCK = 64  # columns that are updated one by one before the rest is
@@ -42,7 +42,7 @@ def quantise_with_feedback(
     rows, columns = matrix.shape
     result = np.empty_like(matrix)
     if factor is None:
-        if moment is None or columns > MOST_COLUMNS:
+        if moment is None:
             for column in range(columns):
                 result[:, column] = quantise(column, matrix[:, column])
             return result

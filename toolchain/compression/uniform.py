@@ -69,17 +69,13 @@ class Uniform:
         found = [self._scales(block, each) for block, each in zip(blocks, weighting, strict=True)]
         scales, offsets = (np.stack(each, axis=1) for each in zip(*found, strict=True))  # [rows or 1, blocks]
 
-        def levels_of(column: int, values: Weights) -> npt.NDArray[np.uint8]:
-            block = 0 if group == 0 else column // group
-            levels = np.rint((values - offsets[:, block]) / scales[:, block])
-            return np.clip(levels, 0, 2**self.bits - 1).astype(np.uint8)
-
         levels = np.empty((rows, columns), np.uint8)
 
         def quantise(column: int, values: Weights) -> Weights:
-            levels[:, column] = levels_of(column, values)
             block = 0 if group == 0 else column // group
-            result: Weights = levels[:, column] * scales[:, block] + offsets[:, block]
+            scale, offset = scales[:, block], offsets[:, block]
+            levels[:, column] = np.clip(np.rint((values - offset) / scale), 0, 2**self.bits - 1)
+            result: Weights = levels[:, column] * scale + offset
             return result
 
         reconstructed = quantise_with_feedback(matrix, moment, quantise)
