@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -80,6 +80,14 @@ def write_bitstream(header: Header, payloads: Iterable[bytes]) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
+class ByteStream(Protocol):
+    """What a bitstream is read from: a file, memory, or a connection."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most ``size``; none at the end."""
+        ...
+
+
 class BitstreamReader:
     """Reads a bitstream from a file, a socket or memory: the header at once, each record as soon as it arrived.
 
@@ -91,7 +99,7 @@ class BitstreamReader:
         AsrDeployError: it is no bitstream, or its header is damaged.
     """
 
-    def __init__(self, stream: BinaryIO, *, max_weights: int = MAX_WEIGHTS) -> None:
+    def __init__(self, stream: ByteStream, *, max_weights: int = MAX_WEIGHTS) -> None:
         self._stream = stream
         self._hash = hashlib.sha256()
         magic, version, length, crc = PREFIX.unpack(self._read(PREFIX.size, "prefix"))

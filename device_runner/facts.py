@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,19 @@ def package_versions() -> dict[str, str]:
 def int8_is_exact(features: list[str]) -> bool:
     """Tell whether 8-bit products are summed without saturation: Arm always, x86 with dot-product instructions (VNNI)."""
     return platform.machine() in {"aarch64", "arm64"} or any("vnni" in each or each == "amx_int8" for each in features)
+
+
+def high_water_mark() -> int:
+    """Return the largest resident memory [bytes] that this process has had since its start."""
+    # Linux keeps ru_maxrss over fork and exec (getrusage(2)), so a child of a process that holds torch begins with its parent's
+    # mark and would seem to need nothing more. VmHWM (proc(5)) belongs to the address space, which exec makes new.
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    import resource  # not on Windows, where this module still draws results that were made elsewhere
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _cpu() -> tuple[str, list[str]]:

@@ -24,7 +24,7 @@ from device_runner.artifact import Artifact, open_artifact
 from device_runner.audio import read_audio
 from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
-from device_runner.facts import machine_facts
+from device_runner.facts import high_water_mark, machine_facts
 from device_runner.files import atomic_path
 
 Progress = Callable[[str, float], None]
@@ -332,7 +332,7 @@ def _cold_start_here(folder: Path, threads: int, audio: Path) -> ColdStart:
     artifact, waveform = open_artifact(folder), np.load(audio, allow_pickle=False)
     start = perf_counter_ns()
     importlib.import_module(RUNTIMES.get(artifact.manifest.format, "device_runner.engines"))  # an unknown format fails at the load
-    imported, baseline, before_load = perf_counter_ns(), _high_water_mark(), perf_counter_ns()  # in this order
+    imported, baseline, before_load = perf_counter_ns(), high_water_mark(), perf_counter_ns()  # in this order
     engine = open_engine(artifact, threads)
     loaded = perf_counter_ns()
     engine.logits(waveform)
@@ -343,21 +343,8 @@ def _cold_start_here(folder: Path, threads: int, audio: Path) -> ColdStart:
         load_seconds=(loaded - before_load) / 1e9,
         first_inference_seconds=(finished - loaded) / 1e9,
         baseline_bytes=baseline,
-        peak_bytes=_high_water_mark(),
+        peak_bytes=high_water_mark(),
     )
-
-
-def _high_water_mark() -> int:
-    """Return the largest resident memory [bytes] that this process has had since its start."""
-    # Linux keeps ru_maxrss over fork and exec (getrusage(2)), so a child of a process that holds torch begins with its parent's
-    # mark and would seem to need nothing more. VmHWM (proc(5)) belongs to the address space, which exec makes new.
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    import resource  # not on Windows, where this module still draws results that were made elsewhere
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _time_round(engine: Engine, waveform: Waveform, conditions: Conditions, *, first: bool) -> list[float]:

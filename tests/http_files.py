@@ -19,6 +19,7 @@ class FileServer:
     shift: int = 0  # an answer to a Range starts this many bytes too late
     extra_length: int = 0  # bytes announced and never sent
     announces: bool = True
+    headers: dict[str, str] = field(default_factory=dict)  # of every answer
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
 
@@ -45,6 +46,8 @@ def serving(files: dict[str, bytes]) -> Iterator[FileServer]:
                 self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
             else:
                 self.send_response(200)
+            for name, value in state.headers.items():
+                self.send_header(name, value)
             if state.announces:
                 self.send_header("Content-Length", str(len(body) - start + state.extra_length))
             self.end_headers()

@@ -113,3 +113,21 @@ def test_the_demo_is_complete(tmp_path: Path) -> None:
     sizes = {row["configuration"]: int(row["size_bits"]) for row in rows}
     assert sizes["uniform-3"] < sizes["uniform-4"] < sizes["uniform-8"] < sizes["fp16"] < sizes["onnx-fp32"]
     assert (tmp_path / "demo" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_base_is_compressed_delivered_decoded_exported_and_timed_by_commands(tmp_path: Path) -> None:
+    bitstream, received, artifact, result = (tmp_path / name for name in ("base.asrb", "received", "artifact", "bench.json"))
+    model = ("--model", "WAV2VEC2_ASR_BASE_960H", "--weights", "random")
+    run("compress", *model, "--codec", "ectcq", "--set", "bits=3", "-o", str(bitstream), memory=6 * GIBIBYTE)
+    assert 2.8 < 8 * bitstream.stat().st_size / 94_393_245 < 3.1
+    assert "random weights" in run("deliver", str(bitstream), "--rates", "200", "-o", str(received))
+    made = json.loads((received / "delivery.json").read_text())["bitstreams"][0]["receptions"]
+    assert not made[0]["trained"] and made[0]["size_bytes"] == bitstream.stat().st_size
+    # The decoded weights themselves are one float model.
+    assert 1.0 < (made[0]["peak_bytes"] - made[0]["baseline_bytes"]) / made[0]["float_bytes"] < 1.3
+    run("export", "--from", str(bitstream), "-o", str(artifact), memory=6 * GIBIBYTE)
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    assert manifest["codec"].startswith("ectcq(bits=3") and manifest["transmitted_bytes"] == bitstream.stat().st_size
+    run("bench", str(artifact), "--seconds", "1", "--protocol", "quick", "-o", str(result))
+    assert json.loads(result.read_text())["steady"][0]["n"] >= 6

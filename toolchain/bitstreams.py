@@ -16,7 +16,7 @@ from toolchain.compression.codec import as_arrays, check_base, encode
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.compression.external import decode_externally
 from toolchain.exporting import calibration_speech
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import AnchorModel, model_with
 
 Progress = Callable[[str, float], None]
 
@@ -84,22 +84,34 @@ def reconstruct(path: Path, *, base: AnchorModel | None = None, decoder: str | N
         AsrDeployError: no bitstream, a damaged one, one of another model, or an update without its base.
     """
     header, state = read_weights(path, base=base, decoder=decoder)
+    return model_of(header, state, str(path)), header
+
+
+def model_of(header: Header, state: Mapping[str, Tensor], name: str) -> AnchorModel:
+    """Return the model of a bitstream's header around its weights; ``name`` is the bitstream's for messages.
+
+    Raises:
+        AsrDeployError: the header names no model, or the weights do not fit it.
+    """
     if not header.model:
-        raise AsrDeployError(f"{path} does not say which model's weights it holds; `asrdeploy decompress` gives them as they are.")
-    # The weights of the architecture are replaced at once: random ones need no download.
-    model = load_model(header.model, "random").with_state(state, header.weights)
-    return AnchorModel(model.case, model.network, header.weights, header.trained), header
+        raise AsrDeployError(f"{name} does not say which model's weights it holds; `asrdeploy decompress` gives them as they are.")
+    return model_with(header.model, state, header.weights, trained=header.trained)
 
 
 def read_weights(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[Header, dict[str, Tensor]]:
     """Return a bitstream's header and float32 weights; see ``reconstruct`` for what is raised."""
-    known = None if base is None else base.state()
     with open_bitstream(path) as stream:
         reader = BitstreamReader(stream)
-        header, arrays = reader.header, None if known is None else as_arrays(known)
-        check_base(header, known)
-        state = _externally(reader, arrays, decoder) if header.codec == EXTERNAL else dict(decode_records(reader, arrays))
-    return header, {name: torch.from_numpy(each) for name, each in state.items()}
+        return reader.header, decode_weights(reader, base=base, decoder=decoder)
+
+
+def decode_weights(reader: BitstreamReader, *, base: AnchorModel | None = None, decoder: str | None = None) -> dict[str, Tensor]:
+    """Return the float32 weights of an opened bitstream, decoded as it is read; see ``reconstruct`` for what is raised."""
+    known = None if base is None else base.state()
+    check_base(reader.header, known)
+    arrays = None if known is None else as_arrays(known)
+    state = _externally(reader, arrays, decoder) if reader.header.codec == EXTERNAL else dict(decode_records(reader, arrays))
+    return {name: torch.from_numpy(each) for name, each in state.items()}
 
 
 def _externally(reader: BitstreamReader, base: State | None, decoder: str | None) -> State:

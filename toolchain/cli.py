@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain import cli_compression
+from toolchain import cli_compression, cli_delivery
 from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOption, ThreadsOption, WeightsOption, complain, console
 
 # Imports of torch and of runtimes are inside the commands: `--help` and mistakes are answered at once.
@@ -15,7 +15,7 @@ from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOp
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost."
 )
-for command in cli_compression.COMMANDS:
+for command in (*cli_compression.COMMANDS, *cli_delivery.COMMANDS):
     app.command()(command)
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 

@@ -1,7 +1,8 @@
 """Anchor models: the test cases' networks and where their weights come from."""
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torchaudio
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of, write_text
@@ -52,16 +54,46 @@ class AnchorModel:
         """Return the weights by name, as codecs see them."""
         return dict(self.network.state_dict())
 
-    def with_state(self, state: dict[str, Tensor], weights: str) -> "AnchorModel":
-        """Return this model with other weights (a codec's reconstruction); this one stays as it is.
+    def with_state(self, state: Mapping[str, Tensor], weights: str) -> "AnchorModel":
+        """Return this model with a copy of other weights; this one stays as it is.
 
         Raises:
             AsrDeployError: the weights do not fit.
         """
-        network = _architecture(self.case)
+        copies = {name: tensor.clone() for name, tensor in state.items()}
+        return model_with(self.case.name, copies, weights, trained=self.trained)
+
+
+def model_with(name: str, state: Mapping[str, Tensor], weights: str, *, trained: bool) -> AnchorModel:
+    """Return a test case's model around weights that are not copied: it needs no more memory than they do.
+
+    Args:
+        name: of the test case or its anchor.
+        state: float32 weights by name, the weight norm folded.
+        weights: where they come from.
+        trained: False for what comes from random weights.
+
+    Raises:
+        AsrDeployError: an unknown name, or weights that do not fit.
+    """
+    case = find_test_case(name)
+    with torch.device("meta"), _NoNorms():
+        network = _architecture(case)
         fold_weight_norm(network)
-        _load(network, state, weights)
-        return replace(self, network=network.eval(), weights=weights)
+    _load(network, {key: tensor.to(torch.float32) for key, tensor in state.items()}, weights, assign=True)
+    return _finish(case, network, weights, trained=trained)
+
+
+class _NoNorms(TorchFunctionMode):
+    """Weight norms without computing: on the meta device torch would import its compiler for them, 1.3 s and 150 MB."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.norm_except_dim:
+            weight, _, dim = args
+            return weight.new_empty([size if place == dim % weight.ndim else 1 for place, size in enumerate(weight.shape)])
+        if func is torch._weight_norm:
+            return args[0].new_empty(args[0].shape)
+        return func(*args, **(kwargs or {}))
 
 
 def load_model(name: str, weights: str | None = None, seed: int = 0) -> AnchorModel:
@@ -172,12 +204,12 @@ def _without_unused_rows(state: dict[str, Tensor], case: TestCase) -> dict[str, 
     }
 
 
-def _load(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def _load(network: nn.Module, state: dict[str, Tensor], source: str, *, assign: bool = False) -> None:
     broken = not_finite({name: tensor for name, tensor in state.items() if tensor.is_floating_point()})
     if broken:
         raise AsrDeployError(f"{source} holds NaN or infinite weights, first in {broken[0]}.")
     try:
-        result = network.load_state_dict(state, strict=False)
+        result = network.load_state_dict(state, strict=False, assign=assign)
     except RuntimeError as error:
         line = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error).splitlines()[-1])
         raise AsrDeployError(f"{source} does not fit the model: {line.rstrip('.')}.") from error

@@ -1,8 +1,10 @@
-"""Plots of curves."""
+"""Plots of curves and deliveries."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # files only: works without a display
 
@@ -10,6 +12,7 @@ from matplotlib import pyplot as plt  # the backend is chosen before
 from matplotlib.ticker import PercentFormatter
 
 from device_runner.files import atomic_path
+from toolchain.delivery import Delivery, break_even
 from toolchain.points import Curve
 
 MARKERS = "os^vDP*X"
@@ -53,6 +56,31 @@ def plot_curve(curve: Curve, path: Path) -> None:
     axes.set_title(f"{curve.test_case}: word error rate over transmitted size (bars: 95 % bootstrap)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper right")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+    plt.close(figure)
+
+
+def plot_delivery(delivery: Delivery, path: Path) -> None:
+    """Draw the time to the first transcript over the rate: measured (marks), between them (lines), and where a smaller one stops paying."""
+    figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    measured = [each.bits_per_second or np.inf for each in delivery.bitstreams[0].receptions]
+    rates = np.geomspace(min(measured) / 3, 30 * max(measured), 400)
+    for number, each in enumerate(delivery.bitstreams):
+        size = each.receptions[0].size_bytes / 1e6
+        axes.plot(rates / 1e6, each.seconds_at(rates), color=f"C{number}", linewidth=1, label=f"{each.name}: {size:.3g} MB")
+        totals = [reception.seconds.total for reception in each.receptions]
+        axes.plot(np.array(measured) / 1e6, totals, MARKERS[number % len(MARKERS)], color=f"C{number}")
+    for number, (smaller, larger) in enumerate(pairwise(delivery.bitstreams)):
+        rate = break_even(smaller, larger)
+        if rate is not None and rates[0] < rate < rates[-1]:
+            label = f"{smaller.name} stops paying against {larger.name}: {rate / 1e6:.3g} Mbit/s"
+            axes.axvline(rate / 1e6, color=f"C{number}", linestyle=":", label=label)
+    first = delivery.bitstreams[0].receptions[0]
+    axes.set(xscale="log", yscale="log", xlabel="rate of the content in Mbit/s", ylabel="time to first transcript in s")
+    axes.set_title(f"{first.model}{'' if first.trained else ' (random weights)'}: transfer, decoding, loading, first inference")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)

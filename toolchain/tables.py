@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -18,6 +19,8 @@ from toolchain.testcases import TestCase
 if TYPE_CHECKING:
     from exporters.inspection import Inspection  # it brings onnx and torch in, which most tables can do without
     from toolchain.compression.codec import Codec
+    from toolchain.delivery import Delivery
+    from toolchain.reception import Reception
     from toolchain.report import Saving
     from toolchain.sweep import Smallest
 
@@ -204,3 +207,51 @@ def curve(drawn: Curve) -> Table:
         figures = (f"{point.size_bits / 1e6:.2f}", f"{point.c_size:.4f}", f"{point.wer:.2%}", interval)
         table.add_row(point.configuration, point.sent, *figures, place)
     return table
+
+
+def reception(made: "Reception") -> Table:
+    """Draw one reception."""
+    seconds = made.seconds
+    rows = {
+        "model": made.model + ("" if made.trained else " (random weights)"),
+        "codec": made.configuration,
+        "received": f"{made.size_bytes / 1e6:,.3f} MB, {made.connections} connection(s)"
+        + (f", gone on from byte {made.resumed_from:,}" if made.resumed_from else ""),
+        "time to first transcript": f"{seconds.total:.3f} s",
+    }
+    rows |= {name.replace("_", " "): f"{value:.3f} s, {value / seconds.total:.1%}" for name, value in seconds}
+    rows["decoding in all"] = f"{made.decode_busy:.3f} s"
+    rows["peak memory"] = f"{(made.peak_bytes - made.baseline_bytes) / 1e6:,.1f} MB = {made.memory:.2f} times the float model"
+    rows["transcript"] = made.transcript
+    return _facts("Reception", rows)
+
+
+def delivery(result: "Delivery") -> Table:
+    """Draw the time to the first transcript and its shares, a row for each bitstream and rate."""
+    first = result.bitstreams[0].receptions[0]
+    title = f"{first.model}{'' if first.trained else ' (random weights)'}: seconds to the first transcript; memory in float models"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
+    for column in ("bitstream", "MB", "Mbit/s", "seconds", "transfer", "decode", "load", "infer", "memory"):
+        table.add_column(column, justify="left" if column == "bitstream" else "right", no_wrap=True)
+    for each in result.bitstreams:
+        for made in each.receptions:
+            shares = [f"{value / made.seconds.total:.0%}" for _, value in made.seconds]
+            rate = "—" if made.bits_per_second is None else f"{made.bits_per_second / 1e6:g}"
+            size = f"{made.size_bytes / 1e6:.3f}"
+            table.add_row(each.name, size, rate, f"{made.seconds.total:.2f}", *shares, f"{made.memory:.2f}")
+    return table
+
+
+def paying(result: "Delivery") -> list[str]:
+    """Return a sentence on every bitstream and the next larger one: up to which rate the smaller one is earlier."""
+    from toolchain.delivery import break_even
+
+    sentences = []
+    for smaller, larger in pairwise(result.bitstreams):
+        rate = break_even(smaller, larger)
+        sentences.append(
+            f"{smaller.name} is earlier than {larger.name} at every rate up to 10 Gbit/s."
+            if rate is None
+            else f"{smaller.name} stops paying against {larger.name} at {rate / 1e6:.3g} Mbit/s."
+        )
+    return sentences
