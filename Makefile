@@ -5,6 +5,7 @@ VOICES := /usr/share/festival/voices
 SPEAKERS := espeak-ng=espeak-ng flite=flite festival=festival \
 	$(VOICES)/english/kal_diphone=festvox-kallpc16k $(VOICES)/english/ked_diphone=festvox-kdlpc16k \
 	$(VOICES)/us/cmu_us_slt_arctic_hts=festvox-us-slt-hts
+BROWSER := chromium=chromium chromedriver=chromium-driver
 FSDD ?=
 
 .PHONY: help setup demo test lint bench train speech clean
@@ -27,7 +28,7 @@ lint: ## Style, types and the directions of imports
 	$(BIN)/lint-imports
 
 test: ## All checks and tests, the full-size architectures included
-	@scripts/setup $(SPEAKERS)
+	@scripts/setup $(SPEAKERS) $(BROWSER)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(PYTEST)
 

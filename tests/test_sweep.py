@@ -16,9 +16,9 @@ from device_runner.errors import AsrDeployError
 from device_runner.transcripts import Transcript
 from toolchain.datasets import open_data
 from toolchain.models import AnchorModel, load_model
-from toolchain.points import Curve, Point, write_curve
-from toolchain.report import incomplete, merged, pareto, read_curve, savings
-from toolchain.sweep import RATES, Sweep
+from toolchain.points import Curve, Point, pareto, read_curve, write_curve
+from toolchain.report import compare, incomplete, merged, savings
+from toolchain.sweep import RATES, Sweep, run_all
 
 
 class Watcher:
@@ -58,6 +58,9 @@ def point(method: str, bits: int, wer: float) -> Point:
         real_time_factor=0.1,
         sent="bitstream",
         method=method,
+        above_anchor=wer - 0.02,
+        relative=(wer - 0.02) / 0.02,
+        evaluation=Path("points") / f"{method}-{bits}" / "test-clean",
     )
 
 
@@ -69,6 +72,7 @@ def curve(*points: Point, anchor: float = 0.02) -> Curve:
         anchor_size_bits=1000,
         anchor_wer=anchor,
         anchor_wer_interval=(anchor, anchor),
+        anchor_evaluation=Path("points/anchor/test-clean"),
         wer_range=0.05,
         points=points,
         machine={},
@@ -158,7 +162,116 @@ def test_the_smallest_within_a_budget(tiny: AnchorModel, tmp_path: Path) -> None
         sweep.smallest(-0.05)
 
 
+def test_several_methods_share_a_folder_and_an_anchor(tiny: AnchorModel, tmp_path: Path) -> None:
+    dev, test = (open_data("digits", split).limited(10) for split in ("dev-clean", "test-clean"))
+    watcher = Watcher()
+    sweeps = [
+        Sweep(tiny, codec, {}, None, dev, test, tmp_path, 1, watcher, values=values)
+        for codec, values in (("uniform", (4.0, 3.0)), ("prune", (0.4, 0.2)))
+    ]
+    found = run_all(sweeps)
+    assert [each.configuration for each in found.points] == ["uniform-3", "uniform-4", "prune-0.4", "prune-0.2"]  # by rising rate
+    assert [each.size_bits for each in found.points[2:]] == sorted(each.size_bits for each in found.points[2:])
+    assert read_curve(tmp_path).points[0].evaluation.joinpath("transcripts.jsonl").is_file()
+    assert watcher.steps.count("anchor transcribing test-clean") == 2 and not any("dev-clean" in step for step in watcher.steps)
+    with pytest.raises(AsrDeployError, match="uniform is swept twice"):
+        run_all([sweeps[0], sweeps[0]])
+
+
+def test_sweeps_from_a_file(cli: Callable[..., Completed], tmp_path: Path) -> None:
+    (tmp_path / "sweeps.toml").write_text(
+        """testcase = 0
+limit = 4
+[[method]]
+codec = "ectcq"
+set = { states = 8 }
+rates = [2.5]
+[[method]]
+codec = "uniform"
+calibrate = true
+set = { symmetric = true }
+rates = [4]
+"""
+    )
+    done = cli("sweep", "--config", "sweeps.toml", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    found = read_curve(tmp_path / "out")
+    assert [each.method for each in found.points] == ["ectcq, states=8", "uniform, symmetric=True, calibrated"]
+    for each in found.points:
+        assert each.above_anchor == pytest.approx(each.wer - found.anchor_wer)
+        assert f"{100 * each.above_anchor:+.2f}" in done.stdout
+    assert "has 1 points in the range" in done.stderr or "has 0 points" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("method = [", "is not TOML"),
+        ("", "method: Field required"),
+        ("[[method]]\ncodec = 'uniform'\nspeed = 3", "method.0.speed"),
+        ("limit = 0\n[[method]]\ncodec = 'uniform'", "limit: Input should be greater than 0"),
+        ("[[method]]\ncodec = 'unifrom'", "Did you mean uniform?"),
+        ("[[method]]\ncodec = 'uniform'\nrates = [99]", "bits"),
+        ("[[method]]\ncodec = 'uniform'\nrates = [2.5]", "bits of uniform cannot be 2.5"),
+    ],
+)
+def test_files_of_sweeps_that_are_refused(text: str, words: str, cli: Callable[..., Completed], tmp_path: Path) -> None:
+    (tmp_path / "sweeps.toml").write_text(text)
+    assert words in complaint(cli("sweep", "--config", "sweeps.toml", "-o", "out"), alone=False)
+    assert not (tmp_path / "out" / "points").exists()
+
+
+def test_a_sweep_is_of_codecs_or_of_a_file(cli: Callable[..., Completed]) -> None:
+    assert "either --codec" in complaint(cli("sweep", "-o", "out"))
+    assert "either --codec" in complaint(cli("sweep", "--codec", "uniform", "--config", "a.toml", "-o", "out"))
+    assert "does not exist" in complaint(cli("sweep", "--config", "a.toml", "-o", "out"))
+    assert "limit: Input" in complaint(cli("sweep", "--codec", "uniform", "--limit", 0, "-o", "out"))
+
+
 # Reports
+
+
+def heard(errors: list[int]) -> list[Transcript]:
+    return [
+        Transcript(
+            id=str(number),
+            audio_seconds=1,
+            reference="A B C D",
+            hypothesis="",
+            substitutions=each,
+            deletions=0,
+            insertions=0,
+            words=4,
+            compute_seconds=1,
+        )
+        for number, each in enumerate(errors)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
+def test_comparisons_are_paired(errors: list[tuple[int, int]]) -> None:
+    ours, anchors = (heard([each[side] for each in errors]) for side in (0, 1))
+    (found,) = compare({"anchor": anchors, "ours": ours})
+    assert (found.ours, found.theirs) == ("ours", "anchor")
+    assert found.difference == pytest.approx(sum(mine - theirs for mine, theirs in errors) / (4 * len(errors)))
+    assert found.interval[0] <= found.interval[1] and 0 < found.p <= 1
+    assert found.not_worse == pytest.approx(sum(mine <= theirs for mine, theirs in errors) / len(errors))
+    if found.interval[0] > 0 or found.interval[1] < 0:
+        assert found.p < 0.06
+
+
+def test_chance_and_more_than_chance() -> None:
+    same, worse, other = heard([1, 0] * 50), heard([2, 1] * 50), heard([0, 1] * 50)
+    found = {(each.ours, each.theirs): each for each in compare({"anchor": same, "worse": worse, "other": other})}
+    assert len(found) == 3
+    # Every utterance one error worse: no resampling says otherwise, and the interval has no width.
+    assert found["worse", "anchor"].interval == pytest.approx((0.25, 0.25)) and found["worse", "anchor"].p < 0.002
+    assert found["other", "anchor"].difference == 0 and found["other", "anchor"].p > 0.5
+    assert found["worse", "anchor"].not_worse == 0 and found["other", "anchor"].not_worse == 0.5
+    (equal,) = compare({"anchor": same, "again": same})
+    assert (equal.difference, equal.interval, equal.p, equal.not_worse) == (0, (0, 0), 1, 1)
+    assert compare({}) == [] and compare({"anchor": same}) == []
 
 
 def test_the_saving_of_half_the_bits_is_a_half() -> None:
@@ -201,7 +314,8 @@ def test_a_report_by_commands(cli: Callable[..., Completed], tmp_path: Path) -> 
     done = cli("report", "one", "two", "-o", "out")
     assert done.returncode == 0 and "+30.0%" in done.stdout and "a has 3 points in the range" in done.stderr
     out = tmp_path / "out"
-    assert {path.name for path in out.iterdir()} == {"points.csv", "points.json", "savings.json", "curve.png", "curve.svg"}
+    names = {"points.csv", "points.json", "savings.json", "comparisons.json", "curve.png", "curve.svg", "report.html"}
+    assert {path.name for path in out.iterdir()} == names and "has no transcripts: a-100" in done.stderr
     assert len(list(csv.DictReader((out / "points.csv").open()))) == 8
     assert json.loads((out / "savings.json").read_text())[0].keys() == {"method", "against", "share", "wer"}
     assert "has no points.json" in complaint(cli("report", "nowhere"))

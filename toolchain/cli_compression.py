@@ -12,6 +12,7 @@ from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOp
 
 if TYPE_CHECKING:
     from toolchain.sweep import Sweep
+    from toolchain.sweep_file import SweepFile
 
 
 def codecs() -> None:
@@ -90,7 +91,10 @@ def decompress(
     console.print(f"{len(state)} tensors are in {output}.")
 
 
-CodecOption = Annotated[str, typer.Option(help="ectcq, uniform, palette or lowrank: its rate is searched.")]
+CodecOption = Annotated[str, typer.Option(help="ectcq, uniform, palette, lowrank or prune: its rate is searched.")]
+CodecsOption = Annotated[
+    list[str] | None, typer.Option("--codec", help="ectcq, uniform, palette, lowrank or prune: its rate is searched; may be given again.")
+]
 ResultsOption = Annotated[Path, typer.Option("-o", "--output", help="Folder of the results; a stopped run goes on there.")]
 FixedOption = Annotated[list[str] | None, typer.Option("--set", help="A fixed parameter of the codec, NAME=VALUE.")]
 KnowOption = Annotated[bool, typer.Option("--calibrate", help="The codec may know the inputs of dev-clean.")]
@@ -99,9 +103,10 @@ LimitOption = Annotated[int | None, typer.Option(help="Only the first N utteranc
 
 
 def sweep(
-    codec: CodecOption,
     output: ResultsOption,
+    codec: CodecsOption = None,
     model: ModelOption = "DIGITS_ASR_TINY",
+    config: Annotated[Path | None, typer.Option(help="A TOML file of sweeps, instead of the other options; see docs/codecs.md.")] = None,
     settings: FixedOption = None,
     calibrate: KnowOption = False,
     data: SplitsOption = "digits",
@@ -109,12 +114,20 @@ def sweep(
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Search a codec's rates until five points lie in the range. Example: asrdeploy sweep --codec ectcq --calibrate -o results/ectcq"""
+    """Search codecs' rates until five points lie in the range. Example: asrdeploy sweep --codec ectcq --calibrate -o results/ectcq"""
     from toolchain import tables
     from toolchain.report import incomplete
+    from toolchain.sweep import run_all
+    from toolchain.sweep_file import read_sweep_file
 
-    with _sweep(codec, output, model, settings, calibrate, data, limit, weights, threads) as prepared:
-        curve = prepared.run()
+    if (config is None) == (not codec):
+        raise AsrDeployError("Give either --codec, once or several times, or --config with a file of sweeps.")
+    if config is not None:
+        described = read_sweep_file(config)
+    else:
+        described = _described(codec or [], settings, calibrate, testcase=model, weights=weights, data=data, limit=limit, threads=threads)
+    with _sweeps(described, output) as prepared:
+        curve = run_all(prepared)
     console.print(tables.curve(curve))
     for sentence in incomplete(curve):
         complain(sentence)
@@ -138,60 +151,74 @@ def smallest(
 
     if not 0 <= wer_budget <= 100:
         raise AsrDeployError("--wer-budget takes 0 to 100 points.")
-    with _sweep(codec, output, model, settings, calibrate, data, limit, weights, threads) as prepared:
+    described = _described([codec], settings, calibrate, testcase=model, weights=weights, data=data, limit=limit, threads=threads)
+    with _sweeps(described, output) as (prepared,):
         found = prepared.smallest(wer_budget / 100)
     console.print(tables.smallest(found))
     console.print(f"The bitstream is {found.folder / 'model.asrb'}.")
 
 
+def _described(codecs: list[str], settings: list[str] | None, calibrate: bool, **more: object) -> "SweepFile":
+    from toolchain.sweep_file import describe
+
+    fixed = dict(_setting(each) for each in settings or [])
+    return describe("The command line", more | {"method": [{"codec": each, "calibrate": calibrate, "set": fixed} for each in codecs]})
+
+
 @contextmanager
-def _sweep(
-    codec: str,
-    output: Path,
-    model: str,
-    settings: list[str] | None,
-    calibrate: bool,
-    data: str,
-    limit: int | None,
-    weights: str | None,
-    threads: int,
-) -> Iterator["Sweep"]:
+def _sweeps(described: "SweepFile", output: Path) -> Iterator[list["Sweep"]]:
+    """Yield the sweeps of a description, with their progress shown."""
     from toolchain.datasets import open_data
     from toolchain.models import load_model
     from toolchain.progress import ConfigurationBars
     from toolchain.sweep import BISECTIONS, FINALISTS, Sweep
 
-    splits = [open_data(data, split) for split in ("dev-clean", "test-clean")]
-    dev, test = [each if limit is None else each.limited(limit) for each in splits]
-    fixed = dict(_setting(each) for each in settings or [])
-    with ConfigurationBars(BISECTIONS + FINALISTS + 1) as watcher:
-        yield Sweep(load_model(model, weights), codec, fixed, data if calibrate else None, dev, test, output, threads, watcher)
+    splits = [open_data(described.data, split) for split in ("dev-clean", "test-clean")]
+    dev, test = [each if described.limit is None else each.limited(described.limit) for each in splits]
+    anchor = load_model(str(described.testcase), described.weights)
+    steps = sum(len(method.rates) or BISECTIONS + FINALISTS for method in described.method) + 1
+    with ConfigurationBars(steps) as watcher:
+        yield [
+            Sweep(
+                anchor=anchor,
+                codec=method.codec,
+                fixed=method.set,
+                calibrate=described.data if method.calibrate else None,
+                dev=dev,
+                test=test,
+                folder=output,
+                threads=described.threads,
+                watcher=watcher,
+                values=method.rates,
+            )
+            for method in described.method
+        ]
 
 
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of sweeps and demos of one test case.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")] = Path("results/report"),
+    data: Annotated[
+        str | None,
+        typer.Option(help="Where the recordings are, for the page: `digits`, `librispeech`, or a folder; default: the curves' own."),
+    ] = None,
 ) -> None:
     """Draw several curves and say which method sends fewer bits. Example: asrdeploy report results/ectcq results/uniform"""
-    from dataclasses import asdict
-
-    from device_runner.files import write_json
     from toolchain import tables
-    from toolchain.plots import plot_curve
-    from toolchain.points import write_curve
-    from toolchain.report import incomplete, merged, read_curve, savings
+    from toolchain.page import write_report
+    from toolchain.points import read_curve
+    from toolchain.report import incomplete, merged
 
     curve = merged([read_curve(folder) for folder in folders])
-    found = savings(curve)
-    write_curve(curve, output)
-    write_json(output / "savings.json", [asdict(each) for each in found])
-    for ending in ("png", "svg"):
-        plot_curve(curve, output / f"curve.{ending}")
+    with console.status("comparing"):
+        written = write_report(curve, output, data)
     console.print(tables.curve(curve))
-    console.print(tables.savings(found))
-    for sentence in incomplete(curve):
+    console.print(tables.savings(written.savings))
+    console.print(tables.distances(written.comparisons))
+    for sentence in [*incomplete(curve), *written.missing]:
         complain(sentence)
-    console.print(f"points.csv, points.json, savings.json, curve.png and curve.svg are in {output}.")
+    names = ", ".join(sorted(path.name for path in written.files))
+    console.print(f"{names} are in {output}; report.html shows all of it.")
 
 
 def _setting(text: str) -> tuple[str, str]:

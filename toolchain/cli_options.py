@@ -7,7 +7,9 @@ from rich.console import Console
 
 console = Console()
 
-ModelOption = Annotated[str, typer.Option("--model", help="Test case number or anchor name; `asrdeploy testcases` lists them.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "--testcase", help="Test case number or anchor name; `asrdeploy testcases` lists them.")
+]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="`random`, or a .safetensors/.pt file; default: the model's own.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of `--weights random`.")]
 BaseOption = Annotated[str | None, typer.Option("--base", help="Weights that an update was made against (a file); `own`: the model's.")]

@@ -65,7 +65,7 @@ def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> 
     for configuration in CONFIGURATIONS:
         point = _run(configuration, anchor, measured, data, folder / configuration.name, threads, watcher)
         points.append(point)
-        curve = make_curve(anchor.case, measured, points)
+        curve = make_curve(anchor.case, measured, folder / "anchor" / "evaluation", points)
         # After every point, so that an interrupted run shows what it had.
         write_curve(curve, folder)
         plot_curve(curve, folder / "curve.png")
@@ -84,7 +84,7 @@ def _run(
     evaluation = evaluate(subject, data, folder / "evaluation", threads=threads, progress=progress)
     sent = "bitstream" if configuration.codec else "artifact"
     method = f"{configuration.codec}{', calibrated' if configuration.calibrated else ''}" if configuration.codec else "artifact"
-    return make_point(configuration.name, sent, evaluation, anchor.case, measured.wer, method)
+    return make_point(configuration.name, sent, evaluation, folder / "evaluation", anchor.case, measured.wer, method)
 
 
 def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact:

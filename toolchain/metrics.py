@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 
 
@@ -45,10 +46,15 @@ def bootstrap_interval(
         samples: resamplings.
         seed: of the resampling; the same seed gives the same interval.
     """
-    counts = np.stack([np.asarray(errors), np.asarray(words)], axis=1)
+    rates = resampled_rates(np.asarray(errors)[:, None], words, samples, seed)[:, 0]
+    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def resampled_rates(errors: npt.NDArray[np.int64], words: Sequence[int], samples: int = 2_000, seed: int = 0) -> npt.NDArray[np.float64]:
+    """Return corpus rates ``[samples, columns]`` of errors ``[utterances, columns]``, all columns resampled alike: for pairs."""
+    counts = np.concatenate([errors, np.asarray(words)[:, None]], axis=1)
     rng = np.random.default_rng(seed)
     # Multiplicities instead of indices: memory is samples x utterances either way, and one product sums them all.
     drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=samples) @ counts
-    rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1)
-    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return np.asarray(drawn[:, :-1] / np.maximum(drawn[:, -1:], 1))

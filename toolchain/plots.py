@@ -13,9 +13,10 @@ from matplotlib.ticker import PercentFormatter
 
 from device_runner.files import atomic_path
 from toolchain.delivery import Delivery, break_even
-from toolchain.points import Curve
+from toolchain.points import Curve, pareto
 
 MARKERS = "os^vDP*X"
+MOST_NAMED = 20  # points; the names of more would cover one another
 
 
 def plot_curve(curve: Curve, path: Path) -> None:
@@ -40,11 +41,15 @@ def plot_curve(curve: Curve, path: Path) -> None:
             capsize=3,
             label=f"{method}: {points[0].sent} sent to the UE" if points[0].sent != method else f"{method} sent to the UE",
         )
-        for point in points:
+        for point in points if len(curve.points) <= MOST_NAMED else ():
             # Slanted: neighbours on the flat part of the curve would write over one another.
             axes.annotate(
                 point.configuration, (point.c_size, point.wer), textcoords="offset points", xytext=(3, 4), fontsize=7, rotation=55
             )
+    front = pareto(curve.points)
+    axes.plot(
+        [each.c_size for each in front], [each.wer for each in front], color="0.6", linewidth=4, alpha=0.4, zorder=0, label="Pareto front"
+    )
     # Points far outside the range would press the others flat; they are in the table.
     axes.set_ylim(bottom=0, top=max(top * 1.25, 1.15 * max((point.wer_high for point in curve.in_range), default=top)))
     axes.set_xscale("log")

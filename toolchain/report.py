@@ -1,16 +1,20 @@
-"""Several curves of one test case side by side: which method sends fewer bits at the same word error rate."""
+"""Several curves of one test case side by side: which method sends fewer bits at the same word error rate, and what chance explains."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import combinations
 
 import numpy as np
-from pydantic import ValidationError
 
 from device_runner.errors import AsrDeployError
-from toolchain.points import FEWEST_IN_RANGE, Curve, Point
+from device_runner.transcripts import Transcript, read_transcripts
+from toolchain.evaluate import TRANSCRIPTS
+from toolchain.metrics import resampled_rates
+from toolchain.points import FEWEST_IN_RANGE, Curve, Point, pareto
+
+ANCHOR = "anchor"
+RESAMPLINGS = 2_000
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,25 @@ class Saving:
     wer: tuple[float, float]
 
 
-def read_curve(folder: Path) -> Curve:
-    """Read the ``points.json`` of a sweep or a demo.
+@dataclass(frozen=True)
+class Comparison:
+    """Two configurations on the same utterances.
 
-    Raises:
-        AsrDeployError: there is none, or it is something else.
+    Args:
+        ours: name of the one; see ``label``.
+        theirs: name of the other, or ``anchor``.
+        difference: ours' word error rate less theirs, as a fraction.
+        interval: of the difference, 95 %, by a paired bootstrap over utterances.
+        p: two-sided; how often chance gives a difference of the other sign.
+        not_worse: share of the utterances that ours has no more errors in.
     """
-    path = folder / "points.json"
-    if not path.is_file():
-        raise AsrDeployError(f"{folder} has no points.json; `asrdeploy sweep` and `asrdeploy demo` write one.")
-    try:
-        return Curve.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValidationError, ValueError, RecursionError) as error:
-        raise AsrDeployError(f"{path} is not a curve of this version: run the sweep again.") from error
+
+    ours: str
+    theirs: str
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    not_worse: float
 
 
 def merged(curves: Sequence[Curve]) -> Curve:
@@ -88,13 +98,55 @@ def savings(curve: Curve) -> list[Saving]:
     return found
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no smaller one is as good as, smallest first: word error rates fall along it."""
-    front: list[Point] = []
-    for point in sorted(points, key=lambda each: (each.size_bits, each.wer)):
-        if not front or point.wer < front[-1].wer:
-            front.append(point)
-    return front
+def label(point: Point) -> str:
+    """Return a configuration's name with what is fixed of its method, which tells methods of one codec apart."""
+    return ", ".join([point.configuration, *point.method.split(", ")[1:]])
+
+
+def transcripts_of(curve: Curve) -> tuple[dict[str, list[Transcript]], list[str]]:
+    """Return the transcripts of the anchor and of every configuration by its label, and a sentence on each that has none.
+
+    Raises:
+        AsrDeployError: transcripts are not of the same utterances.
+    """
+    folders = {ANCHOR: curve.anchor_evaluation} | {label(point): point.evaluation for point in curve.points}
+    found = {name: read_transcripts(folder / TRANSCRIPTS) for name, folder in folders.items()}
+    missing = [f"{folders[name]} has no transcripts: {name} is not compared." for name, lines in found.items() if not lines]
+    found = {name: lines for name, lines in found.items() if lines}
+    ids = {tuple(each.id for each in lines) for lines in found.values()}
+    if len(ids) > 1:
+        raise AsrDeployError("These curves' transcripts are not of the same utterances; run the sweeps again.")
+    return found, missing
+
+
+def compare(found: dict[str, list[Transcript]]) -> list[Comparison]:
+    """Compare every configuration with the anchor, where it is there, and with every other one, on the same resampled utterances.
+
+    A paired bootstrap after Bisani and Ney (ICASSP 2004); see ``metrics.bootstrap_interval``.
+    """
+    if not found:
+        return []
+    names = sorted(found, key=lambda name: name == ANCHOR)
+    errors = np.array([[each.errors for each in found[name]] for name in names]).T
+    words = [each.words for each in next(iter(found.values()))]
+    rates = resampled_rates(errors, words, RESAMPLINGS)
+    comparisons = []
+    for ours, theirs in combinations(range(len(names)), 2):
+        drawn = rates[:, ours] - rates[:, theirs]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        # Plus one: no number of resamplings proves that chance is impossible (Davison and Hinkley, 1997, 4.2).
+        tail = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)) + 1
+        comparisons.append(
+            Comparison(
+                ours=names[ours],
+                theirs=names[theirs],
+                difference=float(errors[:, ours].sum() - errors[:, theirs].sum()) / sum(words),
+                interval=(float(low), float(high)),
+                p=min(1.0, 2 * tail / (RESAMPLINGS + 1)),
+                not_worse=float(np.mean(errors[:, ours] <= errors[:, theirs])),
+            )
+        )
+    return comparisons
 
 
 def incomplete(curve: Curve) -> list[str]:

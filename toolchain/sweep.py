@@ -5,8 +5,8 @@ Rates are chosen on dev-clean; test-clean is transcribed for the chosen ones alo
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression import make_codec
 from toolchain.datasets import DataSet
 from toolchain.evaluate import TRANSCRIPTS, Evaluation, evaluate
-from toolchain.metrics import bootstrap_interval
 from toolchain.models import AnchorModel
-from toolchain.points import FEWEST_IN_RANGE, Curve, make_curve, make_point, write_curve
+from toolchain.points import FEWEST_IN_RANGE, Curve, Point, make_curve, make_point, write_curve
 from toolchain.progress import Watcher
+from toolchain.report import ANCHOR, compare
 from toolchain.subjects import subject_of
 
 BISECTIONS = 6  # of a continuous rate on dev-clean: to a sixtieth of its span
@@ -42,12 +42,18 @@ class Rate:
         low: the fewest bits.
         high: the most.
         whole: it is a whole number.
+        lost: the parameter is the share that is lost; the rate is the rest.
     """
 
     parameter: str
     low: float
     high: float
     whole: bool = False
+    lost: bool = False
+
+    def value_of(self, rate: float) -> float:
+        """Return the parameter's value, or from a value the rate."""
+        return round(1 - rate, 3) if self.lost else rate
 
     def rounded(self, value: float) -> float:
         """Return the nearest value that the codec takes, with three digits behind the point."""
@@ -59,6 +65,7 @@ RATES = {
     "uniform": Rate("bits", 2, 8, whole=True),
     "palette": Rate("colours", 3, 64, whole=True),
     "lowrank": Rate("share", 0.05, 0.9),
+    "prune": Rate("share", 0.02, 0.95, lost=True),
 }
 
 
@@ -95,18 +102,22 @@ class Sweep:
         folder: of the results; a stopped sweep goes on there.
         threads: of torch.
         watcher: is told how it goes on.
+        values: of the codec's parameter, chosen by hand; empty: searched.
+        before: points of other methods in the same folder; they stay in its curve.
         done: evaluations of this run by configuration and split, so that a curve's earlier points are not decoded again.
     """
 
     anchor: AnchorModel
     codec: str
-    fixed: dict[str, str]
+    fixed: Mapping[str, str | float | bool]
     calibrate: str | None
     dev: DataSet
     test: DataSet
     folder: Path
     threads: int
     watcher: Watcher
+    values: tuple[float, ...] = ()
+    before: tuple[Point, ...] = ()
     done: dict[tuple[str, str], Evaluation] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +127,8 @@ class Sweep:
             raise AsrDeployError(f"--set {self.rate.parameter}: the sweep chooses it; leave it out.")
         if not self.anchor.trained:
             raise AsrDeployError(f"{self.anchor.case.name} has random weights: a word error rate from them says nothing.")
-        make_codec(self.codec, **self._parameters(self.rate.high))
+        for value in self.values or [self.rate.value_of(self.rate.high)]:
+            make_codec(self.codec, **self.fixed, **{self.rate.parameter: value})
         if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / "points").is_dir():
             raise AsrDeployError(f"{self.folder} exists and holds no sweep; choose another folder for the results.")
 
@@ -137,13 +149,19 @@ class Sweep:
         Raises:
             AsrDeployError: a step failed.
         """
-        tried = self._first_rates(self._lowest_in_range())
+        tried = [self.rate.rounded(self.rate.value_of(each)) for each in self.values] or self._first_rates(self._lowest_in_range())
         for number in range(len(tried)):
             curve = self._curve(tried[: number + 1])
-        while len(curve.in_range) < FEWEST_IN_RANGE and len(tried) < MOST_POINTS and (new := self._another_rate(tried)) is not None:
+        while not self.values and self._in_range(curve) < FEWEST_IN_RANGE and len(tried) < MOST_POINTS:
+            new = self._another_rate(tried)
+            if new is None:
+                break
             tried.append(new)
             curve = self._curve(tried)
         return curve
+
+    def _in_range(self, curve: Curve) -> int:
+        return sum(point.method == self.method for point in curve.in_range)
 
     def smallest(self, budget: float) -> "Smallest":
         """Find the smallest bitstream whose loss of words stays within a budget, also at the upper end of its interval.
@@ -184,10 +202,9 @@ class Sweep:
         """Return the 95 % interval of a rate's word error rate less the anchor's, utterance by utterance."""
         self._anchor(data)
         self._evaluate(value, data)
-        folders = (self._folder(value), self.folder / "points" / "anchor")
-        ours, anchors = (read_transcripts(folder / data.split / TRANSCRIPTS) for folder in folders)
-        differences = [mine.errors - theirs.errors for mine, theirs in zip(ours, anchors, strict=True)]
-        return bootstrap_interval(differences, [each.words for each in anchors])
+        folders = {"": self._folder(value) / data.split, ANCHOR: self._anchor_folder(data)}
+        (comparison,) = compare({name: read_transcripts(folder / TRANSCRIPTS) for name, folder in folders.items()})
+        return comparison.interval
 
     def _first_rates(self, lowest: float) -> list[float]:
         """Return evenly spaced rates from the lowest that dev-clean allows, without repetition."""
@@ -202,23 +219,26 @@ class Sweep:
 
     def _curve(self, values: list[float]) -> Curve:
         anchor = self._anchor(self.test)
-        points = [
-            make_point(self._name(value), "bitstream", self._evaluate(value, self.test), self.anchor.case, anchor.wer, self.method)
-            for value in sorted(values)
-        ]
-        curve = make_curve(self.anchor.case, anchor, points)
+        points = [self._point(value, anchor) for value in sorted(values)]
+        curve = make_curve(self.anchor.case, anchor, self._anchor_folder(self.test), [*self.before, *points])
         from toolchain.plots import plot_curve
 
         write_curve(curve, self.folder)
         plot_curve(curve, self.folder / "curve.png")
         return curve
 
+    def _point(self, value: float, anchor: Evaluation) -> Point:
+        evaluation, folder = self._evaluate(value, self.test), self._folder(value) / self.test.split
+        return make_point(self._name(value), "bitstream", evaluation, folder, self.anchor.case, anchor.wer, self.method)
+
+    def _anchor_folder(self, data: DataSet) -> Path:
+        return self.folder / "points" / "anchor" / data.split
+
     def _anchor(self, data: DataSet) -> Evaluation:
         if ("anchor", data.split) not in self.done:
             progress = self.watcher.configuration("anchor", f"transcribing {data.split}", len(data.utterances))
             subject = subject_of(self.anchor, "anchor", f"{self.anchor.case.name}, {self.anchor.weights}", None, self.threads)
-            folder = self.folder / "points" / "anchor" / data.split
-            self.done["anchor", data.split] = evaluate(subject, data, folder, threads=self.threads, progress=progress)
+            self.done["anchor", data.split] = evaluate(subject, data, self._anchor_folder(data), threads=self.threads, progress=progress)
         return self.done["anchor", data.split]
 
     def _evaluate(self, value: float, data: DataSet) -> Evaluation:
@@ -249,8 +269,25 @@ class Sweep:
         parameters = self._parameters(value)
         return {"codec": self.codec, "parameters": parameters, "calibrate": self.calibrate, "weights": self.anchor.weights}
 
-    def _parameters(self, value: float) -> dict[str, str | float]:
-        return {**self.fixed, self.rate.parameter: value}
+    def _parameters(self, value: float) -> dict[str, str | float | bool]:
+        return {**self.fixed, self.rate.parameter: self.rate.value_of(value)}
 
     def _name(self, value: float) -> str:
-        return f"{self.codec}-{value:g}"
+        return f"{self.codec}-{self.rate.value_of(value):g}"
+
+
+def run_all(sweeps: Sequence[Sweep]) -> Curve:
+    """Run sweeps of one anchor into one folder and return the curve of all their points.
+
+    Raises:
+        AsrDeployError: none are given, two are the same method, or a step failed.
+    """
+    methods = [sweep.method for sweep in sweeps]
+    twice = next((method for method in methods if methods.count(method) > 1), None)
+    if not sweeps or twice is not None:
+        raise AsrDeployError("There is nothing to sweep." if twice is None else f"{twice} is swept twice; give it once.")
+    points: tuple[Point, ...] = ()
+    for sweep in sweeps:
+        curve = replace(sweep, before=points).run()
+        points = curve.points
+    return curve

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from toolchain.compression.codec import Codec
     from toolchain.delivery import Delivery
     from toolchain.reception import Reception
-    from toolchain.report import Saving
+    from toolchain.report import Comparison, Saving
     from toolchain.sweep import Smallest
 
 
@@ -194,18 +194,32 @@ def savings(found: "Iterable[Saving]") -> Table:
 
 def curve(drawn: Curve) -> Table:
     """Draw the points of a curve, narrow enough for 80 columns; the rest is in its files."""
-    title = f"{drawn.test_case} on {drawn.data} {drawn.split}; sizes in Mbit"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
-    for column in ("configuration", "sent", "size", "cSize", "wer", "95 % interval", "range"):
+    title = f"{drawn.test_case} on {drawn.data} {drawn.split}; sizes in Mbit; above: points over the anchor, and relative to it"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("configuration", "sent", "size", "cSize", "wer", "interval", "above", "", "range"):
         table.add_column(column, justify="left" if column in ("configuration", "sent") else "right", no_wrap=True)
     low, high = drawn.anchor_wer_interval
-    figures = (f"{drawn.anchor_size_bits / 1e6:.2f}", "1.0000", f"{drawn.anchor_wer:.2%}", f"{low:.1%} .. {high:.1%}")
-    table.add_row("anchor, torch", "—", *figures, "", end_section=True)
+    figures = (f"{drawn.anchor_size_bits / 1e6:.2f}", "1.0000", f"{drawn.anchor_wer:.2%}", f"{100 * low:.1f}..{high:.1%}")
+    table.add_row("anchor, torch", "—", *figures, "", "", "", end_section=True)
     for point in drawn.points:
         place = "in" if point.in_range else ("below" if point.wer < drawn.anchor_wer else "above")
-        interval = f"{point.wer_low:.1%} .. {point.wer_high:.1%}"
+        interval = f"{100 * point.wer_low:.1f}..{point.wer_high:.1%}"
         figures = (f"{point.size_bits / 1e6:.2f}", f"{point.c_size:.4f}", f"{point.wer:.2%}", interval)
-        table.add_row(point.configuration, point.sent, *figures, place)
+        relative = "—" if point.relative is None else f"{point.relative:+.0%}"
+        table.add_row(point.configuration, point.sent, *figures, f"{100 * point.above_anchor:+.2f}", relative, place)
+    return table
+
+
+def distances(comparisons: "Iterable[Comparison]") -> Table:
+    """Draw how far configurations are from the anchor, and whether chance explains it."""
+    title = "Points of word error rate above the anchor (paired bootstrap); utterances not worse than the anchor's"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for column in ("configuration", "points", "95 % interval", "p", "not worse"):
+        table.add_column(column, justify="left" if column == "configuration" else "right")
+    for each in comparisons:
+        if each.theirs == "anchor":
+            interval = f"{100 * each.interval[0]:+.2f} .. {100 * each.interval[1]:+.2f}"
+            table.add_row(each.ours, f"{100 * each.difference:+.2f}", interval, f"{each.p:.3f}", f"{each.not_worse:.1%}")
     return table
 
 

@@ -107,12 +107,15 @@ def make_codec(name: str, **parameters: Any) -> Codec:
 
 
 def _converted(codec_name: str, key: str, value: Any, kind: str) -> Any:
-    if not isinstance(value, str) or "str" in kind:
+    whole = kind.startswith("<class 'int") or kind.split(" ")[0] == "int"
+    if "str" in kind or not (isinstance(value, str) or (whole and isinstance(value, float))):
         return value
     try:
         if "bool" in kind:
-            return {"true": True, "false": False}[value.lower()]
-        return int(value) if kind.startswith("<class 'int") or kind.split(" ")[0] == "int" else float(value)
+            return {"true": True, "false": False}[str(value).lower()]
+        if whole and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        return int(value) if whole else float(value)
     except (ValueError, KeyError) as error:
         raise AsrDeployError(f"{key} of {codec_name} cannot be {value!r}.") from error
 
