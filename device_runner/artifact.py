@@ -78,11 +78,16 @@ class Artifact:
 
     folder: Path
     manifest: Manifest
+    by_digest: bool = False  # its files' names are their sha256, as in the folder of a job's files
 
     @property
     def model_path(self) -> Path:
         """The file that an engine opens."""
-        return self.folder / self.manifest.files[0].name
+        return self.path_of(self.manifest.files[0])
+
+    def path_of(self, file: ModelFile) -> Path:
+        """Return where a file of the manifest lies."""
+        return self.folder / (file.sha256 if self.by_digest else file.name)
 
     @property
     def size_bytes(self) -> int:
@@ -111,21 +116,43 @@ def open_artifact(folder: Path) -> Artifact:
         raise AsrDeployError(f"{folder} is a file; an artifact is the folder that `asrdeploy export` writes, with {MANIFEST} in it.")
     if not path.is_file():
         raise AsrDeployError(f"{folder} is not an artifact: it has no {MANIFEST}; `asrdeploy export` makes one.")
+    return _checked(Artifact(folder, _read_manifest(path)))
+
+
+def open_stored(files: Path, digest: str) -> Artifact:
+    """Open an artifact whose files, the manifest too, lie in one folder under their sha256.
+
+    Raises:
+        AsrDeployError: a file is missing, or is not what its name says.
+    """
+    path = files / digest
+    if not path.is_file():
+        raise AsrDeployError(f"The artifact's manifest {digest} is not in {files}; send it again.")
+    if sha256_of(path) != digest:
+        raise AsrDeployError(f"{path} does not fit its sha256: it was changed or cut; send it again.")
+    return _checked(Artifact(files, _read_manifest(path), by_digest=True))
+
+
+def _read_manifest(path: Path) -> Manifest:
     try:
-        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise AsrDeployError(f"{path} is not a valid manifest: {where}: {first['msg']}.") from error
     except (ValueError, RecursionError) as error:
         raise AsrDeployError(f"{path} is not JSON: {error}.") from error
-    for file in manifest.files:
-        found = folder / file.name
+
+
+def _checked(artifact: Artifact) -> Artifact:
+    """Return the artifact after its files were compared with its manifest."""
+    for file in artifact.manifest.files:
+        found = artifact.path_of(file)
         if not found.is_file():
-            raise AsrDeployError(f"{folder} is incomplete: {file.name} is missing; export it again.")
+            raise AsrDeployError(f"{artifact.folder} is incomplete: {file.name} is missing; export it again.")
         if found.stat().st_size != file.bytes or sha256_of(found) != file.sha256:
             raise AsrDeployError(f"{found} does not fit the sha256 in {MANIFEST}: it was changed or cut; export or copy it again.")
-    return Artifact(folder, manifest)
+    return artifact
 
 
 def describe_file(path: Path) -> ModelFile:

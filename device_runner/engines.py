@@ -25,30 +25,37 @@ class Engine(Protocol):
         ...
 
 
-ENGINES: dict[str, Callable[[Artifact, int], Engine]] = {}
+MakeEngine = Callable[[Artifact, int, str], Engine]
+ENGINES: dict[str, MakeEngine] = {}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "xnnpack": "XnnpackExecutionProvider", "nnapi": "NnapiExecutionProvider"}
 
 
-def engine_for(format_name: str) -> Callable[[Callable[[Artifact, int], Engine]], Callable[[Artifact, int], Engine]]:
+def engine_for(format_name: str) -> Callable[[MakeEngine], MakeEngine]:
     """Register the engine of an artifact format."""
 
-    def register(make: Callable[[Artifact, int], Engine]) -> Callable[[Artifact, int], Engine]:
+    def register(make: MakeEngine) -> MakeEngine:
         ENGINES[format_name] = make
         return make
 
     return register
 
 
-def open_engine(artifact: Artifact, threads: int = 1) -> Engine:
+def open_engine(artifact: Artifact, threads: int = 1, provider: str = "cpu") -> Engine:
     """Load an artifact into the engine of its format.
 
+    Args:
+        artifact: what to load.
+        threads: of the runtime.
+        provider: what ONNX Runtime computes with, a key of ``PROVIDERS``; other runtimes decide that at the export and take ``cpu``.
+
     Raises:
-        AsrDeployError: no engine for the format, fewer than one thread, or the runtime refuses the file.
+        AsrDeployError: no engine for the format, fewer than one thread, no such provider here, or the runtime refuses the file.
     """
     check_threads(threads)
     make = ENGINES.get(artifact.manifest.format)
     if make is None:
         raise AsrDeployError(f"No engine here runs the format “{artifact.manifest.format}”; known: {', '.join(sorted(ENGINES))}.")
-    return make(artifact, threads)
+    return make(artifact, threads, provider)
 
 
 def check_threads(threads: int) -> None:
@@ -71,15 +78,18 @@ def check_length(waveform: Waveform, minimum: int, maximum: int | None = None) -
 class OnnxEngine:
     """ONNX Runtime on the CPU, with a fixed number of threads and no inter-operator parallelism."""
 
-    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+    def __init__(self, artifact: Artifact, threads: int = 1, provider: str = "cpu") -> None:
         import onnxruntime as ort  # a second of import time that not every command needs
 
+        if PROVIDERS.get(provider) not in ort.get_available_providers():
+            here = ", ".join(name for name, theirs in PROVIDERS.items() if theirs in ort.get_available_providers())
+            raise AsrDeployError(f"onnxruntime {ort.__version__} has no provider {provider} here; it has: {here}.")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self.session = ort.InferenceSession(str(artifact.model_path), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(str(artifact.model_path), options, providers=[PROVIDERS[provider]])
         except Exception as error:  # onnxruntime's own exception classes share no base below Exception
             raise AsrDeployError(f"onnxruntime {ort.__version__} cannot load {artifact.model_path}: {_first_line(error)}") from error
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
@@ -110,7 +120,9 @@ class ExecutorchEngine:
     XNNPACK's threads are the process's own: the engine that was opened last sets their number for all.
     """
 
-    def __init__(self, artifact: Artifact, threads: int = 1) -> None:
+    def __init__(self, artifact: Artifact, threads: int = 1, provider: str = "cpu") -> None:
+        if provider != "cpu":
+            raise AsrDeployError(f"ExecuTorch's delegate is chosen at the export; a .pte file takes no provider {provider}.")
         import torch  # lazily: a laptop that only drives phones has no torch
         from executorch.extension.pybindings import _portable_lib as runtime
 

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from device_runner.contract import DeviceFacts, Kind, State
+
 # What decides the speed and the exactness of quantised inference.
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve")
 PACKAGES = ("asrdeploy", "numpy", "onnxruntime", "onnx", "torch", "torchaudio", "executorch")
@@ -27,6 +29,54 @@ def machine_facts() -> dict[str, Any]:
         "versions": package_versions(),
         "commit": _commit(),
     }
+
+
+def device_facts() -> DeviceFacts:
+    """Return what a job's result says of what it ran on."""
+    cpu, features = _cpu()
+    return DeviceFacts(
+        kind=_kind(),
+        model=cpu,
+        cpu=cpu,
+        cpu_features=tuple(features),
+        int8_exact=int8_is_exact(features),
+        abi=platform.machine(),
+        system=platform.platform(),
+        logical_cpus=os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+
+
+def _kind() -> Kind:
+    if os.environ.get("ASRDEPLOY_LAUNCHER"):  # the Arm bundle's: qemu
+        return "emulated"
+    if "ANDROID_ROOT" not in os.environ:
+        return "host"
+    return "emulator" if Path("/dev/qemu_pipe").exists() or Path("/dev/goldfish_pipe").exists() else "phone"
+
+
+def device_state() -> State:
+    """Return what may change while a job runs, as far as the system's files tell (Linux: sysfs)."""
+    zones = sorted(Path("/sys/class/thermal").glob("thermal_zone*"))
+    frequencies = sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq"), key=lambda path: len(str(path)))
+    celsius = {f"{zone.name} {_read(zone / 'type')}".strip(): _number(zone / "temp") for zone in zones}
+    return State(
+        celsius={name: value / 1000 for name, value in celsius.items() if value is not None},
+        kilohertz=tuple(int(value) for value in map(_number, frequencies) if value is not None),
+        load_average=os.getloadavg()[0],
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:  # a phone keeps some of them from the shell, and a sensor that sleeps answers with an error
+        return ""
+
+
+def _number(path: Path) -> float | None:
+    text = _read(path)
+    return float(text) if text.lstrip("-").isdigit() else None
 
 
 def package_versions() -> dict[str, str]:

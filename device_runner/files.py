@@ -13,6 +13,11 @@ from typing import Any
 from device_runner.errors import AsrDeployError
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be fetched or made again: ``ASRDEPLOY_CACHE``, or ~/.cache/asrdeploy."""
+    return Path(os.environ.get("ASRDEPLOY_CACHE") or "~/.cache/asrdeploy").expanduser()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it is renamed over ``path`` on success and removed on failure.

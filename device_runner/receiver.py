@@ -24,6 +24,7 @@ PASSING_STATUS = (408, 429, 500, 502, 503, 504)  # answers that another attempt 
 LONGEST = 2**32  # bytes; more than any model for a phone has
 SMALLEST_READ, LARGEST_READ = 1 << 10, 1 << 18  # bytes
 READS_PER_SECOND = 50  # of a limited rate: short waits, so that it is even
+CATCH_UP = 0.1  # seconds: what waits that lasted too long have lost of a limited rate, at most
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Receiver:
         self._stop, self._ended, self._failure = Event(), False, None  # type: tuple[Event, bool, AsrDeployError | None]
 
     def __enter__(self) -> "Receiver":
-        self.started_at = time.perf_counter()
+        self.started_at = self._free_at = time.perf_counter()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             response, self.offer = self._first_answer()
@@ -223,7 +224,7 @@ class Receiver:
         if not data:
             raise _Cut(f"the connection ended after {self._have} of {self.offer.length} bytes")
         if self._rate is not None:
-            self._free_at = max(self._free_at, time.perf_counter()) + 8 * len(data) / self._rate
+            self._free_at = max(self._free_at, time.perf_counter() - CATCH_UP) + 8 * len(data) / self._rate
             self._stop.wait(max(0.0, self._free_at - time.perf_counter()))
         return data
 

@@ -1,14 +1,11 @@
 """Latency: statistics, conditions, validity, cold starts and drawings. No time that was measured decides a test."""
 
-import gc
 import io
 import itertools
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -20,10 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 from rich.console import Console
 
-from device_runner import latency
+from device_runner import latency, latency_views
 from device_runner.artifact import Artifact, Manifest, describe_file, open_artifact, write_manifest
-from device_runner.engines import ENGINES
+from device_runner.contract import DeviceFacts, Job, Result, State, Timed, job_digest, job_text
 from device_runner.errors import AsrDeployError
+from device_runner.files import sha256_of
+from device_runner.jobs import Task
 from device_runner.latency import QUICK, STANDARD, STRICT, Conditions, LatencyResult, Steady, summarise, why_invalid
 
 RATE = 16_000
@@ -79,7 +78,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def result(artifact: Artifact) -> LatencyResult:
     """The real thing: fresh processes, onnxruntime, two lengths."""
-    return latency.measure(artifact, noise(0.2, 0.5), threads=1, conditions=QUICK.model_copy(update={"cold_starts": 2}))
+    return latency.measure([artifact], noise(0.2, 0.5), threads=1, conditions=QUICK)[0]
 
 
 def steady(median: float = 0.2, rounds: int = 3, runs: int = 40, drift: float = 0.0) -> Steady:
@@ -133,82 +132,103 @@ def test_statistics_are_in_order(nanoseconds: list[list[int]], seconds: float) -
 
 
 def test_presets_keep_what_the_conventions_ask_for() -> None:
-    assert (STANDARD.warmup, STANDARD.minimum_runs, STANDARD.minimum_seconds, STANDARD.cold_starts) == (10, 100, 10.0, 3)
+    assert (STANDARD.warmup, STANDARD.minimum_runs, STANDARD.minimum_seconds) == (10, 100, 10.0)
     assert (STRICT.minimum_runs, STRICT.minimum_seconds) == (1024, 60.0)
     assert min(STANDARD.rounds, STRICT.rounds) >= 3
     with pytest.raises(ValidationError):
         Conditions(**STANDARD.model_dump() | {"warmup": 0})
 
 
-class Recorder:
-    """An engine that notes which lengths it ran and whether garbage was collected meanwhile."""
+class Paced:
+    """A device whose runs take 0.5 s of a clock of its own: how `measure` asks and what it makes of the answers."""
 
-    def __init__(self, seconds_per_run: float = 0.0) -> None:
-        self.runs: list[int] = []
-        self.collecting: list[bool] = []
-        self.seconds_per_run, self.now = seconds_per_run, 0
+    name, kind = "paced", "host"
 
-    def logits(self, waveform: np.ndarray) -> np.ndarray:
-        self.runs.append(waveform.size)
-        self.collecting.append(gc.isenabled())
-        self.now += round(self.seconds_per_run * 1e9)
-        return np.zeros((1, 29), np.float32)
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
 
-    def clock(self) -> int:
-        return self.now
+    def run(self, task: Task, progress: object = None) -> Result:
+        job = task.job
+        self.jobs.append(job)
+        runs = max(job.repeats, math.ceil(job.minimum_seconds / 0.5))
+        timings = [Timed(id=each.id, audio_seconds=float(each.id.split()[0]), samples=(0.5,) * runs) for each in job.audio]
+        return made(job, timings=timings, import_seconds=1, load_seconds=2, first_inference_seconds=3, baseline_bytes=10, peak_bytes=14)
+
+
+def made(job: Job, **figures: object) -> Result:
+    facts = DeviceFacts(kind="host", model="m", cpu="c", int8_exact=True, abi="a", system="s", logical_cpus=2, memory_bytes=1)
+    state = State(load_average=0.0)
+    return Result(
+        job=job_digest(job_text(job)), runner="python", device=facts, before=state, after=state, valid=True, versions={}, **figures
+    )
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """Replace the engine by one that takes 0.5 s of a clock of its own, and the fresh processes by figures."""
-    recorder = Recorder(0.5)
-    figures = {"import_seconds": 1.0, "load_seconds": 2.0, "first_inference_seconds": 3.0, "baseline_bytes": 10, "peak_bytes": 14}
-    monkeypatch.setattr(latency, "open_engine", lambda artifact, threads: recorder)
-    monkeypatch.setattr(latency, "perf_counter_ns", recorder.clock)
-    monkeypatch.setattr(latency, "cold_start", lambda folder, threads, audio: latency.ColdStart(process_id=1, **figures))
-    monkeypatch.setattr(latency.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    return recorder
+def paced() -> Paced:
+    return Paced()
 
 
-def test_lengths_are_interleaved_and_warm_up_is_discarded(artifact: Artifact, recorder: Recorder) -> None:
-    conditions = Conditions(name="own", warmup=10, minimum_runs=7, minimum_seconds=0.0, rounds=3, cold_starts=1)
-    found = latency.measure(artifact, noise(0.2, 0.5), conditions=conditions)
-    short, long = 3_200, 8_000  # samples
-    # 7 runs in 3 rounds are 3 a round; the first round discards 10 more, the later ones one.
-    assert recorder.runs == [short] * 13 + [long] * 13 + ([short] * 4 + [long] * 4) * 2
-    assert [each.audio_seconds for each in found.steady] == [0.2, 0.5]
-    assert [[len(samples) for samples in each.rounds] for each in found.steady] == [[3, 3, 3]] * 2
+def test_artifacts_are_interleaved_over_the_rounds(artifact: Artifact, paced: Paced, tmp_path: Path) -> None:
+    other = make_artifact(tmp_path / "other", name="OTHER")
+    conditions = Conditions(name="own", warmup=10, minimum_runs=7, minimum_seconds=0.0, rounds=3)
+    found = latency.measure([artifact, other], noise(0.2, 0.5), device=paced, conditions=conditions, threads=2, provider="xnnpack")
+    digests = [sha256_of(each.folder / "manifest.json") for each in (artifact, other)]
+    assert [job.artifact for job in paced.jobs] == digests * 3
+    assert {(job.mode, job.warmup, job.repeats, job.threads, job.provider) for job in paced.jobs} == {("latency", 10, 3, 2, "xnnpack")}
+    assert [each.artifact.model for each in found] == ["TINY", "OTHER"]
+    for result in found:
+        assert [each.audio_seconds for each in result.steady] == [0.2, 0.5]
+        assert [[len(samples) for samples in each.rounds] for each in result.steady] == [[3, 3, 3]] * 2
 
 
-def test_standard_runs_are_enough_in_number_and_time(artifact: Artifact, recorder: Recorder) -> None:
-    found = latency.measure(artifact, noise(0.2))
+def test_standard_runs_are_enough_in_number_and_time(artifact: Artifact, paced: Paced) -> None:
+    (found,) = latency.measure([artifact], noise(0.2), device=paced)
     assert found.valid and found.reasons == ()
     assert found.steady[0].n == 102 and found.steady[0].p99 == pytest.approx(0.5)
     assert found.steady[0].real_time_factor == pytest.approx(2.5)
     assert (found.cold.median_load_seconds, found.cold.median_first_inference_seconds, found.cold.median_memory_bytes) == (2, 3, 4)
-    assert not any(recorder.collecting[-34:]) and gc.isenabled()
+    assert len(found.cold.starts) == len(found.states) == 3
 
 
-def test_minimum_time_and_number_extend_the_runs(artifact: Artifact, recorder: Recorder) -> None:
-    found = latency.measure(artifact, noise(0.2), conditions=QUICK.model_copy(update={"minimum_seconds": 30.0}))
+def test_minimum_time_and_number_extend_the_runs(artifact: Artifact, paced: Paced) -> None:
+    (found,) = latency.measure([artifact], noise(0.2), device=paced, conditions=QUICK.model_copy(update={"minimum_seconds": 30.0}))
     assert [len(samples) for samples in found.steady[0].rounds] == [30, 30]
-    found = latency.measure(artifact, noise(0.2), conditions=STRICT)
+    (found,) = latency.measure([artifact], noise(0.2), device=paced, conditions=STRICT)
     assert found.valid and found.steady[0].n >= 1024 and math.fsum(sum(each) for each in found.steady[0].rounds) >= 60
 
 
-def test_progress_goes_from_nothing_to_all(artifact: Artifact, recorder: Recorder) -> None:
+def test_progress_goes_from_nothing_to_all(artifact: Artifact, paced: Paced) -> None:
     seen: list[tuple[str, float]] = []
-    latency.measure(artifact, noise(0.2, 0.5), conditions=QUICK, progress=lambda what, share: seen.append((what, share)))
-    assert [what for what, _ in seen[:2]] == ["cold start 1 of 1", "round 1 of 2, 0.2 s of audio"]
-    assert [share for _, share in seen] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    said = lambda what, share: seen.append((what, share))  # noqa: E731
+    latency.measure([artifact, artifact], noise(0.2, 0.5), device=paced, conditions=QUICK, progress=said)
+    assert [what for what, _ in seen[:2]] == ["round 1 of 2, artifact"] * 2
+    assert [share for _, share in seen] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+
+
+def test_an_emulated_device_is_for_function_only(artifact: Artifact, paced: Paced) -> None:
+    paced.kind = "emulator"  # type: ignore[assignment]
+    (found,) = latency.measure([artifact], noise(0.2), device=paced)
+    assert found.function_only and not found.valid and "no phone's" in found.reasons[0]
+
+
+def test_what_a_device_says_against_its_times_counts(artifact: Artifact, paced: Paced, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = paced.run
+    hot = {"reasons": ("hot before the job: 41 C, more than 37 C",), "peak_bytes": None}
+    monkeypatch.setattr(paced, "run", lambda task: plain(task).model_copy(update=hot))
+    (found,) = latency.measure([artifact], noise(0.2), device=paced)
+    assert not found.valid and found.reasons == hot["reasons"] and found.cold.median_memory_bytes is None
 
 
 # Validity
 
+HOST = DeviceFacts(kind="host", model="m", cpu="c", int8_exact=True, abi="a", system="s", logical_cpus=2, memory_bytes=1)
+
 
 def test_enough_runs_on_an_idle_machine_are_valid() -> None:
-    assert why_invalid(STANDARD, [steady()], load_average=1.0, cpus=2) == ()
-    assert why_invalid(STANDARD, [summarise(2.0, [[0.1] * 100])], 0.0, 2) == ()  # just 10 s, whatever the sum of floats says
+    assert why_invalid(STANDARD, [steady()], HOST, load_average=1.0) == ()
+    assert why_invalid(STANDARD, [summarise(2.0, [[0.1] * 100])], HOST, 0.0) == ()  # just 10 s, whatever the sum of floats says
+    phone = HOST.model_copy(update={"kind": "phone"})
+    assert why_invalid(STANDARD, [steady()], phone, load_average=9.0) == ()  # the kernel's own threads
 
 
 @pytest.mark.parametrize(
@@ -218,14 +238,13 @@ def test_enough_runs_on_an_idle_machine_are_valid() -> None:
         (STANDARD, steady(median=0.05), 0.0, "2 s of audio: 6.0 s of runs, less than 10 s"),
         (STANDARD, steady(drift=0.06), 0.0, "2 s of audio: the rounds differ by 11%, more than 10%"),
         (STANDARD, steady(), 1.1, "load average 1.1 on 2 CPUs: other work was running"),
-        (STANDARD.model_copy(update={"cold_starts": 2}), steady(), 0.0, "cold starts: 2, fewer than 3"),
         (STANDARD.model_copy(update={"rounds": 2}), steady(), 0.0, "rounds: 2, fewer than 3"),
         (STANDARD.model_copy(update={"warmup": 9}), steady(), 0.0, "warm-up runs: 9, fewer than 10"),
         (STANDARD.model_copy(update={"name": "quick"}), steady(), 0.0, "quick conditions are for trying out"),
     ],
 )
 def test_each_shortcoming_has_its_reason(conditions: Conditions, measured: Steady, load: float, reason: str) -> None:
-    assert why_invalid(conditions, [measured], load, cpus=2) == (reason,)
+    assert why_invalid(conditions, [measured], HOST, load) == (reason,)
 
 
 # The real thing
@@ -234,37 +253,30 @@ def test_each_shortcoming_has_its_reason(conditions: Conditions, measured: Stead
 def test_result_names_the_artifact_and_the_machine(artifact: Artifact, result: LatencyResult) -> None:
     assert (result.artifact.model, result.artifact.scheme, result.artifact.trained) == ("TINY", "fp32", True)
     assert (result.artifact.sha256, result.artifact.size_bytes) == (artifact.digest, artifact.size_bytes)
-    assert result.machine["versions"]["onnxruntime"] and result.threads == 1
+    assert result.versions["onnxruntime"] and result.host["logical_cpus"] and result.threads == 1
     assert [each.n for each in result.steady] == [6, 6]
     assert not result.valid and "quick conditions are for trying out" in result.reasons
 
 
 def test_cold_starts_are_fresh_processes(result: LatencyResult) -> None:
-    processes = [each.process_id for each in result.cold.starts]
-    assert len({*processes, os.getpid()}) == 3
-    assert result.cold.audio_seconds == 0.5
+    assert len(result.cold.starts) == 2 and result.cold.audio_seconds == 0.5
     for each in result.cold.starts:
         assert min(each.import_seconds, each.load_seconds, each.first_inference_seconds) > 0
         assert 0 < each.baseline_bytes <= each.peak_bytes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps the parent's mark in ru_maxrss")
-def test_memory_of_a_fresh_process_is_not_its_parents(artifact: Artifact, tmp_path: Path) -> None:
-    np.save(tmp_path / "audio.npy", noise(0.2)[0.2])
+def test_memory_of_a_fresh_process_is_not_its_parents(artifact: Artifact) -> None:
     ballast = np.ones(50_000_000)  # 400 MB that are in memory
-    start = latency.cold_start(artifact.folder, 1, tmp_path / "audio.npy")
-    assert start.peak_bytes < ballast.nbytes
+    (found,) = latency.measure([artifact], noise(0.2), conditions=QUICK)
+    assert all(each.peak_bytes < ballast.nbytes for each in found.cold.starts)
 
 
 def test_result_survives_json(result: LatencyResult) -> None:
     assert LatencyResult.model_validate_json(result.model_dump_json()) == result
-    for wrong in ({"version": 2}, {"unheard_of": 1}):
+    for wrong in ({"version": 1}, {"unheard_of": 1}):
         with pytest.raises(ValidationError):
             LatencyResult.model_validate(result.model_dump() | wrong)
-
-
-def test_every_engine_has_a_runtime_to_import_first() -> None:
-    assert set(ENGINES) <= set(latency.RUNTIMES)
 
 
 def test_module_needs_no_torch() -> None:
@@ -277,54 +289,42 @@ def test_module_needs_no_torch() -> None:
 
 def test_model_that_the_runtime_refuses(tmp_path: Path) -> None:
     broken = make_artifact(tmp_path / "broken", model=b"no model at all")
-    with pytest.raises(AsrDeployError, match=r"fresh process could not run .*broken: onnxruntime .* cannot load"):
-        latency.measure(broken, noise(0.2), conditions=QUICK)
+    with pytest.raises(AsrDeployError, match=r"^onnxruntime .* cannot load"):
+        latency.measure([broken], noise(0.2), conditions=QUICK)
 
 
 def test_model_that_changed_since_it_was_opened(tmp_path: Path) -> None:
     changed = make_artifact(tmp_path / "changed")
     changed.model_path.write_bytes(changed.model_path.read_bytes() + b" ")
     with pytest.raises(AsrDeployError, match="was changed or cut"):
-        latency.measure(changed, noise(0.2), conditions=QUICK)
+        latency.measure([changed], noise(0.2), conditions=QUICK)
 
 
-def test_model_that_was_exported_again_meanwhile(tmp_path: Path, recorder: Recorder) -> None:
+def test_model_that_was_exported_again_meanwhile(tmp_path: Path, paced: Paced) -> None:
     first = make_artifact(tmp_path / "again")
     make_artifact(tmp_path / "again", name="OTHER")
     with pytest.raises(AsrDeployError, match="exported again"):
-        latency.measure(first, noise(0.2), conditions=QUICK)
+        latency.measure([first], noise(0.2), device=paced, conditions=QUICK)
 
 
 def test_format_without_engine(tmp_path: Path) -> None:
     unknown = make_artifact(tmp_path / "unknown", form="tflite")
     with pytest.raises(AsrDeployError, match="tflite"):
-        latency.measure(unknown, noise(0.2), conditions=QUICK)
+        latency.measure([unknown], noise(0.2), conditions=QUICK)
 
 
 def test_audio_below_one_frame(artifact: Artifact) -> None:
     with pytest.raises(AsrDeployError, match="needs at least 400"):
-        latency.measure(artifact, noise(0.01), conditions=QUICK)
-
-
-def test_fresh_process_that_dies_without_a_word(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=-9, stdout="", stderr=""))
-    with pytest.raises(AsrDeployError, match="ended with code -9"):
-        latency.measure(artifact, noise(0.2), conditions=QUICK)
-
-
-def test_fresh_process_that_hangs(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "COLD_LIMIT_S", 0.001)
-    with pytest.raises(AsrDeployError, match="within"):
-        latency.measure(artifact, noise(0.2), conditions=QUICK)
+        latency.measure([artifact], noise(0.01), conditions=QUICK)
 
 
 def test_arguments_that_cannot_be_measured(artifact: Artifact) -> None:
     with pytest.raises(AsrDeployError, match="at least one length"):
-        latency.measure(artifact, {})
-    with pytest.raises(AsrDeployError, match="at least 1 thread"):
-        latency.measure(artifact, noise(0.2), threads=0)
+        latency.measure([artifact], {})
+    with pytest.raises(AsrDeployError, match="leaves nothing to run on"):
+        latency.measure([artifact], noise(0.2), threads=0)
     with pytest.raises(ValueError, match="is not 2 s"):
-        latency.measure(artifact, {2.0: noise(0.2)[0.2]})
+        latency.measure([artifact], {2.0: noise(0.2)[0.2]})
 
 
 # Speech
@@ -362,16 +362,16 @@ def with_steady(result: LatencyResult, measured: Steady, **facts: object) -> Lat
 
 def test_summary_table_shows_milliseconds(result: LatencyResult) -> None:
     console = Console(file=io.StringIO(), width=200)
-    console.print(latency.summary_table(with_steady(result, steady(median=0.05, runs=10))))
+    console.print(latency_views.summary_table(with_steady(result, steady(median=0.05, runs=10))))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "50.00" in text and "–" in text and "0.0250" in text and "not valid" in text and "1 thread" in text
-    console.print(latency.summary_table(with_steady(result, steady(median=0.05, runs=40))))
+    console.print(latency_views.summary_table(with_steady(result, steady(median=0.05, runs=40))))
     assert text.count("50.00") == 3 and console.file.getvalue().count("50.00") == 7  # type: ignore[attr-defined]
 
 
 def test_plot_is_a_png(result: LatencyResult, tmp_path: Path) -> None:
     path = tmp_path / "figures" / "latency.png"
-    latency.plot([result, with_steady(result, steady())], path)
+    latency_views.plot([result, with_steady(result, steady())], path)
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 1000
     assert list(path.parent.iterdir()) == [path]
 
@@ -380,20 +380,31 @@ def test_plot_names_units_whiskers_and_random_weights(result: LatencyResult, tmp
     drawn = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure))
     random = with_steady(result, summarise(2.0, [[float(value) / 1e3 for value in range(1, 102)]]), trained=False, model="LARGE")
-    latency.plot([random], tmp_path / "latency.png")
+    latency_views.plot([random], tmp_path / "latency.png")
     axes = drawn[0].axes[0]
     assert axes.get_title().endswith("random weights: LARGE")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("length of audio (s)", "latency (ms)")
     segment = axes.collections[0].get_segments()[0]
     assert np.allclose(segment, [[2, 51], [2, 91]])
     assert "not valid" in axes.get_legend().get_texts()[0].get_text()
-    latency.plot([result], tmp_path / "latency.png")
+    latency_views.plot([result], tmp_path / "latency.png")
     assert "random" not in drawn[1].axes[0].get_title()
+
+
+def test_plot_keeps_emulated_devices_from_others(result: LatencyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure))
+    emulated = result.model_copy(update={"facts": result.facts.model_copy(update={"kind": "emulator"}), "device": "emulator-5554"})
+    latency_views.plot([result, emulated], tmp_path / "latency.png")
+    latency_views.plot([emulated], tmp_path / "latency.png")
+    labels = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in drawn]
+    assert len(labels[0]) == 1 and "emulator-5554" not in labels[0][0]
+    assert "emulator-5554" in labels[1][0] and "function only" in drawn[1].axes[0].get_title()
 
 
 def test_plot_that_cannot_be_drawn(result: LatencyResult, tmp_path: Path) -> None:
     with pytest.raises(AsrDeployError, match="no latency result"):
-        latency.plot([], tmp_path / "latency.png")
+        latency_views.plot([], tmp_path / "latency.png")
     for name in ("latency.xyz", "latency"):
         with pytest.raises(AsrDeployError, match=r"end its name with \.png"):
-            latency.plot([result], tmp_path / name)
+            latency_views.plot([result], tmp_path / name)

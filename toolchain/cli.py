@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain import cli_compression, cli_delivery
+from toolchain import cli_compression, cli_delivery, cli_devices, cli_runs
 from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOption, ThreadsOption, WeightsOption, complain, console
 
 # Imports of torch and of runtimes are inside the commands: `--help` and mistakes are answered at once.
@@ -15,7 +15,7 @@ from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOp
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost."
 )
-for command in (*cli_compression.COMMANDS, *cli_delivery.COMMANDS):
+for command in (*cli_runs.COMMANDS, *cli_compression.COMMANDS, *cli_delivery.COMMANDS, *cli_devices.COMMANDS):
     app.command()(command)
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -143,98 +143,6 @@ def inspect(
 
 
 @app.command()
-def transcribe(
-    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Recordings (FLAC, WAV; mono).")],
-    weights: WeightsOption = None,
-    threads: ThreadsOption = 1,
-) -> None:
-    """Print what a recogniser hears. Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav"""
-    from device_runner.audio import read_audio
-    from device_runner.labels import select_labels
-    from toolchain.subjects import open_subject
-
-    opened = open_subject(subject, weights=weights, threads=threads)
-    for file in files:
-        try:
-            text = select_labels(opened.engine.logits(read_audio(file, opened.sample_rate)), opened.labels)
-        except AsrDeployError as error:
-            raise AsrDeployError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
-        typer.echo(f"{file}: {text}" if len(files) > 1 else text)
-
-
-@app.command()
-def evaluate(
-    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
-    data: Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder in LibriSpeech's layout.")] = "digits",
-    split: Annotated[str, typer.Option(help="For example test-clean or dev-clean.")] = "test-clean",
-    limit: Annotated[int | None, typer.Option(help="Only the first N utterances.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of transcripts and result; default: results/NAME-DATA-SPLIT.")
-    ] = None,
-    weights: WeightsOption = None,
-    threads: ThreadsOption = 1,
-) -> None:
-    """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20"""
-    from toolchain import tables
-    from toolchain.datasets import open_data
-    from toolchain.evaluate import check_trained
-    from toolchain.evaluate import evaluate as transcribe_and_score
-    from toolchain.progress import evaluation_progress
-    from toolchain.subjects import open_subject
-
-    if limit is not None and limit < 1:
-        raise AsrDeployError(f"--limit {limit} leaves nothing to evaluate; give 1 or more.")
-    opened = open_subject(subject, weights=weights, threads=threads)
-    check_trained(opened)
-    chosen = open_data(data, split)
-    if limit is not None:
-        chosen = chosen.limited(limit)
-    ending = "" if limit is None else f"-{limit}"
-    folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
-    with evaluation_progress(len(chosen.utterances)) as progress:
-        result = transcribe_and_score(opened, chosen, folder, threads=threads, progress=progress)
-    console.print(tables.evaluation(result))
-    if opened.warning:
-        complain(opened.warning)
-    console.print(f"Transcripts and result are in {folder}.")
-
-
-@app.command()
-def bench(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
-    seconds: Annotated[str, typer.Option(help="Lengths of audio.")] = "2,5,10,15",
-    threads: ThreadsOption = 1,
-    protocol: Annotated[str, typer.Option(help="standard, strict (1024 runs, 60 s) or quick (to try out; never valid).")] = "standard",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Result file (JSON); default: results/bench-NAME.json.")] = None,
-) -> None:
-    """Measure latency: cold load, first inference, steady state. Example: asrdeploy bench artifacts/DIGITS_ASR_TINY-onnx-int8"""
-    from device_runner import latency
-    from device_runner.artifact import open_artifact
-    from device_runner.files import write_text
-    from device_runner.names import nearest
-    from toolchain.exporting import bundled_speech
-    from toolchain.progress import share_progress
-
-    conditions = {each.name: each for each in (latency.STANDARD, latency.STRICT, latency.QUICK)}
-    if protocol not in conditions:
-        raise nearest(protocol, conditions, "protocol")
-    file = output or Path("results") / f"bench-{artifact.resolve().name}.json"
-    if file.suffix == ".png":
-        raise AsrDeployError(f"-o {file} names the result, which is JSON; the plot is put beside it.")
-    opened = open_artifact(artifact)
-    waveforms = bundled_speech(_lengths(seconds), opened.manifest.sample_rate)
-    with share_progress() as progress:
-        result = latency.measure(opened, waveforms, threads=threads, conditions=conditions[protocol], progress=progress)
-    write_text(file, result.model_dump_json(indent=2) + "\n")
-    latency.plot([result], file.with_suffix(".png"))
-    console.print(latency.summary_table(result))
-    for reason in result.reasons:
-        complain(f"Not valid as a measurement: {reason}")
-    console.print(f"All samples are in {file}, the plot in {file.with_suffix('.png')}.")
-
-
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("results/demo"),
     limit: Annotated[int | None, typer.Option(help="Only the first N utterances, to try out.")] = None,
@@ -255,16 +163,6 @@ def demo(
     if not curve.complete:
         complain(f"Only {len(curve.in_range)} points lie in the range; a complete test case has five.")
     console.print(f"points.csv, points.json and curve.png are in {output}.")
-
-
-def _lengths(text: str) -> list[float]:
-    try:
-        lengths = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise AsrDeployError(f"--seconds takes numbers with commas between, such as 2,5,10; not “{text}”.") from None
-    if not all(0 < length <= 60 for length in lengths):
-        raise AsrDeployError("--seconds takes lengths above 0 and up to 60 seconds.")
-    return lengths
 
 
 if __name__ == "__main__":

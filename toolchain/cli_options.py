@@ -1,9 +1,16 @@
 """What the commands of `asrdeploy` share: options, the console, how a complaint looks."""
 
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from device_runner.errors import AsrDeployError
+
+if TYPE_CHECKING:
+    from device_runner.devices import Device
 
 console = Console()
 
@@ -18,7 +25,33 @@ DecoderOption = Annotated[
 ]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of the runtime.")]
 
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="local, qemu-arm64, or the serial of an adb device; `asrdeploy devices` lists them.")
+]
+ViaOption = Annotated[
+    str | None, typer.Option("--via", help="The way onto a phone: app or shell; default: the app where it is installed, else the shell.")
+]
+AdbOption = Annotated[Path | None, typer.Option("--adb", help="The adb program; default: the one on the PATH, or of the package adbutils.")]
+ApkOption = Annotated[Path | None, typer.Option("--apk", help="The app's APK, installed where the device has none or an older one.")]
+ProviderOption = Annotated[str, typer.Option("--provider", help="What ONNX Runtime computes with: cpu, xnnpack or nnapi.")]
+
 
 def complain(sentence: str) -> None:
     """Print one sentence on the error stream."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"asrdeploy: {sentence}", markup=False)
+
+
+def check_via(via: str | None) -> None:
+    """Raise AsrDeployError for a way that there is not."""
+    if via not in (None, "app", "shell"):
+        raise AsrDeployError(f"--via {via} is no way onto a phone; give app or shell.")
+
+
+def open_chosen(
+    name: str, via: str | None, adb: Path | None, apk: Path | None, say: "Callable[[str], None]" = lambda sentence: None
+) -> "Device":
+    """Return the device that the options name; see ``device_choice.open_device``."""
+    from device_runner.device_choice import Choice, open_device
+
+    check_via(via)
+    return open_device(Choice(name, via, adb, apk), say)  # type: ignore[arg-type]  # checked above

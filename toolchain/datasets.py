@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_runner.errors import AsrDeployError
+from device_runner.files import cache_folder
 from device_runner.names import nearest
 from toolchain.download import download, unpack_tar
 
@@ -79,11 +80,6 @@ def open_data(data: str, split: str, *, download_allowed: bool = True, sha256: s
     if folder.name == data and not folder.is_dir():  # a bare name: more likely a misspelt set than a path
         raise nearest(data, (DIGITS, LIBRISPEECH), "data set or folder")
     return read_folder(folder, split, folder.resolve().name)
-
-
-def cache_folder() -> Path:
-    """Return the folder of what can be fetched or measured again: ``ASRDEPLOY_CACHE``, or ~/.cache/asrdeploy."""
-    return Path(os.environ.get("ASRDEPLOY_CACHE") or "~/.cache/asrdeploy").expanduser()
 
 
 def _librispeech(split: str, download_allowed: bool, sha256: str | None) -> Path:

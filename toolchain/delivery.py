@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.bitstream import read_header
 from device_runner.errors import AsrDeployError
@@ -41,17 +41,17 @@ class Delivered(BaseModel):
     name: str
     sha256: str
     receptions: tuple[Reception, ...]
+    after: float = Field(description="seconds to load and to infer first: the median over all bitstreams, whose model is the same")
 
     def seconds_at(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the time to the first transcript [s] at rates [bit/s] that were not measured.
 
         Transfer and decoding overlap: whichever lasts longer counts, then what is left to decode after the last byte (the least that was
-        seen), loading and the first inference (medians).
+        seen), loading and the first inference.
         """
         tail = min(each.seconds.decode for each in self.receptions)
-        after = median(each.seconds.load + each.seconds.first_inference for each in self.receptions)
         busy = median(each.decode_busy for each in self.receptions)
-        return np.maximum(8 * self.receptions[0].size_bytes / rates + tail, busy) + after
+        return np.maximum(8 * self.receptions[0].size_bytes / rates + tail, busy) + self.after
 
 
 class Delivery(BaseModel):
@@ -157,16 +157,17 @@ def deliver(
     files, rates = sorted(files, key=lambda path: path.stat().st_size), sorted(rates)
     whole = sum(1 + 8 * path.stat().st_size / rate for path in files for rate in rates)
     passed = 0.0
-    delivered = []
+    received = []
     with serving(files) as address:
         for path in files:
-            digest = sha256_of(path)
-            receptions = []
+            receptions, digest = [], sha256_of(path)
             for rate in rates:
                 progress(f"{path.name} at {rate / 1e6:g} Mbit/s", passed / whole)
                 receptions.append(_reception(f"{address}/{path.name}", path.stat().st_size, digest, rate, folder))
                 passed += 1 + 8 * path.stat().st_size / rate
-            delivered.append(Delivered(name=path.stem, sha256=digest, receptions=tuple(receptions)))
+            received.append((path.stem, digest, tuple(receptions)))
+    after = median(each.seconds.load + each.seconds.first_inference for _, _, receptions in received for each in receptions)
+    delivered = [Delivered(name=name, sha256=digest, receptions=each, after=after) for name, digest, each in received]
     result = Delivery(bitstreams=tuple(delivered), machine=machine_facts())
     write_text(folder / "delivery.json", result.model_dump_json(indent=2) + "\n")
     for ending in ("png", "svg"):

@@ -9,15 +9,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from device_runner.artifact import Artifact
 from device_runner.audio import read_audio
+from device_runner.contract import Heard, Kind
+from device_runner.devices import Device
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from device_runner.files import write_json, write_text
-from device_runner.labels import select_labels
+from device_runner.jobs import make_task
 from device_runner.transcripts import Transcript, append_transcript, read_transcripts, rewrite_transcripts
-from toolchain.datasets import DataSet
+from toolchain.datasets import DataSet, Utterance
 from toolchain.metrics import bootstrap_interval, count_errors
-from toolchain.subjects import Subject
+from toolchain.subjects import Subject, describe
 
 TRANSCRIPTS, RESULT, SETTINGS = "transcripts.jsonl", "result.json", "settings.json"
 
@@ -47,7 +50,9 @@ class Evaluation(BaseModel):
     compute_seconds: float
     real_time_factor: float
     threads: int
-    machine: dict[str, Any]
+    device: str = Field(default="local", description="what ran it, as --device names it")
+    kind: Kind = Field(default="host", description="the times of emulated and emulator say nothing about a phone")
+    machine: dict[str, Any] = Field(description="facts about the device, versions included")
 
 
 def evaluate(
@@ -62,35 +67,82 @@ def evaluate(
         AsrDeployError: random weights, audio that cannot be read, or a folder that cannot be written.
     """
     check_trained(subject)
-    done = _earlier_transcripts(subject, data, folder, threads)
+    done = _earlier_transcripts(_settings(subject, data, threads), data, folder)
     for transcript in done:
         progress(transcript)
     for utterance in islice(data.utterances, len(done), None):
         waveform = read_audio(utterance.path, subject.sample_rate)
         started = time.perf_counter()
         try:
-            hypothesis = select_labels(subject.engine.logits(waveform), subject.labels)
+            hypothesis = subject.hear(waveform)
         except AsrDeployError as error:
             raise AsrDeployError(f"{utterance.path}: {error}") from error
         seconds = time.perf_counter() - started
-        counts = count_errors(utterance.reference, hypothesis)
-        transcript = Transcript(
-            id=utterance.id,
-            audio_seconds=len(waveform) / subject.sample_rate,
-            reference=utterance.reference,
-            hypothesis=hypothesis,
-            substitutions=counts.substitutions,
-            deletions=counts.deletions,
-            insertions=counts.insertions,
-            words=counts.words,
-            compute_seconds=seconds,
-        )
+        transcript = _transcript(utterance, hypothesis, len(waveform) / subject.sample_rate, seconds)
         append_transcript(folder / TRANSCRIPTS, transcript)
         done.append(transcript)
         progress(transcript)
     result = score(done, subject, data, threads)
     write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
     return result
+
+
+def evaluate_on_device(
+    artifact: Artifact,
+    data: DataSet,
+    folder: Path,
+    device: Device,
+    *,
+    threads: int,
+    provider: str = "cpu",
+    progress: Callable[[Transcript], None] = lambda transcript: None,
+) -> Evaluation:
+    """Transcribe a set on a device and score it here; ``folder`` as in ``evaluate``.
+
+    What the device has finished stays there until the whole result was taken, so a stopped run goes on where it was.
+
+    Raises:
+        AsrDeployError: random weights, audio that cannot be read, a device that fails, or a folder that cannot be written.
+    """
+    subject = describe(artifact)
+    check_trained(subject)
+    settings = _settings(subject, data, threads) | {"device": device.name, "provider": provider}
+    done = _earlier_transcripts(settings, data, folder)
+    if len(done) == len(data.utterances) and (folder / RESULT).is_file():
+        for transcript in done:
+            progress(transcript)
+        return Evaluation.model_validate_json((folder / RESULT).read_text())
+    utterances = {each.id: each for each in data.utterances}
+
+    def transcript_of(line: Heard) -> Transcript:
+        return _transcript(utterances[line.id], line.hypothesis, line.audio_seconds, line.compute_seconds)
+
+    recordings = ((each.id, read_audio(each.path, subject.sample_rate)) for each in data.utterances)
+    task = make_task(artifact, recordings, mode="accuracy", threads=threads, provider=provider)
+    made = device.run(task, lambda line: progress(transcript_of(line)) if isinstance(line, Heard) else None)
+    done = [transcript_of(line) for line in made.transcripts]
+    if [each.id for each in done] != list(utterances):
+        raise AsrDeployError(f"{device.name} sent transcripts of other utterances than it was given; run it again.")
+    facts = made.device.model_dump() | {"versions": made.versions, "runner": made.runner, "commit": machine_facts()["commit"]}
+    result = score(done, subject, data, threads).model_copy(update={"device": device.name, "kind": made.device.kind, "machine": facts})
+    rewrite_transcripts(folder / TRANSCRIPTS, done)
+    write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+    return result
+
+
+def _transcript(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_seconds: float) -> Transcript:
+    counts = count_errors(utterance.reference, hypothesis)
+    return Transcript(
+        id=utterance.id,
+        audio_seconds=audio_seconds,
+        reference=utterance.reference,
+        hypothesis=hypothesis,
+        substitutions=counts.substitutions,
+        deletions=counts.deletions,
+        insertions=counts.insertions,
+        words=counts.words,
+        compute_seconds=compute_seconds,
+    )
 
 
 def check_trained(subject: Subject) -> None:
@@ -101,15 +153,19 @@ def check_trained(subject: Subject) -> None:
         )
 
 
-def _earlier_transcripts(subject: Subject, data: DataSet, folder: Path, threads: int) -> list[Transcript]:
+def _settings(subject: Subject, data: DataSet, threads: int) -> dict[str, Any]:
+    """Return what decides a run's transcripts: where it changes, a run starts anew."""
+    return {"identity": subject.identity, "data": data.digest, "threads": threads}
+
+
+def _earlier_transcripts(settings: dict[str, Any], data: DataSet, folder: Path) -> list[Transcript]:
     """Return what an earlier run of the same thing left, and make the folder ready to go on."""
-    settings = {"identity": subject.identity, "data": data.digest, "threads": threads}
     transcripts, written = folder / TRANSCRIPTS, folder / SETTINGS
     try:
         earlier = json.loads(written.read_text())
     except (OSError, ValueError):
         earlier = None
-    ours = isinstance(earlier, dict) and earlier.keys() == settings.keys()
+    ours = isinstance(earlier, dict) and earlier.keys() >= {"identity", "data", "threads"}
     if not ours and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise AsrDeployError(f"{folder} exists and holds no evaluation; choose another folder for the results.")
     if earlier != settings:

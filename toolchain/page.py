@@ -4,6 +4,7 @@ import base64
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
@@ -20,6 +21,7 @@ from toolchain.report import ANCHOR, Comparison, Saving, compare, incomplete, la
 WORST = 5  # utterances shown of each configuration
 MOST_AUDIO = 8_000_000  # bytes of recordings in the page
 LARGEST_RECORDING = 500_000
+SIZES = [round(each * 10.0**power, 4) for power in (-3, -2, -1) for each in (1, 1.5, 2, 3, 4, 5, 7)] + [1.0]  # labels of the plot's axis
 FORMATS = {".flac": "audio/flac", ".wav": "audio/wav"}
 
 
@@ -66,7 +68,8 @@ def write_report(curve: Curve, folder: Path, data: str | None = None) -> Report:
         rows=rows,
         # A script element ends at "</", whatever stands around it.
         facts=json.dumps({"rows": rows, "recordings": recordings}).replace("<", "\\u003c"),
-        savings=sorted(saved, key=lambda each: -each.share),
+        methods=sorted({each.method for each in saved}, key=lambda name: -median(each.share for each in saved if each.method == name)),
+        savings={(each.method, each.against): each for each in saved},
         pairs=[each for each in comparisons if each.theirs != ANCHOR],
         sentences=[*incomplete(curve), *missing, *lacking],
     )
@@ -156,7 +159,9 @@ def _plot(curve: Curve) -> str:
     figure = go.Figure()
     top = curve.anchor_wer + curve.wer_range
     figure.add_hrect(curve.anchor_wer, top, fillcolor="green", opacity=0.08, line_width=0)
-    figure.add_hline(curve.anchor_wer, line_dash="dash", line_color="green", annotation_text="anchor, fp32")
+    figure.add_hline(
+        curve.anchor_wer, line_dash="dash", line_color="green", annotation_text="anchor, fp32", annotation_position="bottom left"
+    )
     front = pareto(curve.points)
     figure.add_scatter(
         x=[each.c_size for each in front],
@@ -189,7 +194,13 @@ def _plot(curve: Curve) -> str:
         template="plotly_white",
         height=520,
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
-        xaxis={"type": "log", "title": "cSize: bits transmitted / bits of the anchor"},
+        # By itself a short logarithmic axis is labelled with digits of a power of ten that stands elsewhere.
+        xaxis={
+            "type": "log",
+            "title": "cSize: bits transmitted / bits of the anchor",
+            "tickvals": SIZES,
+            "ticktext": [f"{each:g}" for each in SIZES],
+        },
         yaxis={"tickformat": ".1%", "title": "word error rate", "range": [0, 1.15 * highest]},
     )
     return str(figure.to_html(full_html=False, include_plotlyjs=True, div_id="curve", config={"displaylogo": False}))

@@ -24,9 +24,10 @@ def _bars(*, counted: bool = True) -> Progress:
 
 
 class _Running:
-    """Word error rate and real-time factor so far, for a progress line."""
+    """Word error rate and real-time factor so far, for a progress line; ``timed`` False: without the latter."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, timed: bool = True) -> None:
+        self.timed = timed
         self.errors = self.words = 0
         self.audio = self.compute = 0.0
 
@@ -36,14 +37,15 @@ class _Running:
         self.words += transcript.words
         self.audio += transcript.audio_seconds
         self.compute += transcript.compute_seconds
-        return f"wer {self.errors / self.words:.2%}, real-time factor {self.compute / self.audio:.4f}"
+        factor = f", real-time factor {self.compute / self.audio:.4f}" if self.timed else ""
+        return f"wer {self.errors / self.words:.2%}{factor}"
 
 
 @contextmanager
-def evaluation_progress(utterances: int) -> Iterator[Callable[[Transcript], None]]:
-    """Show the utterances of an evaluation with running word error rate and real-time factor."""
+def evaluation_progress(utterances: int, *, timed: bool = True) -> Iterator[Callable[[Transcript], None]]:
+    """Show the utterances of an evaluation with running word error rate and, where times mean something, real-time factor."""
     with _bars() as bars:
-        task, running = bars.add_task("transcribing", total=utterances), _Running()
+        task, running = bars.add_task("transcribing", total=utterances), _Running(timed=timed)
         yield lambda transcript: bars.update(task, advance=1, description=running.add(transcript))
 
 

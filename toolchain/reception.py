@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from device_runner.bitstream import SUFFIX, BitstreamReader
 from device_runner.errors import AsrDeployError
 from device_runner.facts import high_water_mark, package_versions
-from device_runner.labels import select_labels
 from device_runner.receiver import Receiver
 
 AUDIO_SECONDS = 2.0  # of the first inference
@@ -117,7 +116,7 @@ def receive(
     waveform = bundled_speech([AUDIO_SECONDS], rate)[AUDIO_SECONDS]
     progress("transcribing")
     ready = time.perf_counter()  # reading the speech is the microphone's part
-    transcript = select_labels(subject.engine.logits(waveform), subject.labels)
+    transcript = subject.hear(waveform)
     finished = time.perf_counter()
     arrived = receiver.arrived_at or decoded
     return Reception(

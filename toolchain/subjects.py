@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from device_runner.artifact import Artifact, open_artifact
-from device_runner.engines import Engine, open_engine
+from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
+from device_runner.labels import select_labels
 from toolchain.testcases import TEST_CASES, TestCase, find_test_case
 
 if TYPE_CHECKING:
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A recogniser that is ready to run, with what a result must say of it.
+    """A recogniser, with what a result must say of it.
 
     Args:
         configuration: name of the test configuration.
         case: its test case; None for a model of no test case.
         identity: what decides the transcripts: the sha256 of an artifact, or name and weights of an anchor.
         transmitted_bits: what reaches the UE.
+        engine: None: it runs on a device.
     """
 
     configuration: str
@@ -33,8 +35,19 @@ class Subject:
     sample_rate: int
     transmitted_bits: int
     artifact_bytes: int | None
-    engine: Engine
+    engine: Engine | None
     warning: str | None = None
+
+    def hear(self, waveform: Waveform) -> str:
+        """Return what is heard in a waveform ``[samples]``.
+
+        Raises:
+            AsrDeployError: it is too short or too long.
+            ValueError: the subject is only described here and runs on a device.
+        """
+        if self.engine is None:
+            raise ValueError(f"{self.configuration} runs on a device")
+        return select_labels(self.engine.logits(waveform), self.labels)
 
 
 def open_subject(name: str, *, weights: str | None = None, seed: int = 0, threads: int = 1) -> Subject:
@@ -50,24 +63,29 @@ def open_subject(name: str, *, weights: str | None = None, seed: int = 0, thread
         if not path.exists():
             raise AsrDeployError(f"{path} does not exist; give an artifact's folder or a model's name.")
         artifact = open_artifact(path)
-        manifest = artifact.manifest
-        return Subject(
-            configuration=path.resolve().name,
-            case=next((case for case in TEST_CASES if case.name == manifest.model), None),
-            identity=artifact.digest,
-            trained=manifest.trained,
-            labels=manifest.labels,
-            sample_rate=manifest.sample_rate,
-            transmitted_bits=artifact.transmitted_bits,
-            artifact_bytes=artifact.size_bytes,
-            engine=open_engine(artifact, threads),
-            warning=_inexact(artifact),
-        )
+        return describe(artifact, open_engine(artifact, threads))
     find_test_case(name)  # an unknown name is answered before torch is imported
     from toolchain.models import load_model
 
     model = load_model(name, weights, seed)
     return subject_of(model, model.case.name, f"{model.case.name}, {model.weights}", None, threads)
+
+
+def describe(artifact: Artifact, engine: Engine | None = None) -> Subject:
+    """Return an artifact as a subject; without an engine where a device runs it."""
+    manifest = artifact.manifest
+    return Subject(
+        configuration=artifact.folder.resolve().name,
+        case=next((case for case in TEST_CASES if case.name == manifest.model), None),
+        identity=artifact.digest,
+        trained=manifest.trained,
+        labels=manifest.labels,
+        sample_rate=manifest.sample_rate,
+        transmitted_bits=artifact.transmitted_bits,
+        artifact_bytes=artifact.size_bytes,
+        engine=engine,
+        warning=None if engine is None else inexact(artifact, exact=machine_facts()["int8_exact"]),
+    )
 
 
 def subject_of(model: "AnchorModel", configuration: str, identity: str, transmitted_bits: int | None, threads: int) -> Subject:
@@ -87,10 +105,16 @@ def subject_of(model: "AnchorModel", configuration: str, identity: str, transmit
     )
 
 
-def _inexact(artifact: Artifact) -> str | None:
+def inexact(artifact: Artifact, *, exact: bool | None) -> str | None:
+    """Return a sentence where 8-bit products were computed by a processor that saturates them.
+
+    Args:
+        artifact: what was run.
+        exact: what the processor does; None: not known.
+    """
     manifest = artifact.manifest
     computed = any(what in manifest.quantised for what in ("matrix products in int8", "convolutions in int8")) and manifest.format == "onnx"
-    if not computed or "reduce_range" in manifest.scheme or machine_facts()["int8_exact"]:
+    if not computed or "reduce_range" in manifest.scheme or exact is not False:
         return None
     return (
         "This CPU has no dot-product instructions (VNNI): its 8-bit products saturate, so the word error rate is not a phone's; "

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from device_runner.artifact import Artifact, Parity
 from device_runner.bitstream import Header
+from device_runner.latency import FUNCTION_ONLY
 from exporters.schemes import Scheme
 from toolchain.evaluate import Evaluation
 from toolchain.points import Curve
@@ -163,9 +164,14 @@ def evaluation(result: Evaluation) -> Table:
         "word error rate": f"{result.wer:.2%} (95 % interval {low:.2%} .. {high:.2%})",
         "errors": f"{result.substitutions} substitutions, {result.deletions} deletions, {result.insertions} insertions",
         "size": _megabit(result.size_bits) + (f", cSize {result.c_size:.4f}" if result.c_size is not None else ""),
-        "audio, computing": f"{result.audio_seconds:.1f} s, {result.compute_seconds:.1f} s",
-        "real-time factor": f"{result.real_time_factor:.4f} on {result.threads} thread(s)",
+        "audio": f"{result.audio_seconds:.1f} s",
     }
+    if result.device != "local":
+        rows["device"] = f"{result.device}: {result.machine['model']}"
+    if result.kind in FUNCTION_ONLY:
+        rows["real-time factor"] = f"not told: {result.kind} devices show that things work, not how fast"
+    else:
+        rows["real-time factor"] = f"{result.real_time_factor:.4f}, {result.compute_seconds:.1f} s on {result.threads} thread(s)"
     return _facts("Evaluation", rows)
 
 

@@ -1,0 +1,7 @@
+"""`python -m device_runner JOB.json RESULT.json`: run a job in this process."""
+
+import sys
+
+from device_runner.runner import main
+
+sys.exit(main(sys.argv[1:]))

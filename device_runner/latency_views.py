@@ -1,0 +1,73 @@
+"""Latency results as a table and as a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from device_runner.errors import AsrDeployError
+from device_runner.files import atomic_path
+from device_runner.latency import LatencyResult
+
+FUNCTION_ONLY_NOTE = "emulated device: function only, no phone is so slow or so fast"
+
+
+def summary_table(result: LatencyResult) -> Table:
+    """Return a table with a row per length of audio; times in milliseconds. Its caption has cold figures and validity."""
+    cold = result.cold
+    memory = "not known" if cold.median_memory_bytes is None else f"{cold.median_memory_bytes / 1e6:.1f} MB over the baseline"
+    caption = (
+        f"load {cold.median_load_seconds * 1e3:.1f} ms, first inference of {cold.audio_seconds:g} s "
+        f"{cold.median_first_inference_seconds * 1e3:.1f} ms, peak memory {memory} "
+        f"(medians over fresh processes: {len(cold.starts)})"
+    )
+    if result.reasons:
+        caption += "\nnot valid:\n" + "\n".join(result.reasons)
+    title = f"Latency of {_label(result)}" + f"\n{FUNCTION_ONLY_NOTE}" * result.function_only
+    table = Table(title=title, caption=caption)
+    for column in ("audio s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "RTF", "n"):
+        table.add_column(column, justify="right")
+    for each in result.steady:
+        times = ("–" if value is None else f"{value * 1e3:.2f}" for value in (each.p50, each.p90, each.p95, each.p99))
+        table.add_row(f"{each.audio_seconds:g}", *times, f"{each.real_time_factor:.4f}", str(each.n))
+    return table
+
+
+def plot(results: Sequence[LatencyResult], path: Path) -> None:
+    """Draw latency over length of audio, a line per result: p50 with a whisker up to p90. The suffix of ``path`` decides the format.
+
+    Raises:
+        AsrDeployError: nothing to draw, a suffix that matplotlib does not know, or ``path`` cannot be written.
+    """
+    from matplotlib.figure import Figure  # without pyplot there is no window and no global state; a PNG is drawn by Agg
+
+    if not results:
+        raise AsrDeployError("There is no latency result to draw: name at least one.")
+    real = [result for result in results if not result.function_only]  # an emulator's times are never drawn beside a phone's
+    results = real or results
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise AsrDeployError(f"Cannot draw {path}: end its name with .png or one of {', '.join(sorted(known))}.")
+    untrained = sorted({result.artifact.model for result in results if not result.artifact.trained})
+    title = "Latency of the runtime call: p50, whisker up to p90" + f"\nrandom weights: {', '.join(untrained)}" * bool(untrained)
+    if not real:
+        title += f"\n{FUNCTION_ONLY_NOTE}"
+    axes = figure.add_subplot()
+    for result in results:
+        lengths, p50, p90 = np.array([(each.audio_seconds, each.p50 * 1e3, each.p90 * 1e3) for each in result.steady]).T
+        # Rounding of the percentiles may put p90 an ulp below p50, and matplotlib refuses negative whiskers.
+        whiskers = [0 * p50, np.maximum(p90 - p50, 0)]
+        axes.errorbar(lengths, p50, yerr=whiskers, label=_label(result) + " (not valid)" * (not result.valid), marker="o", capsize=3)
+    axes.set(title=title, xlabel="length of audio (s)", ylabel="latency (ms)", xlim=(0, None), ylim=(0, None))
+    axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _label(result: LatencyResult) -> str:
+    artifact = result.artifact
+    weights = "" if artifact.trained else ", random weights"
+    where = "" if result.device == "local" else f", {result.device}"
+    return f"{artifact.model} {artifact.format} {artifact.scheme}{weights}, {result.threads} thread{'s' * (result.threads > 1)}{where}"

@@ -1,0 +1,117 @@
+"""The commands of `asrdeploy` about devices: what is there, what they need, test jobs, parity."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from device_runner.errors import AsrDeployError
+from toolchain.cli_options import AdbOption, ApkOption, DeviceOption, ThreadsOption, ViaOption, complain, console, open_chosen
+
+
+def devices(
+    adb: AdbOption = None,
+    clean: Annotated[str | None, typer.Option(help="Remove all that jobs left on this device: files, bundles, results.")] = None,
+) -> None:
+    """List where jobs can run: this machine, qemu, phones and emulators. Example: asrdeploy devices"""
+    from device_runner import device_choice
+    from device_runner.adb import find_adb
+    from toolchain import device_tables
+
+    if clean is not None:
+        device_choice.clean(find_adb(adb).phone(clean))
+        console.print(f"Nothing of earlier jobs is left on {clean}.")
+        return
+    missing = None
+    try:
+        client = find_adb(adb)
+    except AsrDeployError as error:
+        if adb is not None:
+            raise
+        client, missing = None, str(error)
+    console.print(device_tables.devices(device_choice.list_devices(client)))
+    if missing is not None:
+        complain(missing)
+
+
+def setup(what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")]) -> None:
+    """Build what devices need, from Debian's and PyPI's packages. Example: asrdeploy setup arm64"""
+    from device_runner.arm_bundle import build_bundle, layers
+    from device_runner.names import nearest
+
+    if what != "arm64":
+        raise nearest(what, ["arm64"], "thing to set up")
+    with console.status("") as status:
+        bundle = build_bundle(progress=status.update)
+    for layer in layers(bundle):
+        size = sum(path.stat().st_size for path in layer.rglob("*") if path.is_file())
+        console.print(f"{layer}: {size / 1e6:.0f} MB", soft_wrap=True)
+    console.print(f"The Arm bundle is {bundle}; `--device qemu-arm64` and `--via shell` use it.", soft_wrap=True)
+
+
+def parity(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    names: Annotated[str, typer.Option("--devices", help="Devices with commas between; the first is what others are compared with.")],
+    threads: ThreadsOption = 1,
+    via: ViaOption = None,
+    adb: AdbOption = None,
+    apk: ApkOption = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the figures to this file (JSON).")] = None,
+) -> None:
+    """Compare devices on a fixed set of utterances. Example: asrdeploy parity artifacts/A --devices local,qemu-arm64"""
+    from dataclasses import asdict
+
+    from device_runner.artifact import open_artifact
+    from device_runner.files import write_json
+    from toolchain import device_tables
+    from toolchain.parity import parity as compare
+
+    opened = open_artifact(artifact)
+    chosen = [each.strip() for each in names.split(",") if each.strip()]
+    with console.status("") as status:
+        found = compare(opened, [open_chosen(each, via, adb, apk, complain) for each in chosen], threads=threads, say=status.update)
+    console.print(device_tables.parity(found))
+    if output is not None:
+        write_json(output, [asdict(each) for each in found])
+        console.print(f"The figures are in {output}.")
+
+
+def test(
+    jobs: Annotated[Path, typer.Argument(metavar="JOBS.toml", help="Test jobs; see docs/devices.md.")],
+    device: DeviceOption = "local",
+    via: ViaOption = None,
+    adb: AdbOption = None,
+    apk: ApkOption = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the outcome as JUnit XML to this file.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the results; default: results/test-NAME.")] = None,
+) -> None:
+    """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs/emulator.toml"""
+    from toolchain import device_tables
+    from toolchain.test_jobs import read_job_file, run_test_job, write_junit
+
+    described = read_job_file(jobs)
+    folder = output or Path("results") / f"test-{jobs.stem}"
+    chosen = open_chosen(device, via, adb, apk, complain)
+    outcomes, took = [], {}
+    with console.status("") as status:
+        for job in described.job:
+            started = time.monotonic()
+            place = folder / "".join(each if each.isalnum() or each in "-_." else "-" for each in job.name)
+            outcomes.append(run_test_job(job, chosen, place, say=status.update))
+            took[job.name] = time.monotonic() - started
+    console.print(device_tables.outcomes(outcomes, chosen.name))
+    if junit is not None:
+        write_junit(outcomes, chosen.name, took, junit)
+    for outcome in outcomes:
+        if outcome.problem is not None:
+            complain(f"{outcome.job} could not run: {outcome.problem}")
+    console.print(f"Results are in {folder}{'' if junit is None else f', the report in {junit}'}.")
+    if any(each.problem is not None for each in outcomes):
+        sys.exit(2)
+    if any(each.broken for each in outcomes):
+        sys.exit(1)
+
+
+COMMANDS = (devices, setup, parity, test)

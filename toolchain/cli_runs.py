@@ -1,0 +1,214 @@
+"""The commands of `asrdeploy` that run a recogniser, here or on a device: transcribe, evaluate, bench."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from device_runner.errors import AsrDeployError
+from toolchain.cli_options import (
+    AdbOption,
+    ApkOption,
+    DeviceOption,
+    ProviderOption,
+    ThreadsOption,
+    ViaOption,
+    WeightsOption,
+    complain,
+    console,
+    open_chosen,
+)
+
+if TYPE_CHECKING:
+    from device_runner.artifact import Artifact
+    from device_runner.devices import Device
+
+Made = TypeVar("Made")
+
+
+def transcribe(
+    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Recordings (FLAC, WAV; mono).")],
+    weights: WeightsOption = None,
+    threads: ThreadsOption = 1,
+    device: DeviceOption = "local",
+    via: ViaOption = None,
+    adb: AdbOption = None,
+    apk: ApkOption = None,
+) -> None:
+    """Print what a recogniser hears. Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav"""
+    from device_runner.audio import read_audio
+    from toolchain.subjects import open_subject
+
+    heard: Iterable[str]
+    if device != "local":
+        heard = _heard_on(_artifact_for(subject, device, weights), files, threads, open_chosen(device, via, adb, apk, complain))
+    else:
+        opened = open_subject(subject, weights=weights, threads=threads)
+        heard = (_named(file, lambda path: opened.hear(read_audio(path, opened.sample_rate))) for file in files)
+    for file, text in zip(files, heard, strict=True):
+        typer.echo(f"{file}: {text}" if len(files) > 1 else text)
+
+
+def _heard_on(artifact: "Artifact", files: list[Path], threads: int, device: "Device") -> list[str]:
+    from device_runner.audio import read_audio
+    from device_runner.jobs import make_task
+
+    rate = artifact.manifest.sample_rate
+    # A number before the name: the same file may be given twice, and two folders may hold files of one name.
+    recordings = [(f"{number} {file.name}"[:200], _named(file, lambda path: read_audio(path, rate))) for number, file in enumerate(files)]
+    return [each.hypothesis for each in device.run(make_task(artifact, recordings, mode="accuracy", threads=threads)).transcripts]
+
+
+def _named(file: Path, step: Callable[[Path], Made]) -> Made:
+    """Do a step of a file; its complaint names the file."""
+    try:
+        return step(file)
+    except AsrDeployError as error:
+        raise AsrDeployError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+
+
+def _artifact_for(subject: str, device: str, weights: str | None) -> "Artifact":
+    from device_runner.artifact import open_artifact
+
+    if weights is not None:
+        raise AsrDeployError("--weights is for models in torch on this machine; a device runs an artifact: export it first.")
+    if not Path(subject).exists():
+        raise AsrDeployError(f"{subject} is no artifact's folder; {device} runs artifacts: make one with `asrdeploy export`.")
+    return open_artifact(Path(subject))
+
+
+def evaluate(
+    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
+    data: Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder in LibriSpeech's layout.")] = "digits",
+    split: Annotated[str, typer.Option(help="For example test-clean or dev-clean.")] = "test-clean",
+    limit: Annotated[int | None, typer.Option(help="Only the first N utterances.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of transcripts and result; default: results/NAME-DATA-SPLIT.")
+    ] = None,
+    weights: WeightsOption = None,
+    threads: ThreadsOption = 1,
+    device: DeviceOption = "local",
+    via: ViaOption = None,
+    adb: AdbOption = None,
+    apk: ApkOption = None,
+    provider: ProviderOption = "cpu",
+) -> None:
+    """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20"""
+    from device_runner.latency import FUNCTION_ONLY
+    from toolchain import tables
+    from toolchain.datasets import open_data
+    from toolchain.evaluate import check_trained, evaluate_on_device
+    from toolchain.evaluate import evaluate as transcribe_and_score
+    from toolchain.progress import evaluation_progress
+    from toolchain.subjects import describe, inexact, open_subject
+
+    if limit is not None and limit < 1:
+        raise AsrDeployError(f"--limit {limit} leaves nothing to evaluate; give 1 or more.")
+    if device == "local" and provider != "cpu":
+        raise AsrDeployError("--provider chooses what a phone computes with; name the phone with --device.")
+    artifact = None if device == "local" else _artifact_for(subject, device, weights)
+    opened = open_subject(subject, weights=weights, threads=threads) if artifact is None else describe(artifact)
+    check_trained(opened)
+    chosen = open_data(data, split)
+    if limit is not None:
+        chosen = chosen.limited(limit)
+    ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{_file_name(device)}")
+    folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
+    runs_on = None if artifact is None else open_chosen(device, via, adb, apk, complain)
+    timed = runs_on is None or runs_on.kind not in FUNCTION_ONLY
+    with evaluation_progress(len(chosen.utterances), timed=timed) as progress:
+        if artifact is None or runs_on is None:
+            result = transcribe_and_score(opened, chosen, folder, threads=threads, progress=progress)
+        else:
+            result = evaluate_on_device(artifact, chosen, folder, runs_on, threads=threads, provider=provider, progress=progress)
+    console.print(tables.evaluation(result))
+    warning = opened.warning if artifact is None else inexact(artifact, exact=result.machine.get("int8_exact"))
+    if warning:
+        complain(warning)
+    console.print(f"Transcripts and result are in {folder}.")
+
+
+def bench(
+    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT…", help="Artifacts' folders; several are measured in turn.")],
+    seconds: Annotated[str, typer.Option(help="Lengths of audio.")] = "2,5,10,15",
+    threads: ThreadsOption = 1,
+    protocol: Annotated[str, typer.Option(help="standard, strict (1024 runs, 60 s) or quick (to try out; never valid).")] = "standard",
+    rounds: Annotated[int | None, typer.Option(help="Rounds, each a fresh process for every artifact; default: the protocol's.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Result file (JSON), or of several artifacts their folder; default: results/bench-NAME.json."),
+    ] = None,
+    device: DeviceOption = "local",
+    via: ViaOption = None,
+    adb: AdbOption = None,
+    apk: ApkOption = None,
+    provider: ProviderOption = "cpu",
+) -> None:
+    """Measure latency: cold load, first inference, steady state. Example: asrdeploy bench artifacts/DIGITS_ASR_TINY-onnx-int8"""
+    from device_runner import latency, latency_views
+    from device_runner.artifact import open_artifact
+    from device_runner.files import write_text
+    from device_runner.names import nearest
+    from toolchain.exporting import bundled_speech
+    from toolchain.progress import share_progress
+
+    presets = {each.name: each for each in (latency.STANDARD, latency.STRICT, latency.QUICK)}
+    if protocol not in presets:
+        raise nearest(protocol, presets, "protocol")
+    if rounds is not None and rounds < 1:
+        raise AsrDeployError(f"--rounds {rounds} measures nothing; give 1 or more.")
+    conditions = presets[protocol] if rounds is None else presets[protocol].model_copy(update={"rounds": rounds})
+    files, plot = _bench_files(artifacts, output, device)
+    opened = [open_artifact(each) for each in artifacts]
+    rates = {each.manifest.sample_rate for each in opened}
+    if len(rates) > 1:
+        raise AsrDeployError("These artifacts take audio of different sample rates; measure them one by one.")
+    waveforms = bundled_speech(_lengths(seconds), rates.pop())
+    runs_on = open_chosen(device, via, adb, apk, complain)
+    with share_progress() as progress:
+        results = latency.measure(
+            opened, waveforms, device=runs_on, threads=threads, provider=provider, conditions=conditions, progress=progress
+        )
+    for result, file in zip(results, files, strict=True):
+        write_text(file, result.model_dump_json(indent=2) + "\n")
+        console.print(latency_views.summary_table(result))
+        for reason in result.reasons:
+            complain(f"Not valid as a measurement: {reason}")
+    latency_views.plot(results, plot)
+    console.print(f"All samples are in {', '.join(map(str, files))}, the plot in {plot}.")
+
+
+def _bench_files(artifacts: list[Path], output: Path | None, device: str) -> tuple[list[Path], Path]:
+    """Return where the results of artifacts go, and the plot."""
+    ending = "" if device == "local" else f"-{_file_name(device)}"
+    if len(artifacts) == 1:
+        file = output or Path("results") / f"bench-{artifacts[0].resolve().name}{ending}.json"
+        if file.suffix == ".png":
+            raise AsrDeployError(f"-o {file} names the result, which is JSON; the plot is put beside it.")
+        return [file], file.with_suffix(".png")
+    names = [each.resolve().name for each in artifacts]
+    if len(set(names)) < len(names):
+        raise AsrDeployError("Two of these artifacts have the same name, and so would their results; give each folder a name of its own.")
+    folder = output or Path("results")
+    if folder.is_file():
+        raise AsrDeployError(f"-o {folder} is a file; the results of several artifacts go into a folder.")
+    return [folder / f"bench-{name}{ending}.json" for name in names], folder / f"bench{ending}.png"
+
+
+def _file_name(device: str) -> str:
+    return "".join(each if each.isalnum() or each in "-_." else "-" for each in device)
+
+
+def _lengths(text: str) -> list[float]:
+    try:
+        lengths = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise AsrDeployError(f"--seconds takes numbers with commas between, such as 2,5,10; not “{text}”.") from None
+    if not all(0 < length <= 60 for length in lengths):
+        raise AsrDeployError("--seconds takes lengths above 0 and up to 60 seconds.")
+    return lengths
+
+
+COMMANDS = (transcribe, evaluate, bench)
