@@ -18,8 +18,8 @@ from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of
 from device_runner.jobs import Task
 from device_runner.phone_runners import PhoneRunner, Place, alive, last_words, start
-from device_runner.phone_state import kind_of, merged, model_of, read_state, system_of
-from device_runner.phone_transfers import ROOT, exists, pull_result, push_checked, require_space
+from device_runner.phone_state import kind_of, merged, model_of, read_properties, read_state, system_of
+from device_runner.phone_transfers import ROOT, exists, pull_result, push_checked, require_space, said
 from device_runner.runner import why_not_quotable
 
 FILES, JOBS = f"{ROOT}/files", f"{ROOT}/jobs"
@@ -66,7 +66,7 @@ class AdbDevice:
     say: Callable[[str], None] = lambda sentence: None
 
     def __post_init__(self) -> None:
-        self.properties = self._steadily(self.phone.properties)
+        self.properties = self._steadily(lambda: read_properties(self.phone))
         self.name, self.kind = self.phone.serial, kind_of(self.properties)
         self._latency_ended: float | None = None
 
@@ -136,7 +136,7 @@ class AdbDevice:
     def _send(self, task: Task) -> None:
         """Push the files that the device does not have, under their sha256."""
         self._steadily(lambda: self.phone.shell(quoted("mkdir", "-p", FILES, JOBS)))
-        have = set(self._steadily(lambda: self.phone.shell(quoted("ls", FILES))).split())
+        have = set(self._steadily(lambda: said(self.phone, quoted("ls", FILES), seconds=120)).split())
         missing = {digest: path for digest, path in task.files.items() if digest not in have}
         if missing:
             self._steadily(lambda: require_space(self.phone, sum(path.stat().st_size for path in missing.values())))
@@ -212,7 +212,7 @@ class AdbDevice:
     def _new_lines(self, there: Place, offset: int) -> tuple[list[Heard | Timed], int]:
         """Return the whole lines behind ``offset`` bytes of a job's lines, and where they end."""
         lines = quoted(there.lines)
-        text = self._steadily(lambda: self.phone.shell(f"[ ! -e {lines} ] || tail -c +{offset + 1} {lines}", seconds=120))
+        text = self._steadily(lambda: said(self.phone, f"[ ! -e {lines} ] || tail -c +{offset + 1} {lines}", seconds=120))
         whole = text[: text.rfind("\n") + 1]
         parsed = [parse_line(line.encode()) for line in whole.splitlines()]
         return [each for each in parsed if each is not None], offset + len(whole.encode())

@@ -14,7 +14,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import device_facts
 from device_runner.names import nearest
 from device_runner.phone_runners import AppRunner, ShellRunner, installed_version
-from device_runner.phone_state import ABI, kind_of, model_of
+from device_runner.phone_state import ABI, kind_of, model_of, read_properties
 from device_runner.phone_transfers import ROOT
 
 Via = Literal["app", "shell"]
@@ -119,7 +119,7 @@ def list_devices(adb: Adb | None) -> list[Row]:
 
 def _described(phone: Phone, row: Row) -> Row:
     try:
-        properties, version = phone.properties(), installed_version(phone)
+        properties, version = read_properties(phone), installed_version(phone)
     except AsrDeployError as error:
         return replace(row, state=str(error))
     system = f"Android {properties.get('ro.build.version.release', '?')}, API {properties.get('ro.build.version.sdk', '?')}"

@@ -192,7 +192,7 @@ def _latency(artifact: Artifact, rounds: Sequence[Result], device: Device, condi
         for made in rounds
     )
     grown = [each.peak_bytes - each.baseline_bytes for each in starts if each.peak_bytes is not None and each.baseline_bytes is not None]
-    facts = last.device.model_copy(update={"kind": device.kind})
+    facts = last.device
     reasons = [*why_invalid(conditions, steady, facts, rounds[0].before.load_average)]
     reasons += dict.fromkeys(reason for made in rounds for reason in made.reasons)
     manifest = artifact.manifest.model_dump(include={"model", "weights", "trained", "format", "scheme", "parameters"})

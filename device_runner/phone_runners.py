@@ -13,7 +13,7 @@ from device_runner.contract import lines_path
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of
 from device_runner.phone_state import ABI
-from device_runner.phone_transfers import ROOT, exists, push_checked, require_space
+from device_runner.phone_transfers import ROOT, exists, push_checked, require_space, said
 
 APP, APP_VERSION_CODE = "org.asrdeploy.bench", 1
 INSTRUMENTATION = f"{APP}/.JobInstrumentation"
@@ -174,7 +174,7 @@ def start(phone: Phone, there: Place, runner: PhoneRunner) -> None:
 
 def alive(phone: Phone, there: Place) -> bool:
     """Tell whether a job's process lives."""
-    return phone.shell(f"cd {shlex.quote(there.folder)} && {{ {_alive(there)} && echo yes || echo no; }}").strip() == "yes"
+    return said(phone, f"cd {shlex.quote(there.folder)} && {{ {_alive(there)} && echo yes || echo no; }}").strip() == "yes"
 
 
 def kill(phone: Phone, there: Place) -> None:
@@ -184,8 +184,8 @@ def kill(phone: Phone, there: Place) -> None:
 
 def last_words(phone: Phone, there: Place) -> str:
     """Return the last line of a job's log."""
-    said = phone.shell(f"cd {shlex.quote(there.folder)} && tail -n 20 log 2>/dev/null || true").strip().splitlines()
-    return next((line.strip().rstrip(".") for line in reversed(said) if line.strip()), "it said nothing")
+    log = said(phone, f"cd {shlex.quote(there.folder)} && tail -n 20 log 2>/dev/null || true").strip().splitlines()
+    return next((line.strip().rstrip(".") for line in reversed(log) if line.strip()), "it said nothing")
 
 
 def _alive(there: Place) -> str:
@@ -195,9 +195,9 @@ def _alive(there: Place) -> str:
 def installed_version(phone: Phone) -> int | None:
     """Return the version code of the app on the device; None: it is not there."""
     try:
-        if not phone.shell(quoted("pm", "path", APP)).strip().startswith("package:"):
+        if not said(phone, quoted("pm", "path", APP)).strip().startswith("package:"):
             return None
     except CommandFailed:
         return None
-    found = re.search(r"versionCode=(\d+)", phone.shell(quoted("dumpsys", "package", APP)))
+    found = re.search(r"versionCode=(\d+)", said(phone, quoted("dumpsys", "package", APP)))
     return int(found[1]) if found else None

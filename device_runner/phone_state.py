@@ -4,7 +4,9 @@ import re
 from collections.abc import Mapping
 
 from device_runner.adb import CommandFailed, Phone
+from device_runner.adb_text import parse_properties
 from device_runner.contract import Kind, State
+from device_runner.phone_transfers import said
 
 ABI = "ro.product.cpu.abi"
 # What an emulator's build says; a phone's has none of them.
@@ -30,14 +32,23 @@ def system_of(properties: Mapping[str, str]) -> str:
     return f"Android {release} (API {level}), {properties.get('ro.build.fingerprint', 'build unknown')}"
 
 
+def read_properties(phone: Phone) -> dict[str, str]:
+    """Return the device's system properties.
+
+    Raises:
+        DeviceLost: the device is gone.
+    """
+    return parse_properties(said(phone, "getprop"))
+
+
 def read_state(phone: Phone) -> State:
     """Return battery, heat and screen; what this Android does not tell is None.
 
     Raises:
         DeviceLost: the device is gone.
     """
-    said = {service: _dumpsys(phone, service) for service in ("battery", "thermalservice", "power")}
-    return parse_state(said["battery"], said["thermalservice"], said["power"])
+    battery, thermal, power = (_dumpsys(phone, service) for service in ("battery", "thermalservice", "power"))
+    return parse_state(battery, thermal, power)
 
 
 def parse_state(battery: str, thermal: str, power: str) -> State:
@@ -75,6 +86,6 @@ def _number(text: str, name: str) -> int | None:
 
 def _dumpsys(phone: Phone, service: str) -> str:
     try:
-        return phone.shell(f"dumpsys {service}")
+        return said(phone, f"dumpsys {service}")
     except CommandFailed:  # an older Android has no thermalservice
         return ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from emulated_device.fixtures import adb_server, emulated  # noqa: F401  (fixtures)
 from helpers import TERMINAL_VARIABLES, Completed, run_command
 
 from device_runner.artifact import Artifact

@@ -180,7 +180,7 @@ def delivered(name: str, size: int, busy: float, tail: float = 0.0) -> Delivered
         peak_bytes=0,
         versions={},
     )
-    return Delivered(name=name, sha256="0" * 64, receptions=(made,))
+    return Delivered(name=name, sha256="0" * 64, receptions=(made,), after=0.2)
 
 
 @given(size=st.integers(10_000, 10**8), factor=st.floats(1.5, 20), busy=st.floats(0.01, 10))

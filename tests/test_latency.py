@@ -26,6 +26,7 @@ from device_runner.jobs import Task
 from device_runner.latency import QUICK, STANDARD, STRICT, Conditions, LatencyResult, Steady, summarise, why_invalid
 
 RATE = 16_000
+HOST = DeviceFacts(kind="host", model="m", cpu="c", int8_exact=True, abi="a", system="s", logical_cpus=2, memory_bytes=1)
 LABELS = ("-", "|", *(chr(ord("A") + index) for index in range(26)), "'")
 
 
@@ -156,10 +157,9 @@ class Paced:
 
 
 def made(job: Job, **figures: object) -> Result:
-    facts = DeviceFacts(kind="host", model="m", cpu="c", int8_exact=True, abi="a", system="s", logical_cpus=2, memory_bytes=1)
     state = State(load_average=0.0)
     return Result(
-        job=job_digest(job_text(job)), runner="python", device=facts, before=state, after=state, valid=True, versions={}, **figures
+        job=job_digest(job_text(job)), runner="python", device=HOST, before=state, after=state, valid=True, versions={}, **figures
     )
 
 
@@ -205,8 +205,9 @@ def test_progress_goes_from_nothing_to_all(artifact: Artifact, paced: Paced) -> 
     assert [share for _, share in seen] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
 
 
-def test_an_emulated_device_is_for_function_only(artifact: Artifact, paced: Paced) -> None:
-    paced.kind = "emulator"  # type: ignore[assignment]
+def test_an_emulated_device_is_for_function_only(artifact: Artifact, paced: Paced, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, facts = paced.run, HOST.model_copy(update={"kind": "emulator"})
+    monkeypatch.setattr(paced, "run", lambda task: plain(task).model_copy(update={"device": facts}))
     (found,) = latency.measure([artifact], noise(0.2), device=paced)
     assert found.function_only and not found.valid and "no phone's" in found.reasons[0]
 
@@ -220,8 +221,6 @@ def test_what_a_device_says_against_its_times_counts(artifact: Artifact, paced: 
 
 
 # Validity
-
-HOST = DeviceFacts(kind="host", model="m", cpu="c", int8_exact=True, abi="a", system="s", logical_cpus=2, memory_bytes=1)
 
 
 def test_enough_runs_on_an_idle_machine_are_valid() -> None:

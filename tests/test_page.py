@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ class Quiet:
 
 @pytest.fixture(scope="module")
 def swept(tiny: AnchorModel, test_clean: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods on some utterances; not to be changed."""
-    folder, data = tmp_path_factory.mktemp("sweep"), test_clean.limited(25)
+    """Two methods on some utterances of every voice; not to be changed."""
+    folder, data = tmp_path_factory.mktemp("sweep"), replace(test_clean, utterances=test_clean.utterances[::8])
     methods = (("uniform", (2.0, 3.0, 5.0)), ("palette", (4.0, 12.0)))
     run_all([Sweep(tiny, codec, {}, None, data, data, folder, 1, Quiet(), values=values) for codec, values in methods])
     return folder
@@ -63,11 +64,18 @@ def browser() -> Iterator[webdriver.Chrome]:
         driver.quit()
 
 
+@pytest.fixture(scope="module")
+def report(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of these."""
+    folder = tmp_path_factory.mktemp("report")
+    write_report(read_curve(swept), folder)
+    return folder / "report.html"
+
+
 @pytest.fixture
-def page(swept: Path, browser: webdriver.Chrome, tmp_path: Path) -> webdriver.Chrome:
-    """The browser on a fresh report."""
-    write_report(read_curve(swept), tmp_path / "out")
-    browser.get((tmp_path / "out" / "report.html").as_uri())
+def page(report: Path, browser: webdriver.Chrome) -> webdriver.Chrome:
+    """The browser on the page, loaded anew."""
+    browser.get(report.as_uri())
     return browser
 
 

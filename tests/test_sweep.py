@@ -106,6 +106,7 @@ def test_search_is_on_dev_clean_alone(tiny: AnchorModel, tmp_path: Path) -> None
     searched = [step for step in watcher.steps if step.endswith("dev-clean")]
     first_test = next(number for number, step in enumerate(watcher.steps) if step.endswith("test-clean"))
     assert searched and all(watcher.steps.index(step) < first_test for step in searched)
+    assert (tmp_path / "search.png").stat().st_mtime_ns < (tmp_path / "curve.png").stat().st_mtime_ns
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain.cli_options import AdbOption, ApkOption, DeviceOption, ThreadsOption, ViaOption, complain, console, open_chosen
+from toolchain.cli_options import (
+    AdbOption,
+    ApkOption,
+    CoolDownOption,
+    DeviceOption,
+    ThreadsOption,
+    ViaOption,
+    complain,
+    console,
+    open_chosen,
+)
 
 
 def devices(
@@ -86,6 +96,7 @@ def test(
     apk: ApkOption = None,
     junit: Annotated[Path | None, typer.Option(help="Write the outcome as JUnit XML to this file.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the results; default: results/test-NAME.")] = None,
+    cool_down: CoolDownOption = 60.0,
 ) -> None:
     """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs/emulator.toml"""
     from toolchain import device_tables
@@ -93,7 +104,7 @@ def test(
 
     described = read_job_file(jobs)
     folder = output or Path("results") / f"test-{jobs.stem}"
-    chosen = open_chosen(device, via, adb, apk, complain)
+    chosen = open_chosen(device, via, adb, apk, complain, cool_down)
     outcomes, took = [], {}
     with console.status("") as status:
         for job in described.job:

@@ -33,6 +33,7 @@ ViaOption = Annotated[
 ]
 AdbOption = Annotated[Path | None, typer.Option("--adb", help="The adb program; default: the one on the PATH, or of the package adbutils.")]
 ApkOption = Annotated[Path | None, typer.Option("--apk", help="The app's APK, installed where the device has none or an older one.")]
+CoolDownOption = Annotated[float, typer.Option("--cool-down", min=0.0, help="Seconds between two latency jobs on a phone.")]
 ProviderOption = Annotated[str, typer.Option("--provider", help="What ONNX Runtime computes with: cpu, xnnpack or nnapi.")]
 
 
@@ -48,10 +49,16 @@ def check_via(via: str | None) -> None:
 
 
 def open_chosen(
-    name: str, via: str | None, adb: Path | None, apk: Path | None, say: "Callable[[str], None]" = lambda sentence: None
+    name: str,
+    via: str | None,
+    adb: Path | None,
+    apk: Path | None,
+    say: "Callable[[str], None]" = lambda sentence: None,
+    cool_down: float = 60.0,
 ) -> "Device":
     """Return the device that the options name; see ``device_choice.open_device``."""
+    from device_runner.adb_device import Patience
     from device_runner.device_choice import Choice, open_device
 
     check_via(via)
-    return open_device(Choice(name, via, adb, apk), say)  # type: ignore[arg-type]  # checked above
+    return open_device(Choice(name, via, adb, apk, Patience(cool_down=cool_down)), say)  # type: ignore[arg-type]  # checked above

@@ -10,6 +10,7 @@ from device_runner.errors import AsrDeployError
 from toolchain.cli_options import (
     AdbOption,
     ApkOption,
+    CoolDownOption,
     DeviceOption,
     ProviderOption,
     ThreadsOption,
@@ -23,6 +24,8 @@ from toolchain.cli_options import (
 if TYPE_CHECKING:
     from device_runner.artifact import Artifact
     from device_runner.devices import Device
+    from toolchain.datasets import DataSet
+    from toolchain.evaluate import Evaluation
 
 Made = TypeVar("Made")
 
@@ -96,10 +99,9 @@ def evaluate(
     provider: ProviderOption = "cpu",
 ) -> None:
     """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20"""
-    from device_runner.latency import FUNCTION_ONLY
     from toolchain import tables
     from toolchain.datasets import open_data
-    from toolchain.evaluate import check_trained, evaluate_on_device
+    from toolchain.evaluate import check_trained, finished_on_device
     from toolchain.evaluate import evaluate as transcribe_and_score
     from toolchain.progress import evaluation_progress
     from toolchain.subjects import describe, inexact, open_subject
@@ -116,18 +118,28 @@ def evaluate(
         chosen = chosen.limited(limit)
     ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{_file_name(device)}")
     folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
-    runs_on = None if artifact is None else open_chosen(device, via, adb, apk, complain)
-    timed = runs_on is None or runs_on.kind not in FUNCTION_ONLY
-    with evaluation_progress(len(chosen.utterances), timed=timed) as progress:
-        if artifact is None or runs_on is None:
+    if artifact is None:
+        with evaluation_progress(len(chosen.utterances)) as progress:
             result = transcribe_and_score(opened, chosen, folder, threads=threads, progress=progress)
-        else:
-            result = evaluate_on_device(artifact, chosen, folder, runs_on, threads=threads, provider=provider, progress=progress)
+    else:
+        earlier = finished_on_device(artifact, chosen, folder, device, threads=threads, provider=provider, via=via)
+        result = earlier or _evaluated_on(artifact, chosen, folder, open_chosen(device, via, adb, apk, complain), threads, provider, via)
     console.print(tables.evaluation(result))
     warning = opened.warning if artifact is None else inexact(artifact, exact=result.machine.get("int8_exact"))
     if warning:
         complain(warning)
     console.print(f"Transcripts and result are in {folder}.")
+
+
+def _evaluated_on(
+    artifact: "Artifact", data: "DataSet", folder: Path, device: "Device", threads: int, provider: str, via: str | None
+) -> "Evaluation":
+    from device_runner.latency import FUNCTION_ONLY
+    from toolchain.evaluate import evaluate_on_device
+    from toolchain.progress import evaluation_progress
+
+    with evaluation_progress(len(data.utterances), timed=device.kind not in FUNCTION_ONLY) as progress:
+        return evaluate_on_device(artifact, data, folder, device, threads=threads, provider=provider, via=via, progress=progress)
 
 
 def bench(
@@ -145,6 +157,7 @@ def bench(
     adb: AdbOption = None,
     apk: ApkOption = None,
     provider: ProviderOption = "cpu",
+    cool_down: CoolDownOption = 60.0,
 ) -> None:
     """Measure latency: cold load, first inference, steady state. Example: asrdeploy bench artifacts/DIGITS_ASR_TINY-onnx-int8"""
     from device_runner import latency, latency_views
@@ -166,7 +179,7 @@ def bench(
     if len(rates) > 1:
         raise AsrDeployError("These artifacts take audio of different sample rates; measure them one by one.")
     waveforms = bundled_speech(_lengths(seconds), rates.pop())
-    runs_on = open_chosen(device, via, adb, apk, complain)
+    runs_on = open_chosen(device, via, adb, apk, complain, cool_down)
     with share_progress() as progress:
         results = latency.measure(
             opened, waveforms, device=runs_on, threads=threads, provider=provider, conditions=conditions, progress=progress

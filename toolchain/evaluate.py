@@ -95,9 +95,10 @@ def evaluate_on_device(
     *,
     threads: int,
     provider: str = "cpu",
+    via: str | None = None,
     progress: Callable[[Transcript], None] = lambda transcript: None,
 ) -> Evaluation:
-    """Transcribe a set on a device and score it here; ``folder`` as in ``evaluate``.
+    """Transcribe a set on a device and score it here; ``folder`` as in ``evaluate``; ``via``: the way onto it that was asked for.
 
     What the device has finished stays there until the whole result was taken, so a stopped run goes on where it was.
 
@@ -106,12 +107,7 @@ def evaluate_on_device(
     """
     subject = describe(artifact)
     check_trained(subject)
-    settings = _settings(subject, data, threads) | {"device": device.name, "provider": provider}
-    done = _earlier_transcripts(settings, data, folder)
-    if len(done) == len(data.utterances) and (folder / RESULT).is_file():
-        for transcript in done:
-            progress(transcript)
-        return Evaluation.model_validate_json((folder / RESULT).read_text())
+    _earlier_transcripts(_device_settings(subject, data, device.name, threads, provider, via), data, folder)
     utterances = {each.id: each for each in data.utterances}
 
     def transcript_of(line: Heard) -> Transcript:
@@ -128,6 +124,25 @@ def evaluate_on_device(
     rewrite_transcripts(folder / TRANSCRIPTS, done)
     write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
     return result
+
+
+def finished_on_device(
+    artifact: Artifact, data: DataSet, folder: Path, device: str, *, threads: int, provider: str = "cpu", via: str | None = None
+) -> Evaluation | None:
+    """Return the result of an earlier ``evaluate_on_device`` with the same settings; None: there is none.
+
+    Raises:
+        AsrDeployError: the folder holds something else.
+    """
+    if not (folder / RESULT).is_file():
+        return None
+    done = _earlier_transcripts(_device_settings(describe(artifact), data, device, threads, provider, via), data, folder)
+    whole = len(done) == len(data.utterances) and (folder / RESULT).is_file()
+    return Evaluation.model_validate_json((folder / RESULT).read_text()) if whole else None
+
+
+def _device_settings(subject: Subject, data: DataSet, device: str, threads: int, provider: str, via: str | None) -> dict[str, Any]:
+    return _settings(subject, data, threads) | {"device": device, "provider": provider, "via": via}
 
 
 def _transcript(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_seconds: float) -> Transcript:

@@ -84,6 +84,8 @@ def receive(
         AsrDeployError: the connection failed for good, the bitstream is damaged, or it does not fit the model.
     """
     # Before the clock starts: on a UE the application runs already when a model is sent to it.
+    import torch
+
     from toolchain.bitstreams import decode_weights, model_of
     from toolchain.exporting import bundled_speech
     from toolchain.models import load_model
@@ -95,6 +97,7 @@ def receive(
             return receive(
                 url, Path(folder) / f"received{SUFFIX}", bits_per_second=bits_per_second, base=base, decoder=decoder, progress=progress
             )
+    torch.set_num_threads(1)  # as for the inference; more would wait for each other at every small tensor
     baseline = high_water_mark()
     with Receiver(url, path, bits_per_second=bits_per_second) as receiver:
         progress("receiving and decoding")

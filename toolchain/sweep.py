@@ -144,7 +144,7 @@ class Sweep:
         return ", ".join([self.codec, *more])
 
     def run(self) -> Curve:
-        """Search the range and return the curve; it is written and drawn after every point.
+        """Search the range and return the curve; it is written and drawn after every point, and the search on dev-clean as ``search.png``.
 
         Raises:
             AsrDeployError: a step failed.
@@ -183,8 +183,15 @@ class Sweep:
         return Smallest(self._name(value), evaluation, self._anchor(self.test).wer, self._loss(value, self.test), self._folder(value))
 
     def _lowest_in_range(self) -> float:
-        limit = self._anchor(self.dev).wer + self.anchor.case.wer_range
-        return self._lowest(lambda rate: self._evaluate(rate, self.dev).wer <= limit)
+        anchor, tried = self._anchor(self.dev), dict[float, Point]()
+
+        def good(value: float) -> bool:
+            tried[value] = self._point(value, self.dev)
+            # On a real corpus it takes hours until the first point on test-clean; the search is seen meanwhile.
+            self._draw(make_curve(self.anchor.case, anchor, self._anchor_folder(self.dev), list(tried.values())), "search.png")
+            return tried[value].wer <= anchor.wer + self.anchor.case.wer_range
+
+        return self._lowest(good)
 
     def _lowest(self, good: Callable[[float], bool]) -> float:
         """Return the lowest rate that is good, by bisection."""
@@ -219,17 +226,20 @@ class Sweep:
 
     def _curve(self, values: list[float]) -> Curve:
         anchor = self._anchor(self.test)
-        points = [self._point(value, anchor) for value in sorted(values)]
+        points = [self._point(value, self.test) for value in sorted(values)]
         curve = make_curve(self.anchor.case, anchor, self._anchor_folder(self.test), [*self.before, *points])
-        from toolchain.plots import plot_curve
-
         write_curve(curve, self.folder)
-        plot_curve(curve, self.folder / "curve.png")
+        self._draw(curve, "curve.png")
         return curve
 
-    def _point(self, value: float, anchor: Evaluation) -> Point:
-        evaluation, folder = self._evaluate(value, self.test), self._folder(value) / self.test.split
-        return make_point(self._name(value), "bitstream", evaluation, folder, self.anchor.case, anchor.wer, self.method)
+    def _draw(self, curve: Curve, name: str) -> None:
+        from toolchain.plots import plot_curve
+
+        plot_curve(curve, self.folder / name)
+
+    def _point(self, value: float, data: DataSet) -> Point:
+        evaluation, folder = self._evaluate(value, data), self._folder(value) / data.split
+        return make_point(self._name(value), "bitstream", evaluation, folder, self.anchor.case, self._anchor(data).wer, self.method)
 
     def _anchor_folder(self, data: DataSet) -> Path:
         return self.folder / "points" / "anchor" / data.split
