@@ -8,6 +8,7 @@ mksh and toybox too. Where qemu-user is installed, the same folder runs on x86-6
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from device_runner.files import atomic_folder, atomic_path, cache_folder
 RECIPE = 1  # to be raised whenever the code below makes another runtime of the same lists
 SUITE = "bookworm"  # its Python is 3.11, its C library (2.36) new enough for manylinux_2_28
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-SOURCES = ((SUITE, "http://deb.debian.org/debian"), (f"{SUITE}-security", "http://deb.debian.org/debian-security"))
+ARCHIVE_VARIABLE = "ASRDEPLOY_DEBIAN_ARCHIVE"  # the address of a Debian archive, where this machine's own packages come from elsewhere
 DEBIAN_PACKAGES = (
     *("libc6", "libgcc-s1", "libstdc++6", "libgomp1", "zlib1g", "libbz2-1.0", "liblzma5", "libffi8", "libexpat1", "libssl3"),
     *("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
@@ -252,7 +253,7 @@ def _fetch_debs(work: Path) -> list[Path]:
     """Download the arm64 packages into ``work``; apt checks the signature of the list and the hashes of the packages."""
     for name in ("lists/partial", "cache/archives/partial", "debs", "root"):
         (work / name).mkdir(parents=True)
-    sources = "".join(f"deb [arch=arm64 target=Packages signed-by={KEYRING}] {url} {suite} main\n" for suite, url in SOURCES)
+    sources = "".join(f"deb [arch=arm64 target=Packages signed-by={KEYRING}] {url} {suite} main\n" for suite, url in _archives())
     (work / "sources.list").write_text(sources)
     # What the host does after its own updates would take longer than the download.
     hooks = (f"APT::Update::{each}" for each in ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success"))
@@ -272,10 +273,27 @@ def _fetch_debs(work: Path) -> list[Path]:
         "Dir::State::Status": "/dev/null",  # the host's own list of packages stays untouched
     }
     apt = ["apt-get", "-qq", "-c", str(work / "apt.conf"), *(word for key in options for word in ("-o", f"{key}={options[key]}"))]
-    advice = "check the connection to deb.debian.org and run the same command again"
+    advice = "check the connection to Debian's archive and run the same command again"
     _call([*apt, "update"], "fetch the list of Debian packages", advice)
     _call([*apt, "download", *DEBIAN_PACKAGES], "fetch the Debian packages", advice, cwd=work / "debs")
     return sorted((work / "debs").glob("*.deb"))
+
+
+def _archives() -> list[tuple[str, str]]:
+    """Return suite and address of the archives: those of this machine's own packages, whatever its release, or the one that is named."""
+    named = os.environ.get(ARCHIVE_VARIABLE)
+    if named:
+        return [(SUITE, named)]
+    words = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main"]
+    try:
+        listed = subprocess.run(words, capture_output=True, text=True, timeout=60).stdout.split()
+    except subprocess.TimeoutExpired:
+        listed = []
+    suites = {"debian": SUITE, "debian-security": f"{SUITE}-security"}
+    found = [(suites[name], url) for url in dict.fromkeys(listed) if (name := url.rstrip("/").rpartition("/")[2]) in suites]
+    if not any(suite == SUITE for suite, _ in found):
+        raise AsrDeployError(f"This machine's packages come from no Debian archive; name the address of one with {ARCHIVE_VARIABLE}.")
+    return found
 
 
 def _take_system(root: Path, folder: Path) -> None:

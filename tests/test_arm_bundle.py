@@ -201,7 +201,17 @@ def test_without_debians_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_without_a_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert "check the connection to deb.debian.org" in refused(tmp_path / "cache")
+    assert "check the connection to Debian" in refused(tmp_path / "cache")
+
+
+def test_on_a_machine_without_a_debian_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    apt = tmp_path / "apt-get"
+    apt.write_text("#!/bin/sh\necho http://archive.example/ubuntu/\n")
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "name the address of one with ASRDEPLOY_DEBIAN_ARCHIVE" in refused(tmp_path / "cache")
+    monkeypatch.setenv("ASRDEPLOY_DEBIAN_ARCHIVE", "http://archive.example/debian")
+    assert arm_bundle._archives() == [("bookworm", "http://archive.example/debian")]
 
 
 def test_a_wheel_that_does_not_exist(tmp_path: Path) -> None:
