@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from device_runner.bitstream import MAX_WEIGHTS, BitstreamReader, Header, Record
 from device_runner.errors import AsrDeployError
-from device_runner.trellis import MOST_LEVELS, POLYNOMIALS, Layout, decode_levels
+from device_runner.trellis import MOST_LEVELS, POLYNOMIALS, Layout, decode_levels, reconstruct
 
 Weights = npt.NDArray[np.float32]
 State = dict[str, Weights]
@@ -194,8 +194,7 @@ def _trellis(record: Record, payload: bytes) -> Weights:
         raise ValueError("its trellis or its step is not one of this format")
     words = parts.array("u4", _whole(record, "words", 0, 2**31)).astype(np.uint32)
     parts.end()
-    k, z = decode_levels(words, layout, states, levels, spread)
-    return layout.matrix((2 * k + z) * np.float32(step))
+    return reconstruct(*decode_levels(words, layout, states, levels, spread), layout, step)
 
 
 DECODERS: dict[str, Decoder] = {

@@ -139,3 +139,17 @@ def decode_levels(
     if not coder.is_empty():
         raise AsrDeployError("The bitstream is damaged: a tensor's weights end before its data does.")
     return k.T, z.T
+
+
+def reconstruct(k: Integers, z: npt.NDArray[np.uint8], layout: Layout, step: float) -> npt.NDArray[np.float32]:
+    """Return the weights ``[rows, columns]`` of levels ``[lanes, steps]``; ``k`` is overwritten.
+
+    In place and in float32: 2 k + z is exact there, and a receiver's memory holds no more than one float tensor beside the levels.
+    """
+    k *= 2
+    k += z
+    values = k.T.astype(np.float32)
+    values *= np.float32(step)
+    # Lanes lie column by column, the parts of a column one after the other; ``values`` is [steps, lanes].
+    placed = values.reshape(layout.steps, layout.columns, layout.parts).transpose(2, 0, 1)
+    return np.ascontiguousarray(placed).reshape(layout.rows, layout.columns)
