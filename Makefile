@@ -6,9 +6,12 @@ SPEAKERS := espeak-ng=espeak-ng flite=flite festival=festival \
 	$(VOICES)/english/kal_diphone=festvox-kallpc16k $(VOICES)/english/ked_diphone=festvox-kdlpc16k \
 	$(VOICES)/us/cmu_us_slt_arctic_hts=festvox-us-slt-hts
 BROWSER := chromium=chromium chromedriver=chromium-driver
+ANDROID := java=openjdk-17-jdk-headless mvn=maven npm=npm
+ARM := qemu-aarch64-static=qemu-user-static mksh=mksh
+ADB := adb=adb
 FSDD ?=
 
-.PHONY: help setup demo test lint bench train speech clean
+.PHONY: help setup demo device-demo test lint bench train speech clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +23,10 @@ demo: ## Run the main job on the bundled test case; results in results/demo
 	@scripts/setup
 	@$(BIN)/asrdeploy demo
 
+device-demo: ## Run jobs on an emulated phone through the real adb; results in results/device-demo
+	@scripts/setup $(ANDROID) $(ARM) $(ADB)
+	@$(BIN)/python scripts/device_demo.py "$$(android/build | tail -n 1)"
+
 lint: ## Style, types and the directions of imports
 	@scripts/setup
 	$(BIN)/ruff check .
@@ -28,7 +35,7 @@ lint: ## Style, types and the directions of imports
 	$(BIN)/lint-imports
 
 test: ## All checks and tests, the full-size architectures included
-	@scripts/setup $(SPEAKERS) $(BROWSER)
+	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(PYTEST)
 

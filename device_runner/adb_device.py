@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from device_runner.files import sha256_of
 from device_runner.jobs import Task
 from device_runner.phone_runners import PhoneRunner, Place, alive, last_words, start
 from device_runner.phone_state import kind_of, merged, model_of, read_properties, read_state, system_of
-from device_runner.phone_transfers import ROOT, exists, pull_result, push_checked, require_space, said
+from device_runner.phone_transfers import ROOT, batches_of, exists, pull_result, push_batch, push_checked, require_space, said
 from device_runner.runner import why_not_quotable
 
 FILES, JOBS = f"{ROOT}/files", f"{ROOT}/jobs"
@@ -140,9 +141,10 @@ class AdbDevice:
         missing = {digest: path for digest, path in task.files.items() if digest not in have}
         if missing:
             self._steadily(lambda: require_space(self.phone, sum(path.stat().st_size for path in missing.values())))
-        for number, (digest, path) in enumerate(missing.items(), 1):
-            self.say(f"sending file {number} of {len(missing)} ({path.stat().st_size / 1e6:.1f} MB)")
-            self._push(path, f"{FILES}/{digest}", digest)
+        for number, batch in enumerate(batches := batches_of(missing), 1):
+            size = sum(path.stat().st_size for path in batch.values())
+            self.say(f"sending {len(batch)} files, {size / 1e6:.1f} MB ({number} of {len(batches)})")
+            self._steadily(partial(push_batch, self.phone, batch, FILES))
 
     def _send_job(self, text: str, there: Place) -> None:
         self._steadily(lambda: self.phone.shell(quoted("mkdir", "-p", there.folder)))

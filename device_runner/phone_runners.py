@@ -185,7 +185,10 @@ def kill(phone: Phone, there: Place) -> None:
 def last_words(phone: Phone, there: Place) -> str:
     """Return the last line of a job's log."""
     log = said(phone, f"cd {shlex.quote(there.folder)} && tail -n 20 log 2>/dev/null || true").strip().splitlines()
-    return next((line.strip().rstrip(".") for line in reversed(log) if line.strip()), "it said nothing")
+    return next(
+        (line.strip().rstrip(".") for line in reversed(log) if line.strip() and not line.startswith("INSTRUMENTATION_CODE")),
+        "it said nothing",
+    )
 
 
 def _alive(there: Place) -> str:

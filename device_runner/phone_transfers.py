@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import re
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from device_runner.adb import CommandFailed, DeviceLost, Phone, quoted
@@ -15,6 +17,8 @@ from device_runner.files import sha256_of
 ROOT = "/data/local/tmp/asrdeploy"  # the shell may write there, apps may read
 SPARE_BYTES = 50_000_000  # left free on the device
 TRANSFERS = 5  # of one file that arrives damaged
+BATCH_FILES, BATCH_BYTES = 250, 64_000_000  # of one call of adb; the names of the files fit into one command
+SLOWEST_LINK = 500_000  # bytes per second that a transfer is given time for
 
 
 def said(phone: Phone, command: str, *, seconds: float = 30.0) -> str:
@@ -84,6 +88,63 @@ def push_checked(phone: Phone, local: Path, remote: str, digest: str) -> None:
                 phone.shell(quoted("rm", "-f", part))
             raise
     raise AsrDeployError(f"{local} arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
+
+
+def batches_of(files: Mapping[str, Path]) -> list[dict[str, Path]]:
+    """Split files into batches that one transfer moves: a call of adb for every recording would take longer than the recordings."""
+    batches: list[dict[str, Path]] = []
+    left = 0
+    for digest, path in files.items():
+        size = path.stat().st_size
+        if not batches or size > left or len(batches[-1]) >= BATCH_FILES:
+            batches.append({})
+            left = BATCH_BYTES
+        batches[-1][digest] = path
+        left -= size
+    return batches
+
+
+def push_batch(phone: Phone, batch: Mapping[str, Path], folder: str) -> None:
+    """Push files into a folder of the device, each under its sha256, which is compared there before it gets that name.
+
+    Raises:
+        DeviceLost: the connection is gone; repeat.
+        AsrDeployError: the device refuses them, or one arrives damaged again and again.
+    """
+    part = f"{folder}.part"
+    left = dict(batch)
+    for _ in range(TRANSFERS):
+        with tempfile.TemporaryDirectory(prefix="asrdeploy-") as name:
+            for digest, path in left.items():
+                _link(path.resolve(), Path(name) / digest)
+            phone.shell(quoted("rm", "-rf", part))  # into a folder that is there adb would put another one
+            try:
+                phone.push(Path(name), part, seconds=30 + sum(path.stat().st_size for path in left.values()) / SLOWEST_LINK)
+            except DeviceLost:
+                raise
+            except AsrDeployError:
+                with contextlib.suppress(CommandFailed):  # a part on a full disk is in the way of everything else
+                    phone.shell(quoted("rm", "-rf", part))
+                raise
+        listed = said(phone, f"cd {quoted(part)} && chmod 644 * && sha256sum *", seconds=300)
+        whole = [
+            digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", listed, re.MULTILINE) if digest == name and digest in left
+        ]
+        if whole:
+            phone.shell(f"cd {quoted(part)} && {quoted('mv', *whole, folder)}")
+        left = {digest: path for digest, path in left.items() if digest not in whole}
+        if not left:
+            phone.shell(quoted("rm", "-rf", part))
+            return
+    raise AsrDeployError(f"{len(left)} files arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
+
+
+def _link(path: Path, name: Path) -> None:
+    """Give a file another name; a copy where the file systems differ. A symbolic link would be pushed as one."""
+    try:
+        name.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, name)
 
 
 def pull_result(phone: Phone, remote: str) -> Result:

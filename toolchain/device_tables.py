@@ -14,7 +14,7 @@ def devices(rows: Iterable[Row]) -> Table:
     """Draw the devices."""
     table = Table(title="Devices", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in ("device", "kind", "state", "model", "ABI", "system", "app"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("device", "kind"))
     for each in rows:
         table.add_row(each.name, each.kind or "—", each.state, each.model, each.abi, each.system, each.app)
     return table

@@ -1,0 +1,79 @@
+"""The device demo: an emulated phone behind the real adb client, jobs by the app's way and by the shell's, compared with this machine.
+
+The phone is `tests/emulated_device`: its app is benchcore on this machine's JVM, its shell runs the Arm bundle under qemu.
+Its times say nothing.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+
+from emulated_device.device import EmulatedDevice
+from emulated_device.fixtures import connect, disconnect
+from emulated_device.server import AdbServer
+
+from device_runner.arm_bundle import qemu_launcher
+from device_runner.phone_runners import APP, APP_VERSION_CODE
+
+RESULTS = Path("results/device-demo")
+ARTIFACT = RESULTS / "DIGITS_ASR_TINY-onnx-int8"
+EMULATOR = {"ro.kernel.qemu": "1", "ro.product.model": "Emulated One", "ro.product.cpu.abi": "arm64-v8a", "ro.build.version.release": "15"}
+
+
+def run(*words: object) -> None:
+    """Show a command of `asrdeploy` and run it; its failure ends the demo."""
+    command = ["asrdeploy", *map(str, words)]
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    subprocess.run([sys.executable, "-m", "toolchain.cli", *command[1:]], check=True)
+
+
+def transcripts(name: str) -> list[str]:
+    """Return what a run heard."""
+    return [json.loads(line)["hypothesis"] for line in (RESULTS / name / "transcripts.jsonl").read_text().splitlines()]
+
+
+def main(jar: str) -> None:
+    """Run the demo with the core's jar."""
+    app = {"versionName": "0.1.0", "versionCode": APP_VERSION_CODE, "path": f"/data/app/{APP}/base.apk"}
+    state = {
+        "properties": EMULATOR,
+        "packages": {APP: app},
+        "instrument": ["java", "-jar", str(Path(jar).resolve())],
+        "environment": {"ASRDEPLOY_LAUNCHER": " ".join(qemu_launcher())},
+    }
+    with tempfile.TemporaryDirectory(prefix="asrdeploy-demo-") as name:
+        folder = Path(name)
+        (folder / "adb").mkdir()
+        with AdbServer(folder / "adb") as server, EmulatedDevice(folder / "phone", state=state) as phone:
+            connect(server.adb(), phone)
+            os.environ["ASRDEPLOY_ADB_SERVER"] = server.socket  # the demo's own; another one is not touched
+            serial = phone.serial
+            run("devices")
+            run("export", "--quant", "int8+reduce_range", "-o", ARTIFACT)
+            for where, options in (("here", ()), ("app", ("--device", serial, "--via", "app"))):
+                run("evaluate", ARTIFACT, "-o", RESULTS / where, *options)
+            run("evaluate", ARTIFACT, "--limit", 10, "-o", RESULTS / "shell", "--device", serial, "--via", "shell")
+            run("bench", ARTIFACT, "--seconds", "1,2", "--protocol", "quick", "-o", RESULTS / "bench.json", "--device", serial)
+            run("test", REPOSITORY / "jobs/emulator.toml", "--device", serial, "--junit", RESULTS / "report.xml", "-o", RESULTS / "test")
+            disconnect(server.adb(), phone)
+    here, app_heard, shell_heard = map(transcripts, ("here", "app", "shell"))
+    same = sum(ours == theirs for ours, theirs in zip(here, app_heard, strict=True))
+    print(
+        f"\nBy the app's way {same} of {len(here)} transcripts equal this machine's, by the shell's way {len(shell_heard)} were compared: ",
+        end="",
+    )
+    print("all equal." if shell_heard == here[: len(shell_heard)] else "they differ.")
+    print(f"Everything is in {RESULTS}.")
+    if app_heard != here or shell_heard != here[: len(shell_heard)]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
