@@ -139,12 +139,9 @@ def _hand_on(lines: Path, offset: int, progress: Progress) -> int:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold a job's folder, so that the same job, started twice, does not write one file from two processes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Hold a job's folder, so that the same job, started twice, is not written by two processes; the second one waits."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AsrDeployError(f"The same job runs already, in {folder}; wait for its end.") from error
+        fcntl.flock(lock, fcntl.LOCK_EX)
         folder.mkdir(exist_ok=True)
         yield
