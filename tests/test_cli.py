@@ -36,9 +36,15 @@ COMMANDS = (
     "transcribe",
     "evaluate",
     "bench",
+    "devices",
+    "setup",
+    "parity",
+    "test",
     "sweep",
     "smallest",
     "report",
+    "deliver",
+    "receive",
     "demo",
 )
 

@@ -300,7 +300,7 @@ def test_a_thousand_random_faults_end_in_a_clear_error_or_a_right_result(
     """Each fault hits one message between adb and the device; results, errors and hangs are what is counted."""
     faults, results, errors, started = 0, 0, [], time.monotonic()
     short = Task(task.job.model_copy(update={"audio": task.job.audio[:3]}), task.files)
-    patience = replace(HASTY, connection=20.0, poll=0.01)
+    patience = replace(HASTY, connection=20.0)
     for seed in range(1_000):
         with EmulatedDevice(tmp_path / str(seed)) as device:
             with_app(device)
