@@ -1,7 +1,6 @@
 """Where a job runs: this machine, Arm instructions under qemu, or an adb device. All take the same job and give the same result."""
 
 import contextlib
-import fcntl
 import shutil
 import subprocess
 import sys
@@ -140,6 +139,8 @@ def _hand_on(lines: Path, offset: int, progress: Progress) -> int:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a job's folder, so that the same job, started twice, is not written by two processes; the second one waits."""
+    import fcntl  # not on Windows, where this module is imported too
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

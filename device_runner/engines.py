@@ -123,8 +123,11 @@ class ExecutorchEngine:
     def __init__(self, artifact: Artifact, threads: int = 1, provider: str = "cpu") -> None:
         if provider != "cpu":
             raise AsrDeployError(f"ExecuTorch's delegate is chosen at the export; a .pte file takes no provider {provider}.")
-        import torch  # lazily: a laptop that only drives phones has no torch
-        from executorch.extension.pybindings import _portable_lib as runtime
+        try:
+            import torch  # lazily: a laptop that only drives phones has no torch
+            from executorch.extension.pybindings import _portable_lib as runtime
+        except ImportError as error:
+            raise AsrDeployError("There is no ExecuTorch here to run a .pte file; on a phone the app has it (--via app).") from error
 
         self._tensor: Any = torch.from_numpy
         self._path = artifact.model_path

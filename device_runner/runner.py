@@ -74,6 +74,8 @@ def run_job(job_file: Path, result_file: Path) -> Result:
         _run(job, job_file.parent / job.files, lines, made)
     except AsrDeployError as problem:
         error = str(problem)
+    except MemoryError:
+        error = "The memory is too small for this job; what was finished is kept."
     after = device_state()
     reasons = why_not_quotable(job, before, after)
     result = Result(

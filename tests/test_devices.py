@@ -24,6 +24,7 @@ from device_runner.audio import read_audio
 from device_runner.contract import Job, job_digest, job_text, read_result
 from device_runner.device_choice import Choice, open_device
 from device_runner.devices import LOCAL, QEMU, ProcessDevice, finished, local_device
+from device_runner.engines import open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.jobs import Task, make_task, wav_bytes
 from toolchain.datasets import DataSet
@@ -128,6 +129,15 @@ def test_results_of_another_job_are_refused(tiny_int8: Artifact, test_clean: Dat
 
 def test_names_of_devices() -> None:
     assert open_device(Choice(LOCAL)).name == LOCAL
+
+
+def test_a_pte_file_where_there_is_no_executorch(monkeypatch: pytest.MonkeyPatch, tiny_int8: Artifact) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    manifest = tiny_int8.manifest.model_copy(update={"format": "executorch"})
+    with pytest.raises(AsrDeployError, match="no ExecuTorch here to run"):
+        open_engine(Artifact(tiny_int8.folder, manifest))
+    with pytest.raises(AsrDeployError, match=r"has no provider nnapi here; it has: cpu"):
+        open_engine(tiny_int8, 1, "nnapi")
 
 
 # Job files
