@@ -6,7 +6,7 @@ SPEAKERS := espeak-ng=espeak-ng flite=flite festival=festival \
 	$(VOICES)/english/kal_diphone=festvox-kallpc16k $(VOICES)/english/ked_diphone=festvox-kdlpc16k \
 	$(VOICES)/us/cmu_us_slt_arctic_hts=festvox-us-slt-hts
 BROWSER := chromium=chromium chromedriver=chromium-driver
-ANDROID := java=openjdk-17-jdk-headless mvn=maven npm=npm
+ANDROID := javac=openjdk-17-jdk-headless mvn=maven npm=npm
 ARM := qemu-aarch64-static=qemu-user-static mksh=mksh
 ADB := adb=adb
 FSDD ?=

@@ -183,12 +183,11 @@ def kill(phone: Phone, there: Place) -> None:
 
 
 def last_words(phone: Phone, there: Place) -> str:
-    """Return the last line of a job's log."""
+    """Return what a job's log complains of: an instrumentation's own error, else its last line."""
     log = said(phone, f"cd {shlex.quote(there.folder)} && tail -n 20 log 2>/dev/null || true").strip().splitlines()
-    return next(
-        (line.strip().rstrip(".") for line in reversed(log) if line.strip() and not line.startswith("INSTRUMENTATION_CODE")),
-        "it said nothing",
-    )
+    lines = [line.strip().rstrip(".") for line in log if line.strip() and not line.startswith("INSTRUMENTATION_CODE")]
+    errors = [line.partition("error=")[2] for line in lines if "error=" in line]
+    return (errors or lines or ["it said nothing"])[-1]
 
 
 def _alive(there: Place) -> str:

@@ -1,0 +1,41 @@
+package org.asrdeploy.benchcore
+
+/** The label that stands for no character. */
+const val BLANK = 0
+
+private const val WORD_SEPARATOR = "|"
+
+/**
+ * The greedy CTC label selector of the scenario (3GPP TR 26.847, Figure 2.3-2): arg max of every frame, runs of one label become one,
+ * the blank goes, `|` becomes a space.
+ *
+ * @throws IllegalArgumentException the width of the logits is not the number of labels.
+ */
+fun selectLabels(
+    logits: Logits,
+    labels: List<String>,
+): String {
+    require(logits.width == labels.size) { "logits of width ${logits.width} do not fit ${labels.size} labels" }
+    val text = StringBuilder()
+    var before = -1
+    for (frame in 0 until logits.frames) {
+        val best = argMax(logits.values, frame * logits.width, logits.width)
+        if (best != before && best != BLANK) text.append(labels[best])
+        before = best
+    }
+    return text.toString().replace(WORD_SEPARATOR, " ")
+}
+
+/** Returns the index of the first maximum; as for numpy, NaN is larger than every number. */
+private fun argMax(
+    values: FloatArray,
+    start: Int,
+    width: Int,
+): Int {
+    var best = 0
+    for (index in 1 until width) {
+        val (value, largest) = values[start + index] to values[start + best]
+        if (value > largest || (value.isNaN() && !largest.isNaN())) best = index
+    }
+    return best
+}

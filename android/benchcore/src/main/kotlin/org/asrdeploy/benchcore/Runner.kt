@@ -1,0 +1,257 @@
+package org.asrdeploy.benchcore
+
+import java.io.File
+
+private const val NANOSECONDS = 1e9
+
+/** What a job ends with that needs more memory than there is. */
+internal const val TOO_LARGE = "The job needs more memory than this process may have; use shorter recordings or a smaller model."
+
+/**
+ * What a job is run with.
+ *
+ * @property runner jvm or app.
+ * @property runtimes one for every artifact format that can be run here.
+ * @property versions of the system's parts.
+ * @property clock monotonic nanoseconds.
+ * @property progress is told in a line what has just been finished.
+ */
+class Bench(
+    val runner: String,
+    val device: Device,
+    val runtimes: Map<String, Runtime>,
+    val versions: Map<String, String>,
+    val clock: () -> Long = System::nanoTime,
+    val progress: (String) -> Unit = {},
+)
+
+/** What a job has made so far; it is in the result also where the job ends early. */
+private class Made {
+    val transcripts = mutableListOf<Heard>()
+    val timings = mutableListOf<Timed>()
+    var resumed = 0
+    var importSeconds: Double? = null
+    var loadSeconds: Double? = null
+    var firstInferenceSeconds: Double? = null
+    var baselineBytes: Long? = null
+    var peakBytes: Long? = null
+    var versions = mapOf<String, String>()
+}
+
+/**
+ * Runs a job and writes its result; a problem that ends it is the result's `error`.
+ *
+ * An accuracy job goes on after the lines that an earlier process of the same job left; a latency job begins anew.
+ *
+ * @throws JobError the job cannot be read, or nothing can be written beside the result; an older result stays in the first case.
+ */
+fun runJob(
+    jobFile: File,
+    resultFile: File,
+    bench: Bench,
+): Result {
+    val (job, digest) = readJob(jobFile)
+    if (resultFile.isDirectory || (resultFile.exists() && !resultFile.delete())) {
+        throw JobError("$resultFile cannot be replaced; name another result file.")
+    }
+    val before = bench.device.state()
+    val made = Made()
+    val error = complaint { JobRun(job, jobFile, Lines(Lines.of(resultFile), digest), bench, made).run() }
+    val after = bench.device.state()
+    val reasons = whyNotQuotable(job, before, after)
+    val result =
+        Result(
+            job = digest,
+            runner = bench.runner,
+            provider = job.provider.id,
+            error = error,
+            transcripts = made.transcripts,
+            timings = made.timings,
+            resumed = made.resumed,
+            importSeconds = made.importSeconds,
+            loadSeconds = made.loadSeconds,
+            firstInferenceSeconds = made.firstInferenceSeconds,
+            baselineBytes = made.baselineBytes,
+            peakBytes = made.peakBytes,
+            device = bench.device.facts(),
+            before = before,
+            after = after,
+            valid = error == null && reasons.isEmpty(),
+            reasons = reasons,
+            versions = bench.versions + made.versions,
+        )
+    writeResult(resultFile, result)
+    return result
+}
+
+private inline fun complaint(block: () -> Unit): String? =
+    try {
+        block()
+        null
+    } catch (error: JobError) {
+        error.message
+    } catch (_: OutOfMemoryError) {
+        TOO_LARGE
+    }
+
+/** Runs [block], which calls a runtime; native code throws what no interface declares, and all of it is a [JobError]. */
+private inline fun <T> native(block: () -> T): T =
+    try {
+        block()
+    } catch (error: RuntimeException) {
+        throw JobError("The runtime failed: ${error.javaClass.simpleName}: ${firstLine(error)}.", error)
+    } catch (error: LinkageError) { // a native library that is not for this processor, or lacks a function
+        throw JobError("The runtime does not run on this device: ${firstLine(error)}.", error)
+    }
+
+/** Returns why a latency job's times may not be quoted, as far as the state of the device tells. */
+fun whyNotQuotable(
+    job: Job,
+    before: State,
+    after: State,
+): List<String> {
+    if (job.mode == Mode.ACCURACY) return emptyList()
+    return listOf("before" to before, "after" to after).flatMap { (moment, state) ->
+        val (celsius, limit) = state.batteryCelsius to job.limits.celsius
+        val throttled = state.thermalStatus ?: 0
+        listOfNotNull(
+            if (celsius != null && limit != null && celsius > limit) "hot $moment the job: $celsius C, more than $limit C" else null,
+            if (throttled > 0) "throttled $moment the job: thermal status $throttled" else null,
+        )
+    }
+}
+
+private class JobRun(
+    private val job: Job,
+    jobFile: File,
+    private val lines: Lines,
+    private val bench: Bench,
+    private val made: Made,
+) {
+    private val files = jobFile.absoluteFile.parentFile.resolve(job.files)
+    private val started = bench.clock()
+
+    fun run() {
+        val earlier = if (job.mode == Mode.ACCURACY) lines.read() else emptyList()
+        if (earlier.map { it.id } == job.audio.take(earlier.size).map { it.id }) made.transcripts += earlier
+        made.resumed = made.transcripts.size
+        lines.start(made.transcripts)
+        val artifact = openArtifact(files, job.artifact)
+        val remaining = job.audio.drop(made.resumed)
+        if (remaining.isEmpty()) return
+        when (job.mode) {
+            Mode.ACCURACY -> transcribe(remaining, artifact)
+            Mode.LATENCY -> time(artifact)
+        }
+    }
+
+    private fun transcribe(
+        remaining: List<Audio>,
+        artifact: Artifact,
+    ) {
+        val first = read(remaining.first(), artifact)
+        load(artifact).use { engine ->
+            firstInference(engine, remaining.first(), first)
+            for (each in remaining) {
+                checkTime()
+                val waveform = read(each, artifact)
+                val start = bench.clock()
+                val logits = about(each.id) { infer(engine, waveform) }.logits
+                val hypothesis = selectLabels(logits, artifact.manifest.labels)
+                val seconds = (bench.clock() - start) / NANOSECONDS
+                val audioSeconds = waveform.size.toDouble() / artifact.manifest.sampleRate
+                val heard = Heard(each.id, audioSeconds, hypothesis, seconds, if (job.logits) logits.base64() else null)
+                lines.append(heard)
+                made.transcripts += heard
+                made.peakBytes = bench.device.highWaterMark()
+                tell(each)
+            }
+        }
+    }
+
+    private fun time(artifact: Artifact) {
+        val waveforms = job.audio.associateWith { read(it, artifact) }
+        val longest = waveforms.maxBy { it.value.size }
+        load(artifact).use { engine ->
+            firstInference(engine, longest.key, longest.value)
+            for ((each, waveform) in waveforms) {
+                val samples = about(each.id) { timed(engine, waveform) }
+                val timed = Timed(each.id, waveform.size.toDouble() / artifact.manifest.sampleRate, samples)
+                lines.append(timed)
+                made.timings += timed
+                tell(each)
+            }
+        }
+    }
+
+    /** Returns the seconds of every timed run of one recording. */
+    private fun timed(
+        engine: Engine,
+        waveform: FloatArray,
+    ): List<Double> {
+        System.gc() // rather now than in a timed run
+        repeat(job.warmup) {
+            checkTime()
+            infer(engine, waveform)
+        }
+        val samples = mutableListOf<Long>()
+        var total = 0L
+        while (samples.size < job.repeats || total < job.minimumSeconds * NANOSECONDS) {
+            checkTime()
+            samples += infer(engine, waveform).nanoseconds
+            total += samples.last()
+        }
+        return samples.map { it / NANOSECONDS }
+    }
+
+    private fun load(artifact: Artifact): Engine {
+        val format = artifact.manifest.format
+        val runtime =
+            bench.runtimes[format]
+                ?: throw JobError("No engine here runs the format “$format”; known: ${bench.runtimes.keys.sorted().joinToString()}.")
+        val start = bench.clock()
+        made.versions += native { runtime.bringIn() }
+        made.importSeconds = (bench.clock() - start) / NANOSECONDS
+        made.baselineBytes = bench.device.highWaterMark()
+        val imported = bench.clock()
+        val engine = native { runtime.open(artifact, job.threads, job.provider) }
+        made.loadSeconds = (bench.clock() - imported) / NANOSECONDS
+        return engine
+    }
+
+    private fun firstInference(
+        engine: Engine,
+        audio: Audio,
+        waveform: FloatArray,
+    ) {
+        checkTime()
+        made.firstInferenceSeconds = about(audio.id) { infer(engine, waveform) }.nanoseconds / NANOSECONDS
+        made.peakBytes = bench.device.highWaterMark()
+    }
+
+    private fun infer(
+        engine: Engine,
+        waveform: FloatArray,
+    ): Inference = native { engine.run(waveform) }
+
+    private fun read(
+        audio: Audio,
+        artifact: Artifact,
+    ): FloatArray =
+        about(audio.id) {
+            val bytes = storedBytes(files, audio.sha256, LARGEST_WAV_BYTES)
+            readWav(bytes, artifact.manifest.sampleRate).also { artifact.checkLength(it.size) }
+        }
+
+    private fun tell(audio: Audio) {
+        val finished = made.transcripts.size + made.timings.size
+        bench.progress("$finished of ${job.audio.size}: ${audio.id}")
+    }
+
+    private fun checkTime() {
+        val limit = job.limits.seconds ?: return
+        if ((bench.clock() - started) / NANOSECONDS > limit) {
+            throw JobError("The job took longer than its limit of $limit s; what was finished is kept.")
+        }
+    }
+}
