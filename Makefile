@@ -37,7 +37,8 @@ lint: ## Style, types and the directions of imports
 test: ## All checks and tests, the full-size architectures included
 	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB)
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest $(PYTEST)
+	android/build
+	$(BIN)/pytest -n 2 --dist worksteal $(PYTEST)
 
 bench: ## Benchmarks with ratios against a baseline of the same run
 	@scripts/setup

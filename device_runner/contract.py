@@ -211,8 +211,11 @@ def start_lines(path: Path, job: str, heard: Iterable[Heard] = ()) -> None:
 
 def append_line(path: Path, line: Heard | Timed) -> None:
     """Append a line; a process that is killed keeps every line before."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line.model_dump_json() + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line.model_dump_json() + "\n")
+    except OSError as error:
+        raise AsrDeployError(f"Cannot write {path}: {error.strerror or error}; what was finished before is kept.") from error
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -228,6 +231,8 @@ def _text(path: Path, what: str) -> str:
         return path.read_bytes().decode()
     except FileNotFoundError as error:
         raise AsrDeployError(f"There is no {what} file {path}.") from error
+    except OSError as error:
+        raise AsrDeployError(f"The {what} file {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise AsrDeployError(f"{path} is not a {what}: it is not text.") from error
 

@@ -67,7 +67,10 @@ def run_job(job_file: Path, result_file: Path) -> Result:
     made.transcripts = [] if job.mode == "latency" else read_lines(lines, digest)
     made.transcripts = made.transcripts if _fit(made.transcripts, job) else []
     made.resumed = len(made.transcripts)
-    result_file.unlink(missing_ok=True)
+    try:
+        result_file.unlink(missing_ok=True)
+    except OSError as problem:
+        raise AsrDeployError(f"{result_file} cannot be replaced: {problem.strerror}; name another result file.") from problem
     start_lines(lines, digest, made.transcripts)
     before, error = device_state(), None
     try:
@@ -176,12 +179,12 @@ def _read(audio: Audio, files: Path, artifact: Artifact) -> Waveform:
             raise AsrDeployError(f"its file {audio.sha256} is not in {files}; send it again.")
         if sha256_of(path) != audio.sha256:
             raise AsrDeployError(f"{path} does not fit its sha256: it was changed or cut; send it again.")
-        waveform = read_audio(path, rate)
-        if soundfile.info(path).samplerate != rate:
-            raise AsrDeployError(f"{path} is not at {rate} Hz, the model's sample rate; a job's recordings are.")
+        with contextlib.suppress(soundfile.SoundFileError):  # what is no audio at all is told by the reader
+            if soundfile.info(path).samplerate != rate:
+                raise AsrDeployError(f"{path} is not at {rate} Hz, the model's sample rate; a job's recordings are.")
+        return read_audio(path, rate)
     except AsrDeployError as error:
         raise AsrDeployError(f"{audio.id}: {error}") from error
-    return waveform
 
 
 def _hear(audio: Audio, files: Path, artifact: Artifact, engine: Engine, *, with_logits: bool) -> Heard:
