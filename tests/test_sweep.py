@@ -1,6 +1,7 @@
 """Sweeps and reports: five points by themselves, nothing done twice, and which method sends fewer bits."""
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -11,9 +12,12 @@ import pytest
 from helpers import Completed, complaint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from rich.console import Console
 
 from device_runner.errors import AsrDeployError
 from device_runner.transcripts import Transcript
+from toolchain import plots, tables
 from toolchain.datasets import open_data
 from toolchain.models import AnchorModel, load_model
 from toolchain.points import Curve, Point, pareto, read_curve, write_curve
@@ -229,6 +233,70 @@ def test_a_sweep_is_of_codecs_or_of_a_file(cli: Callable[..., Completed]) -> Non
     assert "limit: Input" in complaint(cli("sweep", "--codec", "uniform", "--limit", 0, "-o", "out"))
 
 
+# Tables and plots
+
+
+@pytest.mark.parametrize("anchor_bits", [48_795_552, 10_095_000_000])
+def test_the_table_of_a_curve_fits_80_columns(anchor_bits: int) -> None:
+    methods = ("ectcq, calibrated", "ectcq", "prune, scope=global", "artifact")
+    points = [
+        point(method, 3, wer).model_copy(
+            update={
+                "configuration": name,
+                "size_bits": int(0.99 * anchor_bits),
+                "sent": "artifact" if method == "artifact" else "bitstream",
+                "wer_low": 0.971,
+                "wer_high": 1.234,
+                "above_anchor": wer - 0.0255,
+                "relative": wer / 0.0255 - 1,
+            }
+        )
+        for method, name, wer in zip(
+            methods, ("ectcq-2.512", "ectcq-2.512", "prune-0.05", "onnx-int8"), (1.0043, 0.0443, 0.0321, 0.5), strict=True
+        )
+    ]
+    drawn = curve(*points, anchor=0.0255).model_copy(update={"anchor_size_bits": anchor_bits, "test_case": "HUBERT_ASR_XLARGE"})
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(tables.curve(drawn))
+    shown = captured.get()
+    assert "…" not in shown and all(len(line) <= 80 for line in shown.splitlines())
+    rows = [line.split() for line in shown[shown.index("anchor, torch") :].splitlines()]
+    assert [row[0] for row in rows if len(row) >= 8 and row[-1] in ("in", "above")] == [
+        "ectcq-2.512,",
+        "ectcq-2.512",
+        "prune-0.05",
+        "onnx-int8",
+    ]
+    size = {48_795_552: "48.31", 10_095_000_000: "9994.0"}[anchor_bits]
+    assert shown.count(size) == 4 and shown.count("97.1..123.4") == 4 and "+97.88 +3838% above" in shown
+    assert "calibrated" in shown and "onnx-int8 *" in shown and "* artifact, otherwise the bitstream" in shown and "scope" not in shown
+
+
+@pytest.mark.parametrize(
+    ("smallest", "ticks"), [(10, [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]), (200, [0.2, 0.3, 0.4, 0.5, 0.7, 1]), (26, [0.03, 0.05, 0.1, 0.5])]
+)
+def test_a_legend_covers_no_points(smallest: int, ticks: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Figure] = []
+    close = plots.plt.close
+    monkeypatch.setattr(plots.plt, "close", kept.append)
+    names = ["a", "external, python $encode --qp {rate} " + 8 * "--and-more ", *"cdefgh"]
+    points = [point(name, smallest + 40 * n, 0.03 + 0.002 * n) for n, name in enumerate(names)]
+    drawn = curve(*(each.model_copy(update={"configuration": f"${each.size_bits}"}) for each in points))
+    plots.plot_curve(drawn, tmp_path / "curve.png")
+    (figure,) = kept
+    (axes,), (legend,) = figure.axes, figure.legends
+    figure.draw_without_rendering()
+    below, plot = legend.get_window_extent(), axes.get_window_extent()
+    assert below.y0 >= 0 and below.y1 < axes.xaxis.get_label().get_window_extent().y0 < plot.y0
+    assert below.x0 >= 0 and below.x1 <= figure.bbox.width and plot.height > 300
+    assert len(legend.get_texts()) == len(names) + 3
+    low, high = axes.get_xlim()
+    shown = [each.get_text() for each in axes.get_xticklabels() if low <= each.get_position()[0] <= high]
+    assert {f"{each:g}" for each in ticks} <= set(shown)
+    close(figure)
+
+
 # Reports
 
 
@@ -285,10 +353,10 @@ def test_the_saving_of_half_the_bits_is_a_half() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(0, 0.2)), min_size=1, max_size=12), st.floats(1.1, 5))
-def test_savings_undo_each_other(raw: list[tuple[int, float]], factor: float) -> None:
-    ours = [point("a", bits, wer) for bits, wer in raw]
-    theirs = [point("b", round(bits * factor) + 1, wer) for bits, wer in raw]
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 2000)), min_size=1, max_size=12), st.floats(1.1, 5))
+def test_savings_undo_each_other(raw: list[tuple[int, int]], factor: float) -> None:
+    ours = [point("a", bits, errors / 10_000) for bits, errors in raw]
+    theirs = [point("b", round(bits * factor) + 1, errors / 10_000) for bits, errors in raw]
     found = {(each.method, each.against): each.share for each in savings(curve(*ours, *theirs))}
     assert math.isfinite(sum(found.values()))
     if found:

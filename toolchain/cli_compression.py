@@ -172,7 +172,9 @@ def _sweeps(described: "SweepFile", output: Path) -> Iterator[list["Sweep"]]:
     from toolchain.models import load_model
     from toolchain.progress import ConfigurationBars
     from toolchain.sweep import BISECTIONS, FINALISTS, Sweep
+    from toolchain.sweep_file import moved
 
+    rates = [moved(method) for method in described.method]
     splits = [open_data(described.data, split) for split in ("dev-clean", "test-clean")]
     dev, test = [each if described.limit is None else each.limited(described.limit) for each in splits]
     anchor = load_model(str(described.testcase), described.weights)
@@ -182,7 +184,7 @@ def _sweeps(described: "SweepFile", output: Path) -> Iterator[list["Sweep"]]:
             Sweep(
                 anchor=anchor,
                 codec=method.codec,
-                fixed=method.set,
+                fixed=method.fixed,
                 calibrate=described.data if method.calibrate else None,
                 dev=dev,
                 test=test,
@@ -190,8 +192,11 @@ def _sweeps(described: "SweepFile", output: Path) -> Iterator[list["Sweep"]]:
                 threads=described.threads,
                 watcher=watcher,
                 values=method.rates,
+                moved=rate,
+                decoder=method.decoder,
+                name=method.name or "",
             )
-            for method in described.method
+            for method, rate in zip(described.method, rates, strict=True)
         ]
 
 

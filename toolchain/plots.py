@@ -1,7 +1,9 @@
 """Plots of curves and deliveries."""
 
+import math
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -9,7 +11,9 @@ import numpy as np
 matplotlib.use("Agg")  # files only: works without a display
 
 from matplotlib import pyplot as plt  # the backend is chosen before
-from matplotlib.ticker import PercentFormatter
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from device_runner.files import atomic_path
 from toolchain.delivery import Delivery, break_even
@@ -44,7 +48,7 @@ def plot_curve(curve: Curve, path: Path) -> None:
         for point in points if len(curve.points) <= MOST_NAMED else ():
             # Slanted: neighbours on the flat part of the curve would write over one another.
             axes.annotate(
-                point.configuration, (point.c_size, point.wer), textcoords="offset points", xytext=(3, 4), fontsize=7, rotation=55
+                _plain(point.configuration), (point.c_size, point.wer), textcoords="offset points", xytext=(3, 4), fontsize=7, rotation=55
             )
     front = pareto(curve.points)
     axes.plot(
@@ -52,15 +56,13 @@ def plot_curve(curve: Curve, path: Path) -> None:
     )
     # Points far outside the range would press the others flat; they are in the table.
     axes.set_ylim(bottom=0, top=max(top * 1.25, 1.15 * max((point.wer_high for point in curve.in_range), default=top)))
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlim(0.8 * min(point.c_size for point in curve.points), 1.3)
+    _logarithmic(axes, 0.8 * min(point.c_size for point in curve.points), 1.3)
     axes.set_xlabel("cSize: bits transmitted / bits of the anchor (numParam × 32), logarithmic")
     axes.set_ylabel(f"word error rate on {curve.data} {curve.split}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes.set_title(f"{curve.test_case}: word error rate over transmitted size (bars: 95 % bootstrap)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper right")
+    _legend_below(figure, axes)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)
@@ -83,9 +85,35 @@ def plot_delivery(delivery: Delivery, path: Path) -> None:
             axes.axvline(rate / 1e6, color=f"C{number}", linestyle=":", label=label)
     first = delivery.bitstreams[0].receptions[0]
     axes.set(xscale="log", yscale="log", xlabel="rate of the content in Mbit/s", ylabel="time to first transcript in s")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     axes.set_title(f"{first.model}{'' if first.trained else ' (random weights)'}: transfer, decoding, loading, first inference")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    _legend_below(figure, axes)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)
+
+
+def _logarithmic(axes: Axes, low: float, high: float) -> None:
+    """Give the x axis a logarithmic scale with figures at it that read well, some in every decade."""
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    digits = (1, 1.5, 2, 3, 4, 5, 7) if math.log10(high / low) < 2 else (1, 2, 5)
+    axes.xaxis.set_major_locator(LogLocator(subs=digits, numticks=99))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """Put the legend below the plot, where it covers nothing; the figure grows by it."""
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [fill(_plain(label), 62) for label in labels]
+    lines = sum(1 + label.count("\n") for label in labels)
+    figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(lines / 2))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+
+
+def _plain(text: str) -> str:
+    """Return text of which matplotlib reads nothing as mathematics."""
+    return text.replace("$", r"\$")

@@ -5,20 +5,22 @@ Rates are chosen on dev-clean; test-clean is transcribed for the chosen ones alo
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from device_runner.bitstream import SUFFIX
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of, write_json
-from device_runner.names import nearest
 from device_runner.transcripts import read_transcripts
 from toolchain.bitstreams import calibration_of, compress, reconstruct
-from toolchain.compression import make_codec
+from toolchain.compression import CODECS, make_codec, third_party
+from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.datasets import DataSet
 from toolchain.evaluate import TRANSCRIPTS, Evaluation, evaluate
 from toolchain.models import AnchorModel
@@ -31,33 +33,52 @@ BISECTIONS = 6  # of a continuous rate on dev-clean: to a sixtieth of its span
 FINALISTS = 6
 RAISE = 1.08  # of a rate that test-clean did not confirm
 MOST_POINTS = 14  # on test-clean, before a set is called incomplete
+PLACEHOLDER = "{rate}"  # in an external encoder's command
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The parameter of a codec that a sweep moves: more of it is more bits.
+    """The parameter of a codec that a sweep moves. The rate is positive and grows with the bits; the parameter's value follows from it.
 
     Args:
         parameter: its name.
-        low: the fewest bits.
-        high: the most.
-        whole: it is a whole number.
-        lost: the parameter is the share that is lost; the rate is the rest.
+        low: rate of the fewest bits.
+        high: of the most.
+        whole: the value is a whole number.
+        sign: the value is the rate times it, plus ``offset``.
+        offset: see there.
+        product: the value is this over the rate instead; 0: it is not.
+        digits: of the value, behind the point.
+        template: the value stands in this text in the place of ``{rate}``; empty: it is the parameter itself.
     """
 
     parameter: str
     low: float
     high: float
     whole: bool = False
-    lost: bool = False
+    sign: int = 1
+    offset: float = 0
+    product: float = 0
+    digits: int = 3
+    template: str = ""
 
     def value_of(self, rate: float) -> float:
-        """Return the parameter's value, or from a value the rate."""
-        return round(1 - rate, 3) if self.lost else rate
+        """Return the value at a rate, as exactly as the codec takes it."""
+        value = self.product / rate if self.product else self.sign * rate + self.offset
+        return round(value) if self.whole else round(value, self.digits)
 
-    def rounded(self, value: float) -> float:
-        """Return the nearest value that the codec takes, with three digits behind the point."""
-        return round(value) if self.whole else round(value, 3)
+    def rate_of(self, value: float) -> float:
+        """Return the rate of a value."""
+        # Rounded, so that a value has one rate however it was come to.
+        return round(self.product / value if self.product else self.sign * (value - self.offset), 12)
+
+    def rounded(self, rate: float) -> float:
+        """Return the nearest rate whose value the codec takes."""
+        return self.rate_of(self.value_of(rate))
+
+    def setting(self, value: float) -> float | str:
+        """Return what the codec's parameter is set to."""
+        return self.template.replace(PLACEHOLDER, f"{value:.12g}") if self.template else value
 
 
 RATES = {
@@ -65,7 +86,7 @@ RATES = {
     "uniform": Rate("bits", 2, 8, whole=True),
     "palette": Rate("colours", 3, 64, whole=True),
     "lowrank": Rate("share", 0.05, 0.9),
-    "prune": Rate("share", 0.02, 0.95, lost=True),
+    "prune": Rate("share", 0.02, 0.95, sign=-1, offset=1),  # the share is lost; the rate is the rest
 }
 
 
@@ -94,7 +115,7 @@ class Sweep:
 
     Args:
         anchor: with trained weights.
-        codec: a key of ``RATES``.
+        codec: its name.
         fixed: other parameters of the codec.
         calibrate: data whose dev-clean the codec may know; None: none.
         dev: rates are chosen on it.
@@ -104,6 +125,9 @@ class Sweep:
         watcher: is told how it goes on.
         values: of the codec's parameter, chosen by hand; empty: searched.
         before: points of other methods in the same folder; they stay in its curve.
+        moved: what is moved of a codec that is not in ``RATES``.
+        decoder: the command that decodes what an external encoder made.
+        name: of the method in tables and plots; empty: the codec with what is fixed.
         done: evaluations of this run by configuration and split, so that a curve's earlier points are not decoded again.
     """
 
@@ -118,30 +142,50 @@ class Sweep:
     watcher: Watcher
     values: tuple[float, ...] = ()
     before: tuple[Point, ...] = ()
+    moved: Rate | None = None
+    decoder: str | None = None
+    name: str = ""
     done: dict[tuple[str, str], Evaluation] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.codec not in RATES:
-            raise nearest(self.codec, RATES, "codec of sweeps")
+        if self.moved is None and self.codec not in RATES:
+            if self.codec in CODECS | third_party()[0]:
+                raise AsrDeployError(
+                    f"Sweeps do not know what to move of {self.codec}: a file of sweeps says it (vary, span); docs/codecs.md shows one."
+                )
+            make_codec(self.codec)  # says what is wrong with the name
         if self.rate.parameter in self.fixed:
             raise AsrDeployError(f"--set {self.rate.parameter}: the sweep chooses it; leave it out.")
         if not self.anchor.trained:
             raise AsrDeployError(f"{self.anchor.case.name} has random weights: a word error rate from them says nothing.")
-        for value in self.values or [self.rate.value_of(self.rate.high)]:
-            make_codec(self.codec, **self.fixed, **{self.rate.parameter: value})
+        for value in self.values or [self.rate.value_of(each) for each in (self.rate.low, self.rate.high)]:
+            self._check(make_codec(self.codec, **self._parameters(value)))
+        if self.decoder is not None:
+            make_codec(EXTERNAL, encoder=self.decoder)  # the same is asked of both commands
         if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / "points").is_dir():
             raise AsrDeployError(f"{self.folder} exists and holds no sweep; choose another folder for the results.")
 
     @property
     def rate(self) -> Rate:
         """What is moved."""
-        return RATES[self.codec]
+        return self.moved or RATES[self.codec]
 
     @property
     def method(self) -> str:
         """The codec with what is fixed, as plots name it."""
+        words = [Path(word).name for word in shlex.split(self.rate.template) if word not in ("{input}", "{output}")]
         more = [f"{key}={value}" for key, value in self.fixed.items()] + (["calibrated"] if self.calibrate else [])
-        return ", ".join([self.codec, *more])
+        return self.name or ", ".join([self.codec, *([" ".join(words)] if words else []), *more])
+
+    def _check(self, codec: Any) -> None:
+        """Raise AsrDeployError where the values of a search are not those of the codec's parameter."""
+        if self.moved is None or self.moved.template:
+            return
+        kind = next(str(each.type) for each in fields(codec) if each.name == self.moved.parameter)
+        if "str" in kind or "bool" in kind:
+            raise AsrDeployError(f"{self.moved.parameter} of {self.codec} is no number that a sweep could move.")
+        if "int" in kind and "float" not in kind and not self.moved.whole and not self.values:
+            raise AsrDeployError(f"{self.moved.parameter} of {self.codec} is a whole number; add whole = true.")
 
     def run(self) -> Curve:
         """Search the range and return the curve; it is written and drawn after every point, and the search on dev-clean as ``search.png``.
@@ -149,7 +193,8 @@ class Sweep:
         Raises:
             AsrDeployError: a step failed.
         """
-        tried = [self.rate.rounded(self.rate.value_of(each)) for each in self.values] or self._first_rates(self._lowest_in_range())
+        chosen = dict.fromkeys(self.rate.rate_of(each) for each in self.values)
+        tried = list(chosen) or self._first_rates(self._lowest_in_range())
         for number in range(len(tried)):
             curve = self._curve(tried[: number + 1])
         while not self.values and self._in_range(curve) < FEWEST_IN_RANGE and len(tried) < MOST_POINTS:
@@ -177,7 +222,8 @@ class Sweep:
         value = self._lowest(lambda rate: self._loss(rate, self.dev)[1] <= budget)
         while self._loss(value, self.test)[1] > budget:
             if value >= self.rate.high:
-                raise AsrDeployError(f"No rate of {self.codec} up to {self.rate.high:g} stays within {100 * budget:g} points.")
+                highest = f"{self.rate.parameter} {self.rate.value_of(value):g}"
+                raise AsrDeployError(f"No rate of {self.codec} up to {highest} stays within {100 * budget:g} points.")
             value = min(self.rate.high, self.rate.rounded(value * RAISE + self.rate.whole / 2))
         evaluation = self._evaluate(value, self.test)
         return Smallest(self._name(value), evaluation, self._anchor(self.test).wer, self._loss(value, self.test), self._folder(value))
@@ -237,9 +283,9 @@ class Sweep:
 
         plot_curve(curve, self.folder / name)
 
-    def _point(self, value: float, data: DataSet) -> Point:
-        evaluation, folder = self._evaluate(value, data), self._folder(value) / data.split
-        return make_point(self._name(value), "bitstream", evaluation, folder, self.anchor.case, self._anchor(data).wer, self.method)
+    def _point(self, rate: float, data: DataSet) -> Point:
+        evaluation, folder = self._evaluate(rate, data), self._folder(rate) / data.split
+        return make_point(self._name(rate), "bitstream", evaluation, folder, self.anchor.case, self._anchor(data).wer, self.method)
 
     def _anchor_folder(self, data: DataSet) -> Path:
         return self.folder / "points" / "anchor" / data.split
@@ -251,9 +297,9 @@ class Sweep:
             self.done["anchor", data.split] = evaluate(subject, data, self._anchor_folder(data), threads=self.threads, progress=progress)
         return self.done["anchor", data.split]
 
-    def _evaluate(self, value: float, data: DataSet) -> Evaluation:
+    def _evaluate(self, rate: float, data: DataSet) -> Evaluation:
         """Return a rate's word error rate on a split; what an earlier run finished is read, once."""
-        name, folder = self._name(value), self._folder(value)
+        name, folder = self._name(rate), self._folder(rate)
         if (name, data.split) in self.done:
             return self.done[name, data.split]
         bitstream = folder / f"model{SUFFIX}"
@@ -262,28 +308,28 @@ class Sweep:
             calibration = None
             if self.calibrate:
                 calibration = calibration_of(self.anchor, self.calibrate, self.dev.split, cache=self.folder / "points")
-            write_json(folder / "configuration.json", self._described(value))
-            compress(self.anchor, self.codec, self._parameters(value), bitstream, calibration=calibration)
+            write_json(folder / "configuration.json", self._described(rate))
+            compress(self.anchor, self.codec, self._parameters(self.rate.value_of(rate)), bitstream, calibration=calibration)
         progress = self.watcher.configuration(name, f"transcribing {data.split}", len(data.utterances))
-        model, _ = reconstruct(bitstream)
+        model, _ = reconstruct(bitstream, decoder=self.decoder)
         subject = subject_of(model, name, sha256_of(bitstream), 8 * bitstream.stat().st_size, self.threads)
         self.done[name, data.split] = evaluate(subject, data, folder / data.split, threads=self.threads, progress=progress)
         return self.done[name, data.split]
 
-    def _folder(self, value: float) -> Path:
-        described = json.dumps(self._described(value), sort_keys=True)
+    def _folder(self, rate: float) -> Path:
+        described = json.dumps(self._described(rate), sort_keys=True)
         return self.folder / "points" / hashlib.sha256(described.encode()).hexdigest()[:16]
 
-    def _described(self, value: float) -> dict[str, object]:
+    def _described(self, rate: float) -> dict[str, object]:
         """Return what a point follows from: its folder is named after it."""
-        parameters = self._parameters(value)
-        return {"codec": self.codec, "parameters": parameters, "calibrate": self.calibrate, "weights": self.anchor.weights}
+        parameters, decoder = self._parameters(self.rate.value_of(rate)), {} if self.decoder is None else {"decoder": self.decoder}
+        return {"codec": self.codec, "parameters": parameters, "calibrate": self.calibrate, "weights": self.anchor.weights, **decoder}
 
     def _parameters(self, value: float) -> dict[str, str | float | bool]:
-        return {**self.fixed, self.rate.parameter: self.rate.value_of(value)}
+        return {**self.fixed, self.rate.parameter: self.rate.setting(value)}
 
-    def _name(self, value: float) -> str:
-        return f"{self.codec}-{self.rate.value_of(value):g}"
+    def _name(self, rate: float) -> str:
+        return f"{self.name or self.codec}-{self.rate.value_of(rate):.12g}"
 
 
 def run_all(sweeps: Sequence[Sweep]) -> Curve:
@@ -295,7 +341,9 @@ def run_all(sweeps: Sequence[Sweep]) -> Curve:
     methods = [sweep.method for sweep in sweeps]
     twice = next((method for method in methods if methods.count(method) > 1), None)
     if not sweeps or twice is not None:
-        raise AsrDeployError("There is nothing to sweep." if twice is None else f"{twice} is swept twice; give it once.")
+        raise AsrDeployError(
+            "There is nothing to sweep." if twice is None else f"{twice} is swept twice; give it once, or by another name."
+        )
     points: tuple[Point, ...] = ()
     for sweep in sweeps:
         curve = replace(sweep, before=points).run()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from device_runner.artifact import Artifact, Parity
 from device_runner.bitstream import Header
@@ -200,19 +201,32 @@ def savings(found: "Iterable[Saving]") -> Table:
 
 def curve(drawn: Curve) -> Table:
     """Draw the points of a curve, narrow enough for 80 columns; the rest is in its files."""
-    title = f"{drawn.test_case} on {drawn.data} {drawn.split}; sizes in Mbit; above: points over the anchor, and relative to it"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("configuration", "sent", "size", "cSize", "wer", "interval", "above", "", "range"):
-        table.add_column(column, justify="left" if column in ("configuration", "sent") else "right", no_wrap=True)
-    low, high = drawn.anchor_wer_interval
-    figures = (f"{drawn.anchor_size_bits / 1e6:.2f}", "1.0000", f"{drawn.anchor_wer:.2%}", f"{100 * low:.1f}..{high:.1%}")
-    table.add_row("anchor, torch", "—", *figures, "", "", "", end_section=True)
+    from toolchain.report import label
+
+    methods = Counter(method.split(", ")[0] for method in {point.method for point in drawn.points})
+    sent = Counter(point.sent for point in drawn.points).most_common()
+    usual, others = (sent[0][0] if sent else ""), " and ".join(kind for kind, _ in sent[1:])
+    title = f"{drawn.test_case} on {drawn.data} {drawn.split}; sizes in Mbit; wer and its 95 % interval in %; above: points over the anchor"
+    caption = f"* {others}, otherwise the {usual} is sent to the UE" if others else None
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=0)
+    # A name that is too long goes on in the next line; no figure is ever cut.
+    table.add_column("configuration", overflow="fold", min_width=20)
+    for column in ("size", "cSize", "wer", "interval", "above", "", "range"):
+        table.add_column(column, justify="right", no_wrap=True)
+    digits = 1 if drawn.anchor_size_bits >= 1e9 else 2
+
+    def figures(bits: int, c_size: float, wer: float, low: float, high: float) -> list[str]:
+        return [f"{bits / 1e6:.{digits}f}", f"{c_size:.4f}", f"{100 * wer:.2f}", f"{100 * low:.1f}..{100 * high:.1f}"]
+
+    anchor = figures(drawn.anchor_size_bits, 1, drawn.anchor_wer, *drawn.anchor_wer_interval)
+    table.add_row("anchor, torch", *anchor, "", "", "", end_section=True)
     for point in drawn.points:
+        name = label(point) if methods[point.method.split(", ")[0]] > 1 else point.configuration
         place = "in" if point.in_range else ("below" if point.wer < drawn.anchor_wer else "above")
-        interval = f"{100 * point.wer_low:.1f}..{point.wer_high:.1%}"
-        figures = (f"{point.size_bits / 1e6:.2f}", f"{point.c_size:.4f}", f"{point.wer:.2%}", interval)
         relative = "—" if point.relative is None else f"{point.relative:+.0%}"
-        table.add_row(point.configuration, point.sent, *figures, f"{100 * point.above_anchor:+.2f}", relative, place)
+        distance = (f"{100 * point.above_anchor:+.2f}", relative, place)
+        row = figures(point.size_bits, point.c_size, point.wer, point.wer_low, point.wer_high)
+        table.add_row(Text(name if point.sent == usual else f"{name} *"), *row, *distance)
     return table
 
 
