@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from device_runner.bitstream import Header, write_bitstream
 from device_runner.errors import AsrDeployError
 from toolchain.bitstreams import compress, reconstruct
-from toolchain.delivery import Delivered, Delivery, break_even, deliver, serving
+from toolchain.delivered import Delivered, Delivery, break_even
+from toolchain.delivery import deliver, serving
 from toolchain.models import AnchorModel, load_model
 from toolchain.reception import Reception, Shares, receive
 

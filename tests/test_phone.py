@@ -442,6 +442,6 @@ def test_files_of_jobs_that_are_refused(text: str, words: str, cli: Callable[...
 
 
 def test_the_ready_jobs_are_valid() -> None:
-    from toolchain.test_jobs import read_job_file
+    from toolchain.job_limits import read_job_file
 
     assert all(each.export is not None for each in read_job_file(REPOSITORY / "jobs" / "emulator.toml").job)

@@ -100,7 +100,7 @@ def test(
 ) -> None:
     """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs/emulator.toml"""
     from toolchain import device_tables
-    from toolchain.test_jobs import read_job_file, run_test_job, write_junit
+    from toolchain.job_limits import read_job_file, run_test_job, write_junit
 
     described = read_job_file(jobs)
     folder = output or Path("results") / f"test-{jobs.stem}"

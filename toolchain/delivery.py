@@ -13,17 +13,16 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from device_runner.bitstream import read_header
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions
 from device_runner.files import sha256_of, write_json, write_text
 from toolchain.compression.external import NAME as EXTERNAL
+from toolchain.delivered import Delivered, Delivery
 from toolchain.reception import Reception
 
 if TYPE_CHECKING:
@@ -31,37 +30,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 10.0
 LIMIT_SECONDS = 600.0  # for a reception beyond what its rate asks for
-
-
-class Delivered(BaseModel):
-    """A bitstream and its receptions, one for each rate, the slowest first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    sha256: str
-    receptions: tuple[Reception, ...]
-    after: float = Field(description="seconds to load and to infer first: the median over all bitstreams, whose model is the same")
-
-    def seconds_at(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the time to the first transcript [s] at rates [bit/s] that were not measured.
-
-        Transfer and decoding overlap: whichever lasts longer counts, then what is left to decode after the last byte (the least that was
-        seen), loading and the first inference.
-        """
-        tail = min(each.seconds.decode for each in self.receptions)
-        busy = median(each.decode_busy for each in self.receptions)
-        return np.maximum(8 * self.receptions[0].size_bytes / rates + tail, busy) + self.after
-
-
-class Delivery(BaseModel):
-    """Bitstreams of one model, the smallest first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal[1] = 1
-    bitstreams: tuple[Delivered, ...]
-    machine: dict[str, Any]
 
 
 def application(files: Sequence[Path]) -> "Starlette":
@@ -144,7 +112,7 @@ def deliver(
     Raises:
         AsrDeployError: no bitstreams, of different models, updates, or a reception that failed.
     """
-    from toolchain.plots import plot_delivery
+    from toolchain.plots import plot_delivery  # a server draws nothing
 
     headers = {path: read_header(path) for path in files}
     if len({header.model for header in headers.values()}) > 1:
@@ -201,10 +169,3 @@ def _reception(url: str, size: int, digest: str, rate: float, folder: Path) -> R
     made = Reception.model_validate_json(done.stdout.strip().splitlines()[-1])
     write_json(kept, made.model_dump())
     return made
-
-
-def break_even(smaller: Delivered, larger: Delivered) -> float | None:
-    """Return the rate [bit/s] above which a larger bitstream gives its first transcript earlier; None up to 10 Gbit/s."""
-    rates = np.geomspace(1e4, 1e10, 2401)
-    later = np.flatnonzero(smaller.seconds_at(rates) > larger.seconds_at(rates))
-    return float(rates[later[0]]) if later.size else None

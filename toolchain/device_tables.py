@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 
 from device_runner.device_choice import Row
+from toolchain.job_limits import Outcome
 from toolchain.parity import DeviceParity
-from toolchain.test_jobs import Outcome
 
 
 def devices(rows: Iterable[Row]) -> Table:

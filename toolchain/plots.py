@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from device_runner.files import atomic_path
-from toolchain.delivery import Delivery, break_even
+from toolchain.delivered import Delivery, break_even
 from toolchain.points import Curve, pareto
 
 MARKERS = "os^vDP*X"

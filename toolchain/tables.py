@@ -21,7 +21,7 @@ from toolchain.testcases import TestCase
 if TYPE_CHECKING:
     from exporters.inspection import Inspection  # it brings onnx and torch in, which most tables can do without
     from toolchain.compression.codec import Codec
-    from toolchain.delivery import Delivery
+    from toolchain.delivered import Delivery
     from toolchain.reception import Reception
     from toolchain.report import Comparison, Saving
     from toolchain.sweep import Smallest
@@ -278,7 +278,7 @@ def delivery(result: "Delivery") -> Table:
 
 def paying(result: "Delivery") -> list[str]:
     """Return a sentence on every bitstream and the next larger one: up to which rate the smaller one is earlier."""
-    from toolchain.delivery import break_even
+    from toolchain.delivered import break_even
 
     sentences = []
     for smaller, larger in pairwise(result.bitstreams):
