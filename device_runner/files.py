@@ -25,6 +25,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         AsrDeployError: the folder cannot be made or written.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # for root a rename would put a file in a device's place
+        raise AsrDeployError(f"Cannot write {path}: it is a device or a pipe, not a file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)

@@ -19,6 +19,14 @@ from toolchain.exporting import export_model
 from toolchain.models import AnchorModel, load_model
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On several processes: the longest first, each by itself; of other files all tests in one process, which makes their fixtures once."""
+    items.sort(key=lambda item: item.path.name != "test_full_size.py")
+    for item in items:
+        if item.path.name != "test_full_size.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """More would spin against each other where the tests share their processor."""

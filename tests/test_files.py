@@ -72,6 +72,14 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     assert content(tmp_path) == {"a": "old"}
 
 
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/full")):
+        with pytest.raises(AsrDeployError, match="a device or a pipe, not a file"):
+            write_text(path, "anything")
+    assert Path("/dev/full").is_char_device()
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder").mkdir()
