@@ -305,7 +305,7 @@ def test_a_thousand_random_faults_end_in_a_clear_error_or_a_right_result(
         with EmulatedDevice(tmp_path / str(seed)) as device:
             with_app(device)
             phone = connect(adb_server.adb(), device)
-            device.random_faults(seed, 0.1)
+            device.random_faults(seed, 0.05)
             try:
                 result = AdbDevice(phone, AppRunner(), patience).run(short)
                 assert texts(result) == expected[:3] and result.device.model == "Folder Emulated One (F1)"
