@@ -10,12 +10,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from android_fixtures import benchcore_jar
 from emulated_device.device import EmulatedDevice
 from emulated_device.fixtures import Connected, connect, disconnect
 from emulated_device.server import AdbServer
 from helpers import REPOSITORY, Completed, complaint
 
 from device_runner.adb_device import AdbDevice, Patience
+from device_runner.arm_bundle import qemu_launcher
 from device_runner.artifact import Artifact
 from device_runner.audio import read_audio
 from device_runner.contract import Heard, Result, Timed
@@ -268,6 +270,19 @@ def test_the_shells_way_needs_the_right_processor(emulated: Connected, task: Tas
     emulated.device.change(properties=properties)
     with pytest.raises(AsrDeployError, match="runs x86_64 code; --via shell needs arm64-v8a: use --via app"):
         AdbDevice(emulated.phone, ShellRunner(), HASTY).run(task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("via", ["app", "shell"])
+def test_both_ways_hear_what_this_machine_hears(via: str, emulated: Connected, task: Task, expected: list[str]) -> None:
+    """The app's way with benchcore on the JVM, the shell's with the Arm bundle under qemu; both on files that were really pushed."""
+    with_app(emulated.device, "java", "-jar", str(benchcore_jar()))
+    emulated.device.change(environment={"ASRDEPLOY_LAUNCHER": " ".join(qemu_launcher())})
+    lines: list[str] = []
+    device = AdbDevice(emulated.phone, AppRunner() if via == "app" else ShellRunner(), HASTY)
+    result = device.run(task, lambda line: lines.append(line.id))
+    assert texts(result) == expected and lines == [each.id for each in task.job.audio]
+    assert (result.runner, result.device.kind) == (("jvm", "phone") if via == "app" else ("python", "emulated"))
 
 
 # What Android says of itself
