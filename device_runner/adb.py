@@ -21,8 +21,6 @@ from device_runner.adb_text import (
     Listed,
     complaint,
     parse_devices,
-    parse_free_bytes,
-    parse_properties,
     refusal,
     short,
     split_exit,
@@ -205,10 +203,6 @@ class Phone:
             raise CommandFailed(self.serial, command, code, text)
         return text
 
-    def properties(self) -> dict[str, str]:
-        """Return the device's system properties."""
-        return parse_properties(self.shell("getprop"))
-
     def push(self, local: Path, remote: str, *, seconds: float | None = None) -> None:
         """Copy a file or a folder to the device. Ended early, it may leave a part under the final name there.
 
@@ -246,10 +240,6 @@ class Phone:
             seconds = _time_for(int(size) if size.isdecimal() else 0)
         with atomic_path(local) as temporary:
             self._transfer("pull", remote, str(temporary), seconds=seconds)
-
-    def free_bytes(self, folder: str) -> int:
-        """Return how many bytes can be written under a folder that exists on the device."""
-        return parse_free_bytes(self.shell(quoted("df", "-k", folder)), folder)
 
     def install(self, apk: Path, *, seconds: float = 300.0) -> None:
         """Install an app, over an earlier version of it.

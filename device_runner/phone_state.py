@@ -11,7 +11,6 @@ from device_runner.phone_transfers import said
 ABI = "ro.product.cpu.abi"
 # What an emulator's build says; a phone's has none of them.
 EMULATED = {"ro.kernel.qemu": "1", "ro.boot.qemu": "1", "ro.hardware": "ranchu"}
-THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 
 
 def kind_of(properties: Mapping[str, str]) -> Kind:

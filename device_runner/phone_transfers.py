@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from device_runner.adb import CommandFailed, DeviceLost, Phone, quoted
+from device_runner.adb import SLOWEST_LINK, CommandFailed, DeviceLost, Phone, quoted
 from device_runner.adb_text import parse_free_bytes
 from device_runner.contract import Result, read_result
 from device_runner.errors import AsrDeployError
@@ -18,7 +18,6 @@ ROOT = "/data/local/tmp/asrdeploy"  # the shell may write there, apps may read
 SPARE_BYTES = 50_000_000  # left free on the device
 TRANSFERS = 5  # of one file that arrives damaged
 BATCH_FILES, BATCH_BYTES = 250, 64_000_000  # of one call of adb; the names of the files fit into one command
-SLOWEST_LINK = 500_000  # bytes per second that a transfer is given time for
 
 
 def said(phone: Phone, command: str, *, seconds: float = 30.0) -> str:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from device_runner.adb import SERVER_VARIABLE, Adb, CommandFailed, DeviceLost, find_adb, quoted
-from device_runner.adb_text import EXITED
+from device_runner.adb_text import EXITED, parse_free_bytes, parse_properties
 from device_runner.errors import AsrDeployError
 
 TMP = "/data/local/tmp"
@@ -94,7 +94,7 @@ def test_devices_are_listed_with_their_model(emulated: Connected) -> None:
     mine = next(each for each in emulated.phone.adb.devices() if each.serial == emulated.serial)
     assert (mine.state, mine.details["model"], mine.details["product"]) == ("device", "Emulated_One", "emulated")
     assert mine.details["transport_id"].isdecimal()
-    assert emulated.phone.properties() == emulated.device.state["properties"]
+    assert parse_properties(emulated.phone.shell("getprop")) == emulated.device.state["properties"]
 
 
 def test_the_server_is_that_of_the_variable(emulated: Connected, adb_server: AdbServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,14 +301,14 @@ def test_refused_transfers(emulated: Connected, tmp_path: Path) -> None:
 def test_a_full_disk(emulated: Connected, tmp_path: Path) -> None:
     phone, local = emulated.phone, tmp_path / "big"
     local.write_bytes(bytes(3_000_000))
-    assert phone.free_bytes(TMP) > 0
+    assert parse_free_bytes(phone.shell(quoted("df", "-k", TMP)), TMP) > 0
     emulated.device.fill_disk(1_000_000)
-    assert phone.free_bytes(TMP) == 1_000_000 // 1024 * 1024
+    assert parse_free_bytes(phone.shell(quoted("df", "-k", TMP)), TMP) == 1_000_000 // 1024 * 1024
     assert "No space left on device" in sentence(lambda: phone.push(local, f"{TMP}/x"))
     assert phone.shell(f"ls {TMP}") == ""
     emulated.device.empty_disk()
     phone.push(local, f"{TMP}/x")
-    assert "No such file" in sentence(lambda: phone.free_bytes(f"{TMP}/none"), CommandFailed)
+    assert "No such file" in sentence(lambda: parse_free_bytes(phone.shell(quoted("df", "-k", f"{TMP}/none")), TMP), CommandFailed)
 
 
 # Apps

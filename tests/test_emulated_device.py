@@ -17,6 +17,7 @@ from emulated_device.fixtures import Connected, connect, disconnect
 from emulated_device.server import AdbServer
 
 from device_runner.adb import CommandFailed, DeviceLost, quoted
+from device_runner.adb_text import parse_free_bytes
 from device_runner.errors import AsrDeployError
 
 TMP = "/data/local/tmp"
@@ -171,7 +172,7 @@ def test_the_command_line(adb_server: AdbServer, tmp_path: Path) -> None:
         phone = adb_server.adb().phone(serial)
         phone.wait(SOON)
         assert "temperature: 450" in phone.shell("dumpsys battery") and "Dozing" in phone.shell("dumpsys power")
-        assert phone.free_bytes(TMP) == 2_048_000
+        assert parse_free_bytes(phone.shell(quoted("df", "-k", TMP)), TMP) == 2_048_000
         process.terminate()
         assert process.wait(SOON) == 0
         phone.adb.run("disconnect", serial, seconds=10)
