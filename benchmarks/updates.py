@@ -30,11 +30,12 @@ from device_runner.facts import machine_facts
 from device_runner.files import write_json
 from device_runner.transcripts import read_transcripts
 from toolchain.bitstreams import calibration_of, compress, reconstruct
+from toolchain.comparison import Comparison, compare
 from toolchain.compression.calibration import Calibration
 from toolchain.datasets import DataSet, Utterance, open_data
-from toolchain.evaluate import TRANSCRIPTS, Evaluation, evaluate
+from toolchain.evaluate import evaluate
 from toolchain.models import AnchorModel, load_model
-from toolchain.report import Comparison, compare
+from toolchain.scoring import TRANSCRIPTS, Evaluation
 from toolchain.subjects import subject_of
 
 CODEC = "ectcq"
@@ -92,7 +93,7 @@ def transmitted(
 
 def scored(model: AnchorModel, name: str, data: DataSet, folder: Path) -> Evaluation:
     """Transcribe a set in torch on one thread."""
-    return evaluate(subject_of(model, name, name, None, 1), data, folder, threads=1)
+    return evaluate(subject_of(model, name, name, None, 1), data, folder)
 
 
 def paired(ours: Path, theirs: Path) -> Comparison:

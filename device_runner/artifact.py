@@ -56,6 +56,9 @@ class Manifest(BaseModel):
     portable: dict[str, int] = Field(default_factory=dict, description="operators left to portable kernels, by number")
     weight_names: dict[str, str] = Field(default_factory=dict, description="the file's keys of weights, where it has no names")
     quantised: dict[str, int] = Field(default_factory=dict, description="operators by what was done to them")
+    tuned_on: tuple[str, ...] = Field(
+        default=(), description="ids of the utterances that codec or scheme were calibrated with; no word error rate comes from them"
+    )
     parity: tuple["Parity", ...] = ()
     versions: dict[str, str]
 

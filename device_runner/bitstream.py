@@ -58,6 +58,9 @@ class Header(BaseModel):
     base: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         default=None, description="digest of the weights that the records are differences to; None: they stand alone"
     )
+    tuned_on: tuple[str, ...] = Field(
+        default=(), description="ids of the utterances that the codec was calibrated with; no word error rate comes from them"
+    )
     records: tuple[Record, ...] = ()
 
     @property
@@ -70,7 +73,9 @@ class Header(BaseModel):
 def write_bitstream(header: Header, payloads: Iterable[bytes]) -> bytes:
     """Return the bitstream of payloads, one for each of the header's records."""
     records = [[each.name, each.kind, list(each.shape), each.bytes, each.parameters] for each in header.records]
-    packed = zlib.compress(json.dumps(header.model_dump(exclude={"records"}) | {"records": records}, separators=(",", ":")).encode(), 9)
+    left_out = {"records"} if header.tuned_on else {"records", "tuned_on"}  # an uncalibrated model's bitstream pays nothing for it
+    plain = header.model_dump(exclude=left_out) | {"records": records}
+    packed = zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 9)
     parts = [PREFIX.pack(MAGIC, VERSION, len(packed), zlib.crc32(packed)), packed]
     for record, payload in zip(header.records, payloads, strict=True):
         if len(payload) != record.bytes:

@@ -93,6 +93,7 @@ class Facts:
     minimum_samples: int
     codec: str | None = None
     transmitted_bytes: int | None = None
+    tuned_on: tuple[str, ...] = ()
 
 
 def export(

@@ -1,5 +1,7 @@
 """Artifacts of the bundled model, exported once for all tests; bundled speech; the command line."""
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import torch
 from emulated_device.fixtures import adb_server, emulated  # noqa: F401  (fixtures)
 from helpers import TERMINAL_VARIABLES, Completed, run_command
 
-from device_runner.artifact import Artifact
+from device_runner.artifact import Artifact, open_artifact
 from device_runner.audio import read_audio
 from toolchain.cli import main
 from toolchain.datasets import DataSet, Utterance, open_data
@@ -40,17 +42,34 @@ def tiny() -> AnchorModel:
 
 
 @pytest.fixture(scope="session")
-def tiny_fp32(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The bundled model as ONNX in fp32; not to be changed."""
-    folder = tmp_path_factory.mktemp("fp32") / "DIGITS_ASR_TINY-onnx-fp32"
-    return export_model(tiny, format_name="onnx", scheme_name="fp32", folder=folder)[0]
+def exported_once(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Artifact]:
+    """The bundled model as an artifact, ``exported_once(format, scheme)``, made once for all processes of a run; not to be changed."""
+    # The processes of pytest-xdist have folders side by side in one of the run.
+    root = tmp_path_factory.getbasetemp()
+    shared = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "exported"
+
+    def export(format_name: str, scheme: str) -> Artifact:
+        folder = shared / f"DIGITS_ASR_TINY-{format_name}-{scheme}"
+        shared.mkdir(exist_ok=True)
+        with (shared / f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.is_dir():
+                return open_artifact(folder)
+            return export_model(tiny, format_name=format_name, scheme_name=scheme, folder=folder)[0]
+
+    return export
 
 
 @pytest.fixture(scope="session")
-def tiny_int8(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def tiny_fp32(exported_once: Callable[[str, str], Artifact]) -> Artifact:
+    """The bundled model as ONNX in fp32; not to be changed."""
+    return exported_once("onnx", "fp32")
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(exported_once: Callable[[str, str], Artifact]) -> Artifact:
     """The bundled model as ONNX in int8; not to be changed."""
-    folder = tmp_path_factory.mktemp("int8") / "DIGITS_ASR_TINY-onnx-int8"
-    return export_model(tiny, format_name="onnx", scheme_name="int8", folder=folder)[0]
+    return exported_once("onnx", "int8")
 
 
 @pytest.fixture(scope="session")

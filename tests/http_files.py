@@ -5,16 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from mmap import mmap
 
 
 @dataclass
 class FileServer:
     """What is served, and how badly; ``asked`` collects path and Range of every request."""
 
-    files: dict[str, bytes]
+    files: dict[str, bytes | mmap]
     url: str = ""
     cuts: list[int] = field(default_factory=list)  # body bytes after which the next answers end, one each
+    # Body bytes after which the next answers that are not cut wait for ``released``, one each; their connections end then.
+    holds: list[int] = field(default_factory=list)
+    held: threading.Event = field(default_factory=threading.Event)  # an answer waits
+    released: threading.Event = field(default_factory=threading.Event)
     statuses: list[int] = field(default_factory=list)  # error codes of the next answers
+    redirects: dict[str, str] = field(default_factory=dict)  # by path: where the file has gone
     knows_ranges: bool = True
     shift: int = 0  # an answer to a Range starts this many bytes too late
     extra_length: int = 0  # bytes announced and never sent
@@ -24,7 +30,7 @@ class FileServer:
 
 
 @contextmanager
-def serving(files: dict[str, bytes]) -> Iterator[FileServer]:
+def serving(files: dict[str, bytes | mmap]) -> Iterator[FileServer]:
     """Serve ``files`` (by path, such as ``/a.tar.gz``) until the end of the block."""
     state = FileServer(files)
 
@@ -34,6 +40,10 @@ def serving(files: dict[str, bytes]) -> Iterator[FileServer]:
             state.asked.append((self.path, wanted))
             if state.statuses:
                 return self.send_error(state.statuses.pop(0))
+            if self.path in state.redirects:
+                self.send_response(302)
+                self.send_header("Location", state.redirects[self.path])
+                return self.end_headers()
             if self.path not in state.files:
                 return self.send_error(404)
             body = state.files[self.path]
@@ -51,8 +61,15 @@ def serving(files: dict[str, bytes]) -> Iterator[FileServer]:
             if state.announces:
                 self.send_header("Content-Length", str(len(body) - start + state.extra_length))
             self.end_headers()
-            sent = body[start:]
-            self.wfile.write(sent[: state.cuts.pop(0)] if state.cuts else sent)
+            sent = memoryview(body)[start:]
+            if state.cuts:
+                sent = sent[: state.cuts.pop(0)]
+            elif state.holds:
+                self.wfile.write(sent[: state.holds.pop(0)])
+                state.held.set()
+                state.released.wait()
+                return
+            self.wfile.write(sent)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -64,6 +81,7 @@ def serving(files: dict[str, bytes]) -> Iterator[FileServer]:
     try:
         yield state
     finally:
+        state.released.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,6 @@ from device_runner.engines import Waveform
 from device_runner.errors import AsrDeployError
 from device_runner.jobs import make_task
 from toolchain.datasets import DataSet
-from toolchain.exporting import export_model
-from toolchain.models import AnchorModel
 
 UTTERANCES = 70
 
@@ -34,11 +32,9 @@ def jvm() -> ProcessDevice:
 
 
 @pytest.fixture(scope="session")
-def tiny_reduced(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def tiny_reduced(exported_once: Callable[[str, str], Artifact]) -> Artifact:
     """7-bit weights, which no processor's sums saturate."""
-    return export_model(tiny, format_name="onnx", scheme_name="int8+reduce_range", folder=tmp_path_factory.mktemp("reduced") / "artifact")[
-        0
-    ]
+    return exported_once("onnx", "int8+reduce_range")
 
 
 def recordings(data: DataSet, number: int) -> Iterator[tuple[str, Waveform]]:

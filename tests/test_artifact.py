@@ -53,6 +53,7 @@ def test_a_manifest_says_what_a_receiver_needs(tiny_int8: Artifact) -> None:
         "sample_rate": 16_000,
         "normalised_waveform": False,
         "codec": None,
+        "tuned_on": [],
     }
     assert {key: written[key] for key in expected} == expected
     assert {"torch", "onnx", "onnxruntime", "asrdeploy"} <= written["versions"].keys()

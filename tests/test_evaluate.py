@@ -20,11 +20,14 @@ from torcheval.metrics import WordErrorRate
 from device_runner.artifact import Artifact
 from device_runner.engines import Engine
 from device_runner.errors import AsrDeployError
-from device_runner.transcripts import Transcript, read_transcripts
+from device_runner.transcripts import Timing, Transcript, read_timings, read_transcripts
 from toolchain.datasets import DataSet, open_data, read_folder
 from toolchain.digits_model import digits_asr_tiny
-from toolchain.evaluate import RESULT, SETTINGS, TRANSCRIPTS, Evaluation, evaluate
+from toolchain.evaluate import evaluate
 from toolchain.models import BUNDLED_WEIGHTS
+from toolchain.pools import LocalPool
+from toolchain.run_folder import SETTINGS
+from toolchain.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation
 from toolchain.subjects import Subject, open_subject
 from toolchain.testcases import LABELS
 
@@ -56,11 +59,11 @@ def heard(folder: Path) -> Heard:
     return {each.id: each.hypothesis for each in transcripts(folder)}
 
 
-def stopping(after: int) -> Callable[[Transcript], None]:
+def stopping(after: int) -> Callable[[Transcript, Timing], None]:
     """Return a progress callback that interrupts at a certain call, as the user's Control-C does."""
     left = after
 
-    def progress(transcript: Transcript) -> None:
+    def progress(transcript: Transcript, timing: Timing) -> None:
         nonlocal left
         left -= 1
         if left == 0:
@@ -82,14 +85,14 @@ def data(test_clean: DataSet) -> DataSet:
 @pytest.fixture(scope="module")
 def uninterrupted(subject: Subject, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     folder = tmp_path_factory.mktemp("uninterrupted") / "results"
-    return evaluate(subject, data, folder, threads=1), folder
+    return evaluate(subject, data, folder), folder
 
 
 @pytest.fixture(scope="module")
 def whole(test_clean: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     """The torch engine on all of the bundled test-clean."""
     folder = tmp_path_factory.mktemp("whole") / "results"
-    return evaluate(open_subject("0"), test_clean, folder, threads=1), folder
+    return evaluate(open_subject("0"), test_clean, folder), folder
 
 
 # The scenario
@@ -127,7 +130,7 @@ def test_torch_engine_hears_what_the_scenarios_procedure_hears(scenario: tuple[H
 
 
 def test_onnx_fp32_hears_what_torch_hears(whole: tuple[Evaluation, Path], tiny_fp32: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    evaluation = evaluate(open_subject(str(tiny_fp32.folder)), test_clean, tmp_path / "results", threads=1)
+    evaluation = evaluate(open_subject(str(tiny_fp32.folder)), test_clean, tmp_path / "results")
     assert heard(tmp_path / "results") == heard(whole[1])
     assert evaluation.wer == whole[0].wer
 
@@ -135,7 +138,7 @@ def test_onnx_fp32_hears_what_torch_hears(whole: tuple[Evaluation, Path], tiny_f
 def test_int8_is_within_the_range_of_the_test_case(
     whole: tuple[Evaluation, Path], subject: Subject, test_clean: DataSet, tmp_path: Path
 ) -> None:
-    evaluation = evaluate(subject, test_clean, tmp_path / "results", threads=1)
+    evaluation = evaluate(subject, test_clean, tmp_path / "results")
     # Either side: int8 may by chance be better than the anchor. Where 8-bit products saturate, it is worse than on a phone.
     assert abs(evaluation.wer - whole[0].wer) <= (0.05 if evaluation.machine["int8_exact"] else 0.25)
     assert evaluation.c_size is not None and evaluation.c_size < 0.5
@@ -171,12 +174,12 @@ def test_the_result_says_what_it_came_from(uninterrupted: tuple[Evaluation, Path
     assert (evaluation.data, evaluation.split, evaluation.identity, evaluation.threads) == ("digits", "test-clean", tiny_int8.digest, 1)
     assert (evaluation.size_bits, evaluation.artifact_bytes) == (8 * tiny_int8.size_bytes, tiny_int8.size_bytes)
     assert {"cpu", "cpu_features", "int8_exact", "versions", "commit"} <= evaluation.machine.keys()
-    assert sorted(path.name for path in folder.iterdir()) == sorted([RESULT, SETTINGS, TRANSCRIPTS])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([RESULT, SETTINGS, TIMES, TRANSCRIPTS])
 
 
 def test_a_result_of_another_shape_is_refused(uninterrupted: tuple[Evaluation, Path]) -> None:
     plain = json.loads(uninterrupted[0].model_dump_json())
-    for changes in ({"version": 2}, {"colour": "red"}, {"wer": "low"}):
+    for changes in ({"version": 1}, {"colour": "red"}, {"wer": "low"}):
         with pytest.raises(ValueError):
             Evaluation.model_validate(plain | changes)
 
@@ -185,43 +188,53 @@ def test_a_result_of_another_shape_is_refused(uninterrupted: tuple[Evaluation, P
 
 
 @pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupted_run_goes_on(
-    subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path, k: int
+    subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path, k: int, workers: int
 ) -> None:
     subject, engine = counted(subject)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(subject, data, tmp_path, threads=1, progress=stopping(after=k))
-    assert engine.runs == k and len(transcripts(tmp_path)) == k and not (tmp_path / RESULT).exists()
+        evaluate(subject, data, tmp_path, pool=LocalPool(workers), progress=stopping(after=k))
     before = transcripts(tmp_path)
-    seen: list[Transcript] = []
-    evaluation = evaluate(subject, data, tmp_path, threads=1, progress=seen.append)
-    assert engine.runs == len(data.utterances)
-    assert transcripts(tmp_path)[:k] == before and seen == transcripts(tmp_path)
-    assert list(heard(tmp_path).items()) == list(heard(uninterrupted[1]).items())
+    # Workers may have begun some more; what was told is kept, and nothing else is.
+    assert len(before) == k <= engine.runs and not (tmp_path / RESULT).exists()
+    begun, seen = engine.runs, []
+    evaluation = evaluate(subject, data, tmp_path, pool=LocalPool(workers), progress=lambda transcript, timing: seen.append(transcript))
+    assert engine.runs == begun + len(data.utterances) - k
+    assert set(seen[:k]) == set(before) and len(seen) == len(data.utterances)
+    assert (tmp_path / TRANSCRIPTS).read_bytes() == (uninterrupted[1] / TRANSCRIPTS).read_bytes()
     assert evaluation.wer == uninterrupted[0].wer and evaluation.wer_interval == uninterrupted[0].wer_interval
 
 
 @settings(max_examples=12, deadline=None)
-@given(share=st.floats(0, 1))
+@given(share=st.floats(0, 1), times=st.floats(0, 1))
 def test_a_killed_run_goes_on_from_any_byte(
-    share: float, subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path_factory: pytest.TempPathFactory
+    share: float,
+    times: float,
+    subject: Subject,
+    data: DataSet,
+    uninterrupted: tuple[Evaluation, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("killed") / "results"
     shutil.copytree(uninterrupted[1], folder)
-    content = (folder / TRANSCRIPTS).read_bytes()
-    kept = content[: round(share * len(content))]
-    (folder / TRANSCRIPTS).write_bytes(kept)
+    whole = []
+    for name, kept in ((TRANSCRIPTS, share), (TIMES, times)):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: round(kept * len(content))])
+        whole.append((folder / name).read_bytes().count(b"\n"))
     subject, engine = counted(subject)
-    evaluate(subject, data, folder, threads=1)
-    assert engine.runs == len(data.utterances) - kept.count(b"\n")
-    assert list(heard(folder).items()) == list(heard(uninterrupted[1]).items())
+    evaluate(subject, data, folder)
+    assert engine.runs == len(data.utterances) - min(whole)
+    assert (folder / TRANSCRIPTS).read_bytes() == (uninterrupted[1] / TRANSCRIPTS).read_bytes()
+    assert [each.id for each in read_timings(folder / TIMES)] == [each.id for each in data.utterances]
 
 
 def test_the_same_run_again_costs_no_inference(subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path]) -> None:
     evaluation, folder = uninterrupted
     subject, engine = counted(subject)
     before = (folder / TRANSCRIPTS).read_bytes()
-    assert evaluate(subject, data, folder, threads=1) == evaluation
+    assert evaluate(subject, data, folder) == evaluation
     assert engine.runs == 0 and (folder / TRANSCRIPTS).read_bytes() == before
 
 
@@ -232,7 +245,7 @@ def test_another_artifact_starts_anew(tiny_fp32: Artifact, data: DataSet, uninte
     folder = tmp_path / "results"
     shutil.copytree(uninterrupted[1], folder)
     subject, engine = counted(open_subject(str(tiny_fp32.folder)))
-    evaluation = evaluate(subject, data, folder, threads=1)
+    evaluation = evaluate(subject, data, folder)
     assert engine.runs == len(data.utterances) == len(transcripts(folder)) and evaluation.identity == tiny_fp32.digest
 
 
@@ -242,9 +255,10 @@ def test_other_threads_or_more_data_start_anew(
     folder = tmp_path / "results"
     shutil.copytree(uninterrupted[1], folder)
     subject, engine = counted(subject)
-    evaluate(subject, data, folder, threads=2)
+    subject = replace(subject, threads=2)
+    assert evaluate(subject, data, folder).threads == 2
     assert engine.runs == len(data.utterances)
-    assert evaluate(subject, test_clean.limited(8), folder, threads=2).utterances == 8
+    assert evaluate(subject, test_clean.limited(8), folder).utterances == 8
     assert engine.runs == len(data.utterances) + 8
 
 
@@ -262,7 +276,7 @@ def own_data(data: DataSet, tmp_path: Path) -> Path:
 def test_changed_data_start_anew(subject: Subject, own_data: Path, tmp_path: Path) -> None:
     def runs() -> int:
         watched, engine = counted(subject)
-        evaluate(watched, read_folder(own_data, "test-clean", "own"), tmp_path / "results", threads=1)
+        evaluate(watched, read_folder(own_data, "test-clean", "own"), tmp_path / "results")
         return engine.runs
 
     assert (runs(), runs()) == (2, 0)
@@ -285,7 +299,7 @@ def test_random_weights_are_refused(data: DataSet, tiny_int8: Artifact, tmp_path
     artifact = copied(tiny_int8, tmp_path / "artifact", trained=False, weights="random, seed 0")
     for subject in (open_subject("0", weights="random"), open_subject(str(artifact))):
         with pytest.raises(AsrDeployError, match="has random weights"):
-            evaluate(subject, data, tmp_path / "results", threads=1)
+            evaluate(subject, data, tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
 
@@ -294,10 +308,10 @@ def test_an_utterance_that_cannot_be_run_is_named(subject: Subject, own_data: Pa
     data = read_folder(own_data, "test-clean", "own")
     soundfile.write(audio, np.zeros(100, np.float32), 16_000)
     with pytest.raises(AsrDeployError, match=rf"^{audio}: The audio has 100 samples"):
-        evaluate(subject, data, tmp_path / "results", threads=1)
+        evaluate(subject, data, tmp_path / "results")
     audio.write_bytes(b"fLaC and no more")
     with pytest.raises(AsrDeployError, match=str(audio)):
-        evaluate(subject, data, tmp_path / "results", threads=1)
+        evaluate(subject, data, tmp_path / "results")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -311,7 +325,7 @@ def test_a_foreign_folder_stays_as_it_is(subject: Subject, data: DataSet, tmp_pa
     (tmp_path / "results" / name).write_text('{"years of": "work"}')
     before = content(tmp_path)
     with pytest.raises(AsrDeployError, match="choose another folder"):
-        evaluate(subject, data, tmp_path / "results", threads=1)
+        evaluate(subject, data, tmp_path / "results")
     assert content(tmp_path) == before
 
 
@@ -319,7 +333,7 @@ def test_a_foreign_folder_stays_as_it_is(subject: Subject, data: DataSet, tmp_pa
 def test_results_in_a_place_that_is_no_folder(subject: Subject, data: DataSet, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("years of work")
     with pytest.raises((AsrDeployError, OSError)):  # the command line makes a sentence of either
-        evaluate(subject, data, tmp_path / place, threads=1)
+        evaluate(subject, data, tmp_path / place)
     assert content(tmp_path) == {"file": b"years of work"}
 
 
@@ -329,9 +343,39 @@ def test_transcripts_of_other_utterances_are_not_gone_on_with(
     folder = tmp_path / "results"
     shutil.copytree(uninterrupted[1], folder)
     lines = (folder / TRANSCRIPTS).read_text().splitlines(keepends=True)
-    (folder / TRANSCRIPTS).write_text("".join(lines[1:]))
+    (folder / TRANSCRIPTS).write_text("".join([lines[0].replace(data.utterances[0].id, "9-9-0000"), *lines[1:]]))
     with pytest.raises(AsrDeployError, match="does not fit the data set: remove it"):
-        evaluate(subject, data, folder, threads=1)
+        evaluate(subject, data, folder)
+
+
+def test_two_processes_do_not_write_into_one_folder(subject: Subject, data: DataSet, tmp_path: Path) -> None:
+    def second(transcript: Transcript, timing: Timing) -> None:
+        with pytest.raises(AsrDeployError, match="Another process evaluates into"):
+            evaluate(subject, data, tmp_path)
+
+    assert evaluate(subject, data.limited(2), tmp_path, progress=second).utterances == 2
+
+
+def test_folders_of_an_older_version_start_anew(
+    subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    plain = json.loads((folder / SETTINGS).read_text())
+    (folder / SETTINGS).write_text(json.dumps({key: plain[key] for key in ("identity", "data", "threads")}))
+    (folder / TRANSCRIPTS).write_text('{"id": "101-1-0000", "compute_seconds": 1}\n')
+    subject, engine = counted(subject)
+    assert evaluate(subject, data, folder).wer == uninterrupted[0].wer and engine.runs == len(data.utterances)
+
+
+def test_a_normaliser_needs_no_second_run(subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    subject, engine = counted(subject)
+    both = evaluate(subject, data, folder, normalizer="whisper")
+    assert both.normalised is not None and both.wer == uninterrupted[0].wer and engine.runs == 0
+    assert Evaluation.model_validate_json((folder / RESULT).read_text()) == both
+    assert evaluate(subject, data, folder) == uninterrupted[0]
 
 
 # Subjects

@@ -109,9 +109,9 @@ def test_sizes_and_distance(fp32: Artifact, int4: Artifact, int8_full: Artifact)
 
 
 def test_words_lost(int4: Artifact, int8_full: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    anchor = evaluate(open_subject("0"), test_clean, tmp_path / "anchor", threads=1).wer
+    anchor = evaluate(open_subject("0"), test_clean, tmp_path / "anchor").wer
     for artifact, limit in ((int8_full, 0.003), (int4, 0.01)):
-        found = evaluate(open_subject(str(artifact.folder)), test_clean, tmp_path / artifact.manifest.scheme, threads=1)
+        found = evaluate(open_subject(str(artifact.folder)), test_clean, tmp_path / artifact.manifest.scheme)
         assert found.wer <= anchor + limit
 
 

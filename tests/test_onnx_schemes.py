@@ -1,7 +1,7 @@
 """The ONNX schemes on the bundled model: what is stored, what is computed, what it costs in words, and what others can read."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from exporters.schemes import SCHEMES, Scheme, find_scheme
 from toolchain import subjects
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
-from toolchain.exporting import CALIBRATION_UTTERANCES, bundled_speech, calibration_speech, export_model
+from toolchain.exporting import CALIBRATION_UTTERANCES, CalibrationSpeech, bundled_speech, calibration_speech, export_model
 from toolchain.models import AnchorModel
 from toolchain.subjects import open_subject
 from toolchain.testcases import LABELS
@@ -95,11 +95,11 @@ def test_distance_to_torch(exported: dict[str, Artifact]) -> None:
 
 @pytest.mark.skipif(not INT8_EXACT, reason="8-bit sums saturate on this processor; reduce_range is for it")
 def test_words_lost(exported: dict[str, Artifact], tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    anchor = evaluate(open_subject("0"), test_clean, tmp_path / "anchor", threads=1).wer
+    anchor = evaluate(open_subject("0"), test_clean, tmp_path / "anchor").wer
     limits = {"int8": 0.003, "int8-full+conv8": 0.003, "int4+conv8": 0.01}
     for name, limit in limits.items():
         artifact = exported.get(name, tiny_int8)
-        assert evaluate(open_subject(str(artifact.folder)), test_clean, tmp_path / name, threads=1).wer <= anchor + limit, name
+        assert evaluate(open_subject(str(artifact.folder)), test_clean, tmp_path / name).wer <= anchor + limit, name
 
 
 def test_windows_are_cut_from_8_bit_values(exported: dict[str, Artifact]) -> None:
@@ -220,13 +220,13 @@ def test_a_processor_whose_sums_saturate_is_said(
 
 def test_calibration_without_recordings_is_refused(tiny: AnchorModel, tmp_path: Path) -> None:
     with pytest.raises(AsrDeployError, match="calibrate"):
-        export_model(tiny, format_name="onnx", scheme_name="int8-static", folder=tmp_path / "artifact", calibration=[])
+        export_model(tiny, format_name="onnx", scheme_name="int8-static", folder=tmp_path / "artifact", calibration=CalibrationSpeech(()))
     assert not list(tmp_path.iterdir())
 
 
 def test_calibration_is_few_bounded_and_streamed() -> None:
     recordings = calibration_speech("digits", "dev-clean")
-    assert iter(recordings) is recordings  # nothing is read before it is asked for
+    assert isinstance(iter(recordings), Iterator)  # nothing is read before it is asked for
     lengths = [len(each) for each in recordings]
     assert len(lengths) == CALIBRATION_UTTERANCES and max(lengths) <= 15 * 16_000
     with pytest.raises(AsrDeployError, match="use dev-clean"):

@@ -16,11 +16,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_text
-from toolchain.datasets import DataSet
-from toolchain.evaluate import TRANSCRIPTS
+from toolchain.datasets import DataSet, open_data
 from toolchain.models import AnchorModel
 from toolchain.page import write_report
 from toolchain.points import Curve, read_curve
+from toolchain.scoring import TRANSCRIPTS
 from toolchain.sweep import Sweep, run_all
 
 
@@ -36,7 +36,8 @@ def swept(tiny: AnchorModel, test_clean: DataSet, tmp_path_factory: pytest.TempP
     """Two methods on some utterances of every voice; not to be changed."""
     folder, data = tmp_path_factory.mktemp("sweep"), replace(test_clean, utterances=test_clean.utterances[::8])
     methods = (("uniform", (2.0, 3.0, 5.0)), ("palette", (4.0, 12.0)))
-    run_all([Sweep(tiny, codec, {}, None, data, data, folder, 1, Quiet(), values=values) for codec, values in methods])
+    dev = open_data("digits", "dev-clean")
+    run_all([Sweep(tiny, codec, {}, None, dev, data, folder, 1, Quiet(), values=values) for codec, values in methods])
     return folder
 
 

@@ -21,7 +21,7 @@ from toolchain import plots, tables
 from toolchain.datasets import open_data
 from toolchain.models import AnchorModel, load_model
 from toolchain.points import Curve, Point, pareto, read_curve, write_curve
-from toolchain.report import compare, incomplete, merged, savings
+from toolchain.report import incomplete, merged, savings
 from toolchain.sweep import RATES, Sweep, run_all
 
 
@@ -298,49 +298,6 @@ def test_a_legend_covers_no_points(smallest: int, ticks: list[float], tmp_path: 
 
 
 # Reports
-
-
-def heard(errors: list[int]) -> list[Transcript]:
-    return [
-        Transcript(
-            id=str(number),
-            audio_seconds=1,
-            reference="A B C D",
-            hypothesis="",
-            substitutions=each,
-            deletions=0,
-            insertions=0,
-            words=4,
-            compute_seconds=1,
-        )
-        for number, each in enumerate(errors)
-    ]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
-def test_comparisons_are_paired(errors: list[tuple[int, int]]) -> None:
-    ours, anchors = (heard([each[side] for each in errors]) for side in (0, 1))
-    (found,) = compare({"anchor": anchors, "ours": ours})
-    assert (found.ours, found.theirs) == ("ours", "anchor")
-    assert found.difference == pytest.approx(sum(mine - theirs for mine, theirs in errors) / (4 * len(errors)))
-    assert found.interval[0] <= found.interval[1] and 0 < found.p <= 1
-    assert found.not_worse == pytest.approx(sum(mine <= theirs for mine, theirs in errors) / len(errors))
-    if found.interval[0] > 0 or found.interval[1] < 0:
-        assert found.p < 0.06
-
-
-def test_chance_and_more_than_chance() -> None:
-    same, worse, other = heard([1, 0] * 50), heard([2, 1] * 50), heard([0, 1] * 50)
-    found = {(each.ours, each.theirs): each for each in compare({"anchor": same, "worse": worse, "other": other})}
-    assert len(found) == 3
-    # Every utterance one error worse: no resampling says otherwise, and the interval has no width.
-    assert found["worse", "anchor"].interval == pytest.approx((0.25, 0.25)) and found["worse", "anchor"].p < 0.002
-    assert found["other", "anchor"].difference == 0 and found["other", "anchor"].p > 0.5
-    assert found["worse", "anchor"].not_worse == 0 and found["other", "anchor"].not_worse == 0.5
-    (equal,) = compare({"anchor": same, "again": same})
-    assert (equal.difference, equal.interval, equal.p, equal.not_worse) == (0, (0, 0), 1, 1)
-    assert compare({}) == [] and compare({"anchor": same}) == []
 
 
 def test_the_saving_of_half_the_bits_is_a_half() -> None:

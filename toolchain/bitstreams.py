@@ -1,6 +1,7 @@
 """Compressed models as files: from an anchor to a bitstream, and from a bitstream to a model again."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ def calibration_of(
     """Measure what codecs may know of a model's inputs, or read the earlier measurement.
 
     Raises:
-        AsrDeployError: the split is one that word error rates are measured on, or cannot be opened.
+        AsrDeployError: see ``calibration_speech``.
     """
-    recordings = list(calibration_speech(data, split, model.case.sample_rate))
+    speech = calibration_speech(data, split, model.case.sample_rate)
+    recordings = list(speech)
     source = f"{data} {split} x {len(recordings)}"
     identity = f"{model.case.name} {model.weights}"
-    return calibrate(model.recogniser, recordings, source=source, cache=cache, identity=identity, progress=progress)
+    measured = calibrate(model.recogniser, recordings, source=source, cache=cache, identity=identity, progress=progress)
+    return replace(measured, tuned_on=speech.ids)
 
 
 def compress(
@@ -43,6 +46,7 @@ def compress(
     *,
     calibration: Calibration | None = None,
     base: AnchorModel | None = None,
+    call: Callable[..., Any] = lambda function, *arguments: function(*arguments),
 ) -> Header:
     """Write a model's bitstream and return its header.
 
@@ -53,11 +57,22 @@ def compress(
         path: the file to write.
         calibration: see ``calibration_of``.
         base: the model that the receiver has; the bitstream is an update of it.
+        call: calls the encoder, here or on another machine.
 
     Raises:
         AsrDeployError: an unknown codec or parameter, or a file that cannot be written.
     """
-    bitstream = encode(
+    bitstream = call(coded, model, codec, parameters, calibration, base)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(bitstream)
+    return read_header(path)
+
+
+def coded(
+    model: AnchorModel, codec: str, parameters: Mapping[str, Any], calibration: Calibration | None, base: AnchorModel | None
+) -> bytes:
+    """Return a model's bitstream; see ``compress``."""
+    return encode(
         codec,
         parameters,
         model.state(),
@@ -66,10 +81,8 @@ def compress(
         model=model.case.name,
         weights=model.weights,
         trained=model.trained,
+        tuned_on=model.tuned_on + (() if base is None else base.tuned_on),
     )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(bitstream)
-    return read_header(path)
 
 
 def reconstruct(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[AnchorModel, Header]:
@@ -95,7 +108,7 @@ def model_of(header: Header, state: Mapping[str, Tensor], name: str) -> AnchorMo
     """
     if not header.model:
         raise AsrDeployError(f"{name} does not say which model's weights it holds; `asrdeploy decompress` gives them as they are.")
-    return model_with(header.model, state, header.weights, trained=header.trained)
+    return model_with(header.model, state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
 
 
 def read_weights(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[Header, dict[str, Tensor]]:

@@ -7,15 +7,25 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain import cli_compression, cli_delivery, cli_devices, cli_runs
-from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOption, ThreadsOption, WeightsOption, complain, console
+from toolchain import cli_compression, cli_delivery, cli_devices, cli_runs, cli_scores
+from toolchain.cli_options import (
+    BaseOption,
+    DecoderOption,
+    ModelOption,
+    SeedOption,
+    WeightsOption,
+    WorkersOption,
+    complain,
+    console,
+    open_pool,
+)
 
 # Imports of torch and of runtimes are inside the commands: `--help` and mistakes are answered at once.
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost."
 )
-for command in (*cli_runs.COMMANDS, *cli_compression.COMMANDS, *cli_delivery.COMMANDS, *cli_devices.COMMANDS):
+for command in (*cli_runs.COMMANDS, *cli_scores.COMMANDS, *cli_compression.COMMANDS, *cli_delivery.COMMANDS, *cli_devices.COMMANDS):
     app.command()(command)
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -146,7 +156,7 @@ def inspect(
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("results/demo"),
     limit: Annotated[int | None, typer.Option(help="Only the first N utterances, to try out.")] = None,
-    threads: ThreadsOption = 1,
+    workers: WorkersOption = None,
 ) -> None:
     """Test case 0 in several test configurations: table, points and plot. Example: asrdeploy demo"""
     from toolchain import tables
@@ -157,8 +167,8 @@ def demo(
     data = open_data("digits", "test-clean")
     if limit is not None:
         data = data.limited(limit)
-    with ConfigurationBars(len(CONFIGURATIONS) + 1) as watcher:
-        curve = run_demo(data, output, threads=threads, watcher=watcher)
+    with ConfigurationBars(len(CONFIGURATIONS) + 1) as watcher, open_pool("local", None, workers, 1) as pool:
+        curve = run_demo(data, output, pool=pool, watcher=watcher)
     console.print(tables.curve(curve))
     if not curve.complete:
         complain(f"Only {len(curve.in_range)} points lie in the range; a complete test case has five.")

@@ -8,9 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain.cli_options import BaseOption, DecoderOption, ModelOption, SeedOption, ThreadsOption, WeightsOption, complain, console
+from toolchain.cli_options import (
+    AddressOption,
+    BaseOption,
+    DecoderOption,
+    EngineOption,
+    ModelOption,
+    SeedOption,
+    ThreadsOption,
+    WeightsOption,
+    WorkersOption,
+    complain,
+    console,
+    open_pool,
+)
 
 if TYPE_CHECKING:
+    from toolchain.pools import Pool
     from toolchain.sweep import Sweep
     from toolchain.sweep_file import SweepFile
 
@@ -113,6 +127,9 @@ def sweep(
     limit: LimitOption = None,
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
 ) -> None:
     """Search codecs' rates until five points lie in the range. Example: asrdeploy sweep --codec ectcq --calibrate -o results/ectcq"""
     from toolchain import tables
@@ -126,7 +143,7 @@ def sweep(
         described = read_sweep_file(config)
     else:
         described = _described(codec or [], settings, calibrate, testcase=model, weights=weights, data=data, limit=limit, threads=threads)
-    with _sweeps(described, output) as prepared:
+    with open_pool(engine, address, workers, described.threads) as pool, _sweeps(described, output, pool) as prepared:
         curve = run_all(prepared)
     console.print(tables.curve(curve))
     for sentence in incomplete(curve):
@@ -145,6 +162,9 @@ def smallest(
     limit: LimitOption = None,
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
 ) -> None:
     """Find the smallest bitstream within a budget. Example: asrdeploy smallest --wer-budget 1.5 --codec ectcq -o results/small"""
     from toolchain import tables
@@ -152,7 +172,7 @@ def smallest(
     if not 0 <= wer_budget <= 100:
         raise AsrDeployError("--wer-budget takes 0 to 100 points.")
     described = _described([codec], settings, calibrate, testcase=model, weights=weights, data=data, limit=limit, threads=threads)
-    with _sweeps(described, output) as (prepared,):
+    with open_pool(engine, address, workers, threads) as pool, _sweeps(described, output, pool) as (prepared,):
         found = prepared.smallest(wer_budget / 100)
     console.print(tables.smallest(found))
     console.print(f"The bitstream is {found.folder / 'model.asrb'}.")
@@ -166,7 +186,7 @@ def _described(codecs: list[str], settings: list[str] | None, calibrate: bool, *
 
 
 @contextmanager
-def _sweeps(described: "SweepFile", output: Path) -> Iterator[list["Sweep"]]:
+def _sweeps(described: "SweepFile", output: Path, pool: "Pool") -> Iterator[list["Sweep"]]:
     """Yield the sweeps of a description, with their progress shown."""
     from toolchain.datasets import open_data
     from toolchain.models import load_model
@@ -195,6 +215,7 @@ def _sweeps(described: "SweepFile", output: Path) -> Iterator[list["Sweep"]]:
                 moved=rate,
                 decoder=method.decoder,
                 name=method.name or "",
+                pool=pool,
             )
             for method, rate in zip(described.method, rates, strict=True)
         ]

@@ -1,6 +1,7 @@
 """What the commands of `asrdeploy` share: options, the console, how a complaint looks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from device_runner.errors import AsrDeployError
 
 if TYPE_CHECKING:
     from device_runner.devices import Device
+    from toolchain.pools import Pool
 
 console = Console()
 
@@ -24,6 +26,16 @@ DecoderOption = Annotated[
     str | None, typer.Option("--decoder", help="Command of an external codec's decoder, with {input} and {output} in it.")
 ]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of the runtime.")]
+NormalizerOption = Annotated[
+    str, typer.Option("--normalizer", help="Of both sides before words are counted: none (the scenario's) or whisper (English).")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", help="Utterances that are heard at the same time; default: as many as the cores have room for.")
+]
+EngineOption = Annotated[str, typer.Option("--engine", help="Who transcribes: local, or ray, a cluster (asrdeploy[ray]).")]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="Of the Ray cluster, HOST:PORT; default: RAY_ADDRESS, or one of this machine alone.")
+]
 
 DeviceOption = Annotated[
     str, typer.Option("--device", help="local, qemu-arm64, or the serial of an adb device; `asrdeploy devices` lists them.")
@@ -46,6 +58,29 @@ def check_via(via: str | None) -> None:
     """Raise AsrDeployError for a way that there is not."""
     if via not in (None, "app", "shell"):
         raise AsrDeployError(f"--via {via} is no way onto a phone; give app or shell.")
+
+
+@contextmanager
+def open_pool(engine: str, address: str | None, workers: int | None, threads: int) -> "Iterator[Pool]":
+    """Yield the workers that the options name, with an engine of so many threads each; see ``toolchain.pools``."""
+    from device_runner.engines import check_threads
+    from device_runner.names import nearest
+    from toolchain.pools import LocalPool, cores
+
+    check_threads(threads)
+    if engine not in ("local", "ray"):
+        raise nearest(engine, ("local", "ray"), "engine")
+    if engine == "local":
+        if address is not None:
+            raise AsrDeployError("--address is of a Ray cluster; add --engine ray.")
+        yield LocalPool(max(1, cores() // threads) if workers is None else workers)
+        return
+    if workers is not None:
+        raise AsrDeployError("--workers is of this machine; a Ray cluster has as many as it has CPUs for.")
+    from toolchain.cluster import open_cluster
+
+    with open_cluster(address, threads) as pool:
+        yield pool
 
 
 def open_chosen(

@@ -2,30 +2,35 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from device_runner.errors import AsrDeployError
 from toolchain.cli_options import (
     AdbOption,
+    AddressOption,
     ApkOption,
     CoolDownOption,
     DeviceOption,
+    EngineOption,
+    NormalizerOption,
     ProviderOption,
     ThreadsOption,
     ViaOption,
     WeightsOption,
+    WorkersOption,
     complain,
     console,
     open_chosen,
+    open_pool,
 )
 
 if TYPE_CHECKING:
     from device_runner.artifact import Artifact
     from device_runner.devices import Device
     from toolchain.datasets import DataSet
-    from toolchain.evaluate import Evaluation
+    from toolchain.scoring import Evaluation
 
 Made = TypeVar("Made")
 
@@ -91,7 +96,16 @@ def evaluate(
         Path | None, typer.Option("-o", "--output", help="Folder of transcripts and result; default: results/NAME-DATA-SPLIT.")
     ] = None,
     weights: WeightsOption = None,
-    threads: ThreadsOption = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", help="Threads of every worker; default: 1, or what is measured at the start."),
+    ] = None,
+    workers: WorkersOption = None,
+    normalizer: NormalizerOption = "none",
+    torch_device: Annotated[str, typer.Option(help="What a model in torch runs on: cpu, cuda or cuda:NUMBER.")] = "cpu",
+    half: Annotated[bool, typer.Option("--half", help="A model in torch computes in half precision.")] = False,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     device: DeviceOption = "local",
     via: ViaOption = None,
     adb: AdbOption = None,
@@ -101,29 +115,45 @@ def evaluate(
     """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20"""
     from toolchain import tables
     from toolchain.datasets import open_data
-    from toolchain.evaluate import check_trained, finished_on_device
+    from toolchain.evaluate import check_trained, finished_on_device, use_cores
     from toolchain.evaluate import evaluate as transcribe_and_score
+    from toolchain.normalisers import normaliser
     from toolchain.progress import evaluation_progress
     from toolchain.subjects import describe, inexact, open_subject
 
     if limit is not None and limit < 1:
         raise AsrDeployError(f"--limit {limit} leaves nothing to evaluate; give 1 or more.")
+    normaliser(normalizer)  # a wrong name is answered before anything is heard
     if device == "local" and provider != "cpu":
         raise AsrDeployError("--provider chooses what a phone computes with; name the phone with --device.")
+    if device != "local" and (engine != "local" or workers is not None or half or torch_device != "cpu"):
+        raise AsrDeployError("--engine, --workers, --torch-device and --half are of this machine; leave them or --device out.")
     artifact = None if device == "local" else _artifact_for(subject, device, weights)
-    opened = open_subject(subject, weights=weights, threads=threads) if artifact is None else describe(artifact)
-    check_trained(opened)
-    chosen = open_data(data, split)
-    if limit is not None:
-        chosen = chosen.limited(limit)
-    ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{_file_name(device)}")
-    folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
-    if artifact is None:
-        with evaluation_progress(len(chosen.utterances)) as progress:
-            result = transcribe_and_score(opened, chosen, folder, threads=threads, progress=progress)
-    else:
-        earlier = finished_on_device(artifact, chosen, folder, device, threads=threads, provider=provider, via=via)
-        result = earlier or _evaluated_on(artifact, chosen, folder, open_chosen(device, via, adb, apk, complain), threads, provider, via)
+    with open_pool(engine, address, workers, 1 if threads is None else threads) as pool:
+        if artifact is None:
+            opened = open_subject(subject, weights=weights, threads=threads or 1, torch_device=torch_device, half=half)
+        else:
+            opened = describe(artifact)
+        check_trained(opened)
+        chosen = open_data(data, split)
+        if limit is not None:
+            chosen = chosen.limited(limit)
+        ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{_file_name(device)}")
+        folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
+        if artifact is not None:
+            asked: dict[str, Any] = {"threads": threads or 1, "provider": provider, "via": via, "normalizer": normalizer}
+            earlier = finished_on_device(artifact, chosen, folder, device, **asked)
+            result = earlier or _evaluated_on(artifact, chosen, folder, open_chosen(device, via, adb, apk, complain), asked)
+        else:
+            if engine == "local" and threads is None and workers is None and torch_device == "cpu":
+                with console.status("measuring workers and threads"):
+                    opened, pool, splits = use_cores(opened, chosen, folder)
+                for each in splits:
+                    console.print(
+                        f"{each.workers} worker(s) of {each.threads} thread(s): {each.audio_seconds_per_second:.1f} s of audio in a second"
+                    )
+            with evaluation_progress(chosen) as progress:
+                result = transcribe_and_score(opened, chosen, folder, pool=pool, normalizer=normalizer, progress=progress)
     console.print(tables.evaluation(result))
     warning = opened.warning if artifact is None else inexact(artifact, exact=result.machine.get("int8_exact"))
     if warning:
@@ -131,15 +161,13 @@ def evaluate(
     console.print(f"Transcripts and result are in {folder}.")
 
 
-def _evaluated_on(
-    artifact: "Artifact", data: "DataSet", folder: Path, device: "Device", threads: int, provider: str, via: str | None
-) -> "Evaluation":
+def _evaluated_on(artifact: "Artifact", data: "DataSet", folder: Path, device: "Device", asked: dict[str, Any]) -> "Evaluation":
     from device_runner.latency import FUNCTION_ONLY
     from toolchain.evaluate import evaluate_on_device
     from toolchain.progress import evaluation_progress
 
-    with evaluation_progress(len(data.utterances), timed=device.kind not in FUNCTION_ONLY) as progress:
-        return evaluate_on_device(artifact, data, folder, device, threads=threads, provider=provider, via=via, progress=progress)
+    with evaluation_progress(data, timed=device.kind not in FUNCTION_ONLY) as progress:
+        return evaluate_on_device(artifact, data, folder, device, **asked, progress=progress)
 
 
 def bench(

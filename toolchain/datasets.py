@@ -96,7 +96,7 @@ def _librispeech(split: str, download_allowed: bool, sha256: str | None) -> Path
     expected = sha256 or os.environ.get("ASRDEPLOY_LIBRISPEECH_SHA256") or LIBRISPEECH_SHA256[split]
     # The archive stays: a folder that was damaged or removed is unpacked again without a network.
     archive = download(f"{base.rstrip('/')}/{split}.tar.gz", cache / f"{split}.tar.gz", sha256=expected)
-    unpack_tar(archive, cache)
+    unpack_tar(archive, cache, unless=corpus / split)
     return corpus
 
 

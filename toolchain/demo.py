@@ -11,11 +11,13 @@ from device_runner.facts import package_versions
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression import make_codec
 from toolchain.datasets import DataSet
-from toolchain.evaluate import Evaluation, evaluate
+from toolchain.evaluate import evaluate
 from toolchain.exporting import export_model
 from toolchain.models import AnchorModel, load_model
 from toolchain.points import Curve, Point, make_curve, make_point, write_curve
+from toolchain.pools import Pool
 from toolchain.progress import Watcher
+from toolchain.scoring import Evaluation
 from toolchain.subjects import open_subject
 
 BITSTREAM, ARTIFACT = f"model{SUFFIX}", "artifact"
@@ -46,7 +48,7 @@ CONFIGURATIONS = (
 )
 
 
-def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> Curve:
+def run_demo(data: DataSet, folder: Path, *, pool: Pool, watcher: Watcher) -> Curve:
     """Evaluate the bundled model in every configuration and write points and plot into ``folder``.
 
     Artifacts and transcripts that an earlier run left there are used again.
@@ -60,10 +62,10 @@ def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> 
         raise AsrDeployError(f"{folder} exists and holds no demo; choose another folder for the results.")
     anchor = load_model("0")
     progress = watcher.configuration("anchor", "transcribing", len(data.utterances))
-    measured = evaluate(open_subject("0", threads=threads), data, folder / "anchor" / "evaluation", threads=threads, progress=progress)
+    measured = evaluate(open_subject("0"), data, folder / "anchor" / "evaluation", pool=pool, progress=progress)
     points: list[Point] = []
     for configuration in CONFIGURATIONS:
-        point = _run(configuration, anchor, measured, data, folder / configuration.name, threads, watcher)
+        point = _run(configuration, anchor, measured, data, folder / configuration.name, pool, watcher)
         points.append(point)
         curve = make_curve(anchor.case, measured, folder / "anchor" / "evaluation", points)
         # After every point, so that an interrupted run shows what it had.
@@ -73,15 +75,14 @@ def run_demo(data: DataSet, folder: Path, *, threads: int, watcher: Watcher) -> 
 
 
 def _run(
-    configuration: Configuration, anchor: AnchorModel, measured: Evaluation, data: DataSet, folder: Path, threads: int, watcher: Watcher
+    configuration: Configuration, anchor: AnchorModel, measured: Evaluation, data: DataSet, folder: Path, pool: Pool, watcher: Watcher
 ) -> Point:
     artifact = _earlier_artifact(configuration, anchor, folder)
     if artifact is None:
         watcher.configuration(configuration.name, "compressing and exporting", len(data.utterances))
         artifact = _make_artifact(configuration, anchor, folder)
     progress = watcher.configuration(configuration.name, "transcribing", len(data.utterances))
-    subject = open_subject(str(artifact.folder), threads=threads)
-    evaluation = evaluate(subject, data, folder / "evaluation", threads=threads, progress=progress)
+    evaluation = evaluate(open_subject(str(artifact.folder)), data, folder / "evaluation", pool=pool, progress=progress)
     sent = "bitstream" if configuration.codec else "artifact"
     method = f"{configuration.codec}{', calibrated' if configuration.calibrated else ''}" if configuration.codec else "artifact"
     return make_point(configuration.name, sent, evaluation, folder / "evaluation", anchor.case, measured.wer, method)
@@ -114,8 +115,8 @@ def _earlier_artifact(configuration: Configuration, anchor: AnchorModel, folder:
     except AsrDeployError:
         return None
     manifest = artifact.manifest
-    found = (manifest.scheme, manifest.codec, manifest.weights, manifest.versions)
-    wanted = (configuration.scheme, codec, anchor.weights, package_versions())
+    found = (manifest.scheme, manifest.codec, manifest.weights, manifest.versions, bool(manifest.tuned_on))
+    wanted = (configuration.scheme, codec, anchor.weights, package_versions(), configuration.calibrated)
     return artifact if found == wanted else None
 
 
@@ -124,7 +125,8 @@ def _earlier_codec(configuration: Configuration, bitstream: Path) -> str:
     header = read_header(bitstream)
     made: Any = make_codec(str(configuration.codec), **configuration.parameters)
     settings = dict(header.parameters)
-    calibrated = settings.pop("calibration", None) is not None
+    settings.pop("calibration", None)
+    calibrated = bool(header.tuned_on)  # an older calibrated one does not say with what: it is made again
     if (header.codec, settings, calibrated) != (configuration.codec, asdict(made), configuration.calibrated):
         raise AsrDeployError(f"{bitstream} was made with other settings.")
     return header.configuration

@@ -1,89 +1,69 @@
 """Accuracy runs: transcripts of a set, the word error rate they give, and the result file."""
 
-import json
-import time
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from device_runner.artifact import Artifact
 from device_runner.audio import read_audio
-from device_runner.contract import Heard, Kind
+from device_runner.contract import Heard as HeardThere
 from device_runner.devices import Device
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
-from device_runner.files import write_json, write_text
 from device_runner.jobs import make_task
-from device_runner.transcripts import Transcript, append_transcript, read_transcripts, rewrite_transcripts
+from device_runner.transcripts import Timing, Transcript
 from toolchain.datasets import DataSet, Utterance
-from toolchain.metrics import bootstrap_interval, count_errors
+from toolchain.metrics import count_errors
+from toolchain.pools import LocalPool, Pool, Split, cores, measure_splits
+from toolchain.run_folder import RunFolder, earlier_settings, run_folder
+from toolchain.scoring import RESULT, Evaluation, make_evaluation, rescore
 from toolchain.subjects import Subject, describe
 
-TRANSCRIPTS, RESULT, SETTINGS = "transcripts.jsonl", "result.json", "settings.json"
+SETTINGS_VERSION = 2
+WORTH_MEASURING = 50  # utterances for every core: below, trying ways to use the cores takes longer than it saves
 
-
-class Evaluation(BaseModel):
-    """The result of an accuracy run. Sizes in bits, times in seconds, word error rates as fractions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal[1] = 1
-    configuration: str
-    model: str | None
-    identity: str
-    data: str
-    split: str
-    utterances: int
-    words: int
-    substitutions: int
-    deletions: int
-    insertions: int
-    wer: float = Field(description="corpus word error rate by torcheval, equal to the counts above over the words")
-    wer_interval: tuple[float, float] = Field(description="95 % bootstrap over utterances")
-    size_bits: int = Field(description="bits transmitted to the UE")
-    c_size: float | None = Field(description="size_bits over the bits of the anchor")
-    artifact_bytes: int | None
-    audio_seconds: float
-    compute_seconds: float
-    real_time_factor: float
-    threads: int
-    device: str = Field(default="local", description="what ran it, as --device names it")
-    kind: Kind = Field(default="host", description="the times of emulated and emulator say nothing about a phone")
-    machine: dict[str, Any] = Field(description="facts about the device, versions included")
+Progress = Callable[[Transcript, Timing], None]
 
 
 def evaluate(
-    subject: Subject, data: DataSet, folder: Path, *, threads: int, progress: Callable[[Transcript], None] = lambda transcript: None
+    subject: Subject,
+    data: DataSet,
+    folder: Path,
+    *,
+    pool: Pool | None = None,
+    normalizer: str = "none",
+    progress: Progress = lambda transcript, timing: None,
 ) -> Evaluation:
     """Transcribe a set, batch 1 and exact length, and score it; a stopped run goes on where it was.
 
-    ``folder`` gets ``transcripts.jsonl``, ``result.json`` and ``settings.json``; transcripts of another model, set or
-    setting are not mixed with: the run starts anew.
+    ``folder`` gets ``transcripts.jsonl`` and ``times.jsonl``, a line an utterance as it is done and in the set's order at the end,
+    ``result.json`` and ``settings.json``. Transcripts of another model, set or setting are not mixed with: the run starts anew.
+
+    Args:
+        subject: what hears.
+        data: the set.
+        folder: see above.
+        pool: the workers; None: one, here. Transcripts do not depend on it.
+        normalizer: see ``scoring.score``; besides the scenario's own score.
+        progress: is told of every utterance, those of an earlier run first.
 
     Raises:
-        AsrDeployError: random weights, audio that cannot be read, or a folder that cannot be written.
+        AsrDeployError: random weights, audio that cannot be read, a folder that cannot be written or that another process uses.
     """
     check_trained(subject)
-    done = _earlier_transcripts(_settings(subject, data, threads), data, folder)
-    for transcript in done:
-        progress(transcript)
-    for utterance in islice(data.utterances, len(done), None):
-        waveform = read_audio(utterance.path, subject.sample_rate)
-        started = time.perf_counter()
-        try:
-            hypothesis = subject.hear(waveform)
-        except AsrDeployError as error:
-            raise AsrDeployError(f"{utterance.path}: {error}") from error
-        seconds = time.perf_counter() - started
-        transcript = _transcript(utterance, hypothesis, len(waveform) / subject.sample_rate, seconds)
-        append_transcript(folder / TRANSCRIPTS, transcript)
-        done.append(transcript)
-        progress(transcript)
-    result = score(done, subject, data, threads)
-    write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+    pool = pool or LocalPool()
+    with run_folder(folder, _settings(subject, data), [each.id for each in data.utterances]) as run:
+        if (finished := _finished(run, subject.configuration, normalizer)) is not None:
+            _tell(run, progress)
+            return finished
+        _tell(run, progress)
+        done = {transcript.id for transcript, _ in run.lines}
+        for heard in pool.hear(subject, [each for each in data.utterances if each.id not in done]):
+            line = _line(heard.utterance, heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
+            run.add(*line)
+            progress(*line)
+        result = _scored(run, subject, data, subject.threads, pool.workers, normalizer)
+        run.finish(result)
     return result
 
 
@@ -96,7 +76,8 @@ def evaluate_on_device(
     threads: int,
     provider: str = "cpu",
     via: str | None = None,
-    progress: Callable[[Transcript], None] = lambda transcript: None,
+    normalizer: str = "none",
+    progress: Progress = lambda transcript, timing: None,
 ) -> Evaluation:
     """Transcribe a set on a device and score it here; ``folder`` as in ``evaluate``; ``via``: the way onto it that was asked for.
 
@@ -107,27 +88,36 @@ def evaluate_on_device(
     """
     subject = describe(artifact)
     check_trained(subject)
-    _earlier_transcripts(_device_settings(subject, data, device.name, threads, provider, via), data, folder)
     utterances = {each.id: each for each in data.utterances}
 
-    def transcript_of(line: Heard) -> Transcript:
-        return _transcript(utterances[line.id], line.hypothesis, line.audio_seconds, line.compute_seconds)
+    def line_of(heard: HeardThere) -> tuple[Transcript, Timing]:
+        return _line(utterances[heard.id], heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
 
-    recordings = ((each.id, read_audio(each.path, subject.sample_rate)) for each in data.utterances)
-    task = make_task(artifact, recordings, mode="accuracy", threads=threads, provider=provider)
-    made = device.run(task, lambda line: progress(transcript_of(line)) if isinstance(line, Heard) else None)
-    done = [transcript_of(line) for line in made.transcripts]
-    if [each.id for each in done] != list(utterances):
-        raise AsrDeployError(f"{device.name} sent transcripts of other utterances than it was given; run it again.")
-    facts = made.device.model_dump() | {"versions": made.versions, "runner": made.runner, "commit": machine_facts()["commit"]}
-    result = score(done, subject, data, threads).model_copy(update={"device": device.name, "kind": made.device.kind, "machine": facts})
-    rewrite_transcripts(folder / TRANSCRIPTS, done)
-    write_text(folder / RESULT, result.model_dump_json(indent=2) + "\n")
+    with run_folder(folder, _device_settings(subject, data, device.name, threads, provider, via), list(utterances)) as run:
+        recordings = ((each.id, read_audio(each.path, subject.sample_rate)) for each in data.utterances)
+        task = make_task(artifact, recordings, mode="accuracy", threads=threads, provider=provider)
+        made = device.run(task, lambda line: progress(*line_of(line)) if isinstance(line, HeardThere) else None)
+        if [each.id for each in made.transcripts] != list(utterances):
+            raise AsrDeployError(f"{device.name} sent transcripts of other utterances than it was given; run it again.")
+        for each in made.transcripts:
+            run.add(*line_of(each))
+        facts = made.device.model_dump() | {"versions": made.versions, "runner": made.runner, "commit": machine_facts()["commit"]}
+        result = _scored(run, subject, data, threads, 1, normalizer, facts)
+        result = result.model_copy(update={"device": device.name, "kind": made.device.kind})
+        run.finish(result)
     return result
 
 
 def finished_on_device(
-    artifact: Artifact, data: DataSet, folder: Path, device: str, *, threads: int, provider: str = "cpu", via: str | None = None
+    artifact: Artifact,
+    data: DataSet,
+    folder: Path,
+    device: str,
+    *,
+    threads: int,
+    provider: str = "cpu",
+    via: str | None = None,
+    normalizer: str = "none",
 ) -> Evaluation | None:
     """Return the result of an earlier ``evaluate_on_device`` with the same settings; None: there is none.
 
@@ -136,28 +126,28 @@ def finished_on_device(
     """
     if not (folder / RESULT).is_file():
         return None
-    done = _earlier_transcripts(_device_settings(describe(artifact), data, device, threads, provider, via), data, folder)
-    whole = len(done) == len(data.utterances) and (folder / RESULT).is_file()
-    return Evaluation.model_validate_json((folder / RESULT).read_text()) if whole else None
+    subject = describe(artifact)
+    settings = _device_settings(subject, data, device, threads, provider, via)
+    with run_folder(folder, settings, [each.id for each in data.utterances]) as run:
+        return _finished(run, subject.configuration, normalizer)
 
 
-def _device_settings(subject: Subject, data: DataSet, device: str, threads: int, provider: str, via: str | None) -> dict[str, Any]:
-    return _settings(subject, data, threads) | {"device": device, "provider": provider, "via": via}
+def use_cores(subject: Subject, data: DataSet, folder: Path) -> tuple[Subject, LocalPool, list[Split]]:
+    """Return the subject and the pool that use this machine's cores best, and what was measured to find out.
 
+    One thread for every worker where there is little to hear; the threads of an earlier run into the folder where it goes on.
 
-def _transcript(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_seconds: float) -> Transcript:
-    counts = count_errors(utterance.reference, hypothesis)
-    return Transcript(
-        id=utterance.id,
-        audio_seconds=audio_seconds,
-        reference=utterance.reference,
-        hypothesis=hypothesis,
-        substitutions=counts.substitutions,
-        deletions=counts.deletions,
-        insertions=counts.insertions,
-        words=counts.words,
-        compute_seconds=compute_seconds,
-    )
+    Raises:
+        AsrDeployError: see ``Pool.hear``.
+    """
+    earlier, here = earlier_settings(folder), cores()
+    if earlier and earlier == _settings(subject, data) | {"threads": earlier.get("threads")}:
+        threads = int(earlier["threads"])
+        return subject.with_threads(threads), LocalPool(max(1, here // threads)), []
+    if here == 1 or len(data.utterances) < WORTH_MEASURING * here:
+        return subject, LocalPool(max(1, here // subject.threads)), []
+    splits = measure_splits(subject, data.utterances, here)
+    return subject.with_threads(splits[0].threads), LocalPool(splits[0].workers), splits
 
 
 def check_trained(subject: Subject) -> None:
@@ -168,72 +158,65 @@ def check_trained(subject: Subject) -> None:
         )
 
 
-def _settings(subject: Subject, data: DataSet, threads: int) -> dict[str, Any]:
+def _settings(subject: Subject, data: DataSet) -> dict[str, Any]:
     """Return what decides a run's transcripts: where it changes, a run starts anew."""
-    return {"identity": subject.identity, "data": data.digest, "threads": threads}
+    settings: dict[str, Any] = {
+        "version": SETTINGS_VERSION,
+        "identity": subject.identity,
+        "data": data.digest,
+        "threads": subject.threads,
+    }
+    if subject.torch_device != "cpu" or subject.half:
+        settings |= {"torch_device": subject.torch_device, "half": subject.half}
+    return settings
 
 
-def _earlier_transcripts(settings: dict[str, Any], data: DataSet, folder: Path) -> list[Transcript]:
-    """Return what an earlier run of the same thing left, and make the folder ready to go on."""
-    transcripts, written = folder / TRANSCRIPTS, folder / SETTINGS
-    try:
-        earlier = json.loads(written.read_text())
-    except (OSError, ValueError):
-        earlier = None
-    ours = isinstance(earlier, dict) and earlier.keys() >= {"identity", "data", "threads"}
-    if not ours and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise AsrDeployError(f"{folder} exists and holds no evaluation; choose another folder for the results.")
-    if earlier != settings:
-        # In this order: a run that stops in between leaves no transcripts under settings that are not theirs.
-        transcripts.unlink(missing_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
-        write_json(written, settings)
-        return []
-    done = read_transcripts(transcripts)
-    if [each.id for each in done] != [utterance.id for utterance in data.utterances[: len(done)]]:
-        raise AsrDeployError(f"{transcripts} does not fit the data set: remove it and evaluate again.")
-    rewrite_transcripts(transcripts, done)
-    return done
+def _device_settings(subject: Subject, data: DataSet, device: str, threads: int, provider: str, via: str | None) -> dict[str, Any]:
+    return _settings(subject, data) | {"threads": threads, "device": device, "provider": provider, "via": via}
 
 
-def score(transcripts: Sequence[Transcript], subject: Subject, data: DataSet, threads: int) -> Evaluation:
-    """Score transcripts; the corpus word error rate comes from torcheval and is checked against our own counts.
+def _finished(run: RunFolder, configuration: str, normalizer: str) -> Evaluation | None:
+    """Return the result of an earlier run, after the normaliser that is asked for now."""
+    result = run.earlier_result()
+    if result is None or result.configuration != configuration:
+        return None
+    if normalizer != (result.normalised.normalizer if result.normalised else "none"):
+        return rescore(run.path, normalizer)
+    return result
 
-    Raises:
-        AsrDeployError: the two disagree.
-    """
-    errors, words = sum(each.errors for each in transcripts), sum(each.words for each in transcripts)
-    wer = _torcheval_wer(transcripts)
-    if abs(wer - errors / words) > 1e-6:
-        raise AsrDeployError(f"torcheval's word error rate {wer:.6f} and our counts {errors}/{words} disagree; please report it.")
-    audio, compute = sum(each.audio_seconds for each in transcripts), sum(each.compute_seconds for each in transcripts)
-    return Evaluation(
-        configuration=subject.configuration,
-        model=subject.case.name if subject.case else None,
-        identity=subject.identity,
-        data=data.name,
-        split=data.split,
-        utterances=len(transcripts),
-        words=words,
-        substitutions=sum(each.substitutions for each in transcripts),
-        deletions=sum(each.deletions for each in transcripts),
-        insertions=sum(each.insertions for each in transcripts),
-        wer=errors / words,
-        wer_interval=bootstrap_interval([each.errors for each in transcripts], [each.words for each in transcripts]),
-        size_bits=subject.transmitted_bits,
-        c_size=subject.transmitted_bits / subject.case.anchor.size_bits if subject.case else None,
-        artifact_bytes=subject.artifact_bytes,
-        audio_seconds=audio,
-        compute_seconds=compute,
-        real_time_factor=compute / audio,
-        threads=threads,
-        machine=machine_facts(),
+
+def _tell(run: RunFolder, progress: Progress) -> None:
+    for line in run.lines:
+        progress(*line)
+
+
+def _line(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_seconds: float) -> tuple[Transcript, Timing]:
+    counts = count_errors(utterance.reference, hypothesis)
+    transcript = Transcript(
+        id=utterance.id,
+        audio_seconds=audio_seconds,
+        reference=utterance.reference,
+        hypothesis=hypothesis,
+        substitutions=counts.substitutions,
+        deletions=counts.deletions,
+        insertions=counts.insertions,
+        words=counts.words,
     )
+    return transcript, Timing(id=utterance.id, compute_seconds=compute_seconds)
 
 
-def _torcheval_wer(transcripts: Sequence[Transcript]) -> float:
-    from torcheval.metrics import WordErrorRate
-
-    metric = WordErrorRate()
-    metric.update([each.hypothesis for each in transcripts], [each.reference for each in transcripts])
-    return float(metric.compute())
+def _scored(
+    run: RunFolder, subject: Subject, data: DataSet, threads: int, workers: int, normalizer: str, machine: dict[str, Any] | None = None
+) -> Evaluation:
+    transcripts, timings = ([line[side] for line in run.lines] for side in (0, 1))
+    return make_evaluation(
+        transcripts,  # type: ignore[arg-type]  # the pairs' sides lose their types
+        timings,  # type: ignore[arg-type]
+        subject,
+        data.name,
+        data.split,
+        threads=threads,
+        workers=workers,
+        normalizer=normalizer,
+        machine=machine,
+    )

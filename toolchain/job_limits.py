@@ -15,10 +15,11 @@ from device_runner.devices import Device
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_text
 from device_runner.latency import FUNCTION_ONLY, QUICK, STANDARD, STRICT, LatencyResult, measure
-from device_runner.transcripts import Transcript
+from device_runner.transcripts import Timing, Transcript
 from toolchain.datasets import open_data
-from toolchain.evaluate import Evaluation, evaluate_on_device
+from toolchain.evaluate import evaluate_on_device
 from toolchain.exporting import bundled_speech, export_model
+from toolchain.scoring import Evaluation
 
 PROTOCOLS = {each.name: each for each in (STANDARD, STRICT, QUICK)}
 TIMED = ("p90_ms", "real_time_factor")  # limits that an emulated device says nothing about
@@ -221,7 +222,7 @@ def _evaluated(job: JobEntry, artifact: Artifact, device: Device, folder: Path, 
     data = data if job.limit is None else data.limited(job.limit)
     count = 0
 
-    def heard(transcript: Transcript) -> None:
+    def heard(transcript: Transcript, timing: Timing) -> None:
         nonlocal count
         count += 1
         say(f"transcribing {count} of {len(data.utterances)}")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,15 @@ FOLDED = "encoder.transformer.pos_conv_embed.conv.weight"  # the weight that Tor
 class AnchorModel:
     """A test case's network in evaluation mode, its weight norm folded, and where its weights come from.
 
-    ``trained`` is False for random weights: they serve size and latency, never a word error rate.
+    ``trained`` is False for random weights: they serve size and latency, never a word error rate. ``tuned_on``: ids of the utterances that
+    a codec was calibrated with, whose reconstruction this is.
     """
 
     case: TestCase
     network: nn.Module
     weights: str
     trained: bool
+    tuned_on: tuple[str, ...] = ()
 
     @property
     def recogniser(self) -> Recogniser:
@@ -64,7 +66,7 @@ class AnchorModel:
         return model_with(self.case.name, copies, weights, trained=self.trained)
 
 
-def model_with(name: str, state: Mapping[str, Tensor], weights: str, *, trained: bool) -> AnchorModel:
+def model_with(name: str, state: Mapping[str, Tensor], weights: str, *, trained: bool, tuned_on: tuple[str, ...] = ()) -> AnchorModel:
     """Return a test case's model around weights that are not copied: it needs no more memory than they do.
 
     Args:
@@ -72,6 +74,7 @@ def model_with(name: str, state: Mapping[str, Tensor], weights: str, *, trained:
         state: float32 weights by name, the weight norm folded.
         weights: where they come from.
         trained: False for what comes from random weights.
+        tuned_on: see ``AnchorModel``.
 
     Raises:
         AsrDeployError: an unknown name, or weights that do not fit.
@@ -81,7 +84,7 @@ def model_with(name: str, state: Mapping[str, Tensor], weights: str, *, trained:
         network = _architecture(case)
         fold_weight_norm(network)
     _load(network, {key: tensor.to(torch.float32) for key, tensor in state.items()}, weights, assign=True)
-    return _finish(case, network, weights, trained=trained)
+    return replace(_finish(case, network, weights, trained=trained), tuned_on=tuned_on)
 
 
 class _NoNorms(TorchFunctionMode):
@@ -115,19 +118,44 @@ def load_model(name: str, weights: str | None = None, seed: int = 0) -> AnchorMo
             torch.manual_seed(seed)
             network = _architecture(case)
         return _finish(case, network, f"random, seed {seed}", trained=False)
-    network = _architecture(case)
     if weights is not None:
-        path = Path(weights)
-        source = f"file, sha256 {_digest(path)[:16]}"
-    elif case.number == 0:
-        path, source = BUNDLED_WEIGHTS, f"bundled, sha256 {_digest(BUNDLED_WEIGHTS)[:16]}"
-    else:
-        path, source = _downloaded(case), "downloaded from the TorchAudio bundle"
-    state = _without_unused_rows(_read_state(path), case)
-    if FOLDED in state:  # our own files hold the weight itself
-        fold_weight_norm(network)
-    _load(network, state, str(path))
+        return _from_file(case, Path(weights), f"file, sha256 {_digest(Path(weights))[:16]}")
+    if case.number == 0:
+        return _from_file(case, BUNDLED_WEIGHTS, f"bundled, sha256 {_digest(BUNDLED_WEIGHTS)[:16]}")
+    return _from_bundle(case)
+
+
+def _from_file(case: TestCase, path: Path, source: str) -> AnchorModel:
+    """Return the model with a file's weights, of which only one copy is ever in memory."""
+    state = _own(_without_unused_rows(_read_state(path), case))
+    with torch.device("meta"), _NoNorms():
+        network = _architecture(case)
+        if FOLDED in state:  # our own files hold the weight itself
+            fold_weight_norm(network)
+    _load(network, state, str(path), assign=True)
     return _finish(case, network, source, trained=True)
+
+
+def _from_bundle(case: TestCase) -> AnchorModel:
+    """Return the model with the bundle's own weights, downloaded where torch's cache lacks them."""
+    file = _bundle(case)._path
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    record = path.with_suffix(".sha256")
+    expected = os.environ.get("ASRDEPLOY_WEIGHTS_SHA256") or WEIGHTS_SHA256.get(case.name)
+    if expected is None and record.exists():
+        expected = record.read_text().strip()
+    base = os.environ.get("ASRDEPLOY_WEIGHTS_URL") or WEIGHTS_URL
+    download(f"{base.rstrip('/')}/{file}", path, sha256=expected)
+    found = expected or sha256_of(path)
+    try:
+        model = _from_file(case, path, f"downloaded from the TorchAudio bundle, sha256 {found[:16].lower()}")
+    except AsrDeployError as error:
+        if expected is None:
+            raise AsrDeployError(f"{str(error).rstrip('.')}; remove {path} to have it downloaded again.") from error
+        raise
+    if expected is None:  # only now: the page of some portal, recorded, would have the true file refused for good
+        write_text(record, found + "\n")
+    return model
 
 
 def _architecture(case: TestCase) -> nn.Module:
@@ -159,20 +187,6 @@ def _finish(case: TestCase, network: nn.Module, source: str, *, trained: bool) -
     return AnchorModel(case, network.eval(), source, trained)
 
 
-def _downloaded(case: TestCase) -> Path:
-    file = _bundle(case)._path
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    record = path.with_suffix(".sha256")
-    expected = os.environ.get("ASRDEPLOY_WEIGHTS_SHA256") or WEIGHTS_SHA256.get(case.name)
-    if expected is None and record.exists():
-        expected = record.read_text().strip()
-    base = os.environ.get("ASRDEPLOY_WEIGHTS_URL", WEIGHTS_URL)
-    download(f"{base.rstrip('/')}/{file}", path, sha256=expected)
-    if expected is None:
-        write_text(record, sha256_of(path) + "\n")
-    return path
-
-
 def _digest(path: Path) -> str:
     if not path.is_file():
         raise AsrDeployError(f"Weights file {path} does not exist.")
@@ -202,6 +216,17 @@ def _without_unused_rows(state: dict[str, Tensor], case: TestCase) -> dict[str, 
         name: tensor[keep] if name in ("aux.weight", "aux.bias") and tensor.shape[:1] == (extra,) else tensor
         for name, tensor in state.items()
     }
+
+
+def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in float32 with a contiguous memory each; only views of a memory, as .safetensors files give them, are copied."""
+    owned, seen = {}, set()
+    for name, tensor in state.items():
+        memory = tensor.untyped_storage()
+        whole = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in seen
+        seen.add(memory.data_ptr())
+        owned[name] = (tensor if whole else tensor.clone(memory_format=torch.contiguous_format)).to(torch.float32)
+    return owned
 
 
 def _load(network: nn.Module, state: dict[str, Tensor], source: str, *, assign: bool = False) -> None:

@@ -8,15 +8,15 @@ from statistics import median
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from rapidfuzz.distance import Levenshtein
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_json, write_text
 from device_runner.transcripts import Transcript
+from toolchain.comparison import ANCHOR, Comparison, alignment, compare
 from toolchain.datasets import open_data
 from toolchain.plots import plot_curve
 from toolchain.points import Curve, Point, pareto, write_curve
-from toolchain.report import ANCHOR, Comparison, Saving, compare, incomplete, label, savings, transcripts_of
+from toolchain.report import Saving, incomplete, label, savings, transcripts_of
 
 WORST = 5  # utterances shown of each configuration
 MOST_AUDIO = 8_000_000  # bytes of recordings in the page
@@ -113,19 +113,10 @@ def _worst(lines: list[Transcript], anchors: list[Transcript] | None) -> list[di
             "words": each.words,
             "anchor_errors": before[each.id].errors if before else None,
             "anchor": before[each.id].hypothesis if before else None,
-            "alignment": _alignment(each.reference, each.hypothesis),
+            "alignment": alignment(each.reference, each.hypothesis),
         }
         for each in ordered[:WORST]
         if each.errors
-    ]
-
-
-def _alignment(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
-    """Return runs of words: equal, replace, delete or insert, what was said, what was heard."""
-    words, heard = reference.split(), hypothesis.split()
-    return [
-        (each.tag, " ".join(words[each.src_start : each.src_end]), " ".join(heard[each.dest_start : each.dest_end]))
-        for each in Levenshtein.opcodes(words, heard)
     ]
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_text
-from toolchain.evaluate import Evaluation
+from toolchain.scoring import Evaluation
 from toolchain.testcases import TestCase
 
 FEWEST_IN_RANGE = 5

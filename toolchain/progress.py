@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from device_runner.transcripts import Transcript
+from device_runner.transcripts import Timing, Transcript
+from toolchain.datasets import DataSet
 
 
 def _bars(*, counted: bool = True) -> Progress:
@@ -23,30 +25,47 @@ def _bars(*, counted: bool = True) -> Progress:
     )
 
 
+Heard = Callable[[Transcript, Timing], None]
+
+
 class _Running:
-    """Word error rate and real-time factor so far, for a progress line; ``timed`` False: without the latter."""
+    """What a run came to so far, for a progress line; ``timed`` False: without times, which say nothing there."""
 
     def __init__(self, *, timed: bool = True) -> None:
         self.timed = timed
         self.errors = self.words = 0
         self.audio = self.compute = 0.0
 
-    def add(self, transcript: Transcript) -> str:
+    def add(self, transcript: Transcript, timing: Timing) -> str:
         """Count an utterance and return the line."""
         self.errors += transcript.errors
         self.words += transcript.words
         self.audio += transcript.audio_seconds
-        self.compute += transcript.compute_seconds
-        factor = f", real-time factor {self.compute / self.audio:.4f}" if self.timed else ""
-        return f"wer {self.errors / self.words:.2%}{factor}"
+        self.compute += timing.compute_seconds
+        factor = f", rtf {self.compute / self.audio:.4f}" if self.timed else ""
+        return f"wer {self.errors / self.words:.2%}{factor}, {self.audio / 3600:.2f} h"
 
 
 @contextmanager
-def evaluation_progress(utterances: int, *, timed: bool = True) -> Iterator[Callable[[Transcript], None]]:
-    """Show the utterances of an evaluation with running word error rate and, where times mean something, real-time factor."""
-    with _bars() as bars:
-        task, running = bars.add_task("transcribing", total=utterances), _Running(timed=timed)
-        yield lambda transcript: bars.update(task, advance=1, description=running.add(transcript))
+def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[Heard]:
+    """Show an evaluation's utterances, word error rate and real-time factor so far, hours of audio and time left.
+
+    The bar goes by the sizes of files: utterances are of very different lengths, and the longest may come first.
+    """
+    sizes = {each.id: each.path.stat().st_size for each in data.utterances}
+    running, lock, count = _Running(timed=timed), Lock(), 0
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[count]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        task = bars.add_task("transcribing", total=sum(sizes.values()), count=f"0/{len(sizes)}")
+
+        def heard(transcript: Transcript, timing: Timing) -> None:
+            nonlocal count
+            with lock:
+                count += 1
+                line = running.add(transcript, timing)
+                bars.update(task, advance=sizes[transcript.id], description=line, count=f"{count}/{len(sizes)}")
+
+        yield heard
 
 
 @contextmanager
@@ -58,21 +77,21 @@ def share_progress() -> Iterator[Callable[[str, float], None]]:
 
 
 class Watcher(Protocol):
-    """Is told how a run over configurations goes on."""
+    """Is told how a run over configurations goes on; a sweep may have several in work."""
 
-    def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript], None]:
+    def configuration(self, name: str, step: str, utterances: int) -> Heard:
         """Take note of a configuration's step; return what to call for every utterance."""
         ...
 
 
 class ConfigurationBars:
-    """One line for the configurations of a run, one for the utterances of the present one."""
+    """One line for the configurations of a run, one for the utterances of each that is in work."""
 
     def __init__(self, configurations: int) -> None:
         self._bars = _bars()
         self._whole = self._bars.add_task("configurations", total=configurations)
-        self._one: TaskID | None = None
-        self._name = ""
+        self._begun: dict[str, TaskID] = {}
+        self._lock = Lock()
 
     def __enter__(self) -> "ConfigurationBars":
         self._bars.start()
@@ -83,13 +102,20 @@ class ConfigurationBars:
             self._bars.update(self._whole, completed=self._bars.tasks[self._whole].total)
         self._bars.stop()
 
-    def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript], None]:
-        """Show a configuration's step; return what counts its utterances."""
-        if self._name and name != self._name:
-            self._bars.advance(self._whole)
-        self._name = name
-        if self._one is not None:
-            self._bars.remove_task(self._one)
-        task = self._one = self._bars.add_task(f"{name}: {step}", total=utterances)
+    def configuration(self, name: str, step: str, utterances: int) -> Heard:
+        """Show a configuration's step; return what counts its utterances. A finished one makes room for the next."""
+        with self._lock:
+            finished = {each.id for each in self._bars.tasks if each.finished}
+            for other, task in list(self._begun.items()):
+                if other == name or task in finished:
+                    self._bars.remove_task(task)
+                    del self._begun[other]
+                    self._bars.advance(self._whole, other != name)
+            task = self._begun[name] = self._bars.add_task(f"{name}: {step}", total=utterances)
         running = _Running()
-        return lambda transcript: self._bars.update(task, advance=1, description=f"{name}: {running.add(transcript)}")
+
+        def heard(transcript: Transcript, timing: Timing) -> None:
+            with self._lock:
+                self._bars.update(task, advance=1, description=f"{name}: {running.add(transcript, timing)}")
+
+        return heard

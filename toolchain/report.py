@@ -3,18 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
 from device_runner.errors import AsrDeployError
 from device_runner.transcripts import Transcript, read_transcripts
-from toolchain.evaluate import TRANSCRIPTS
-from toolchain.metrics import resampled_rates
+from toolchain.comparison import ANCHOR
 from toolchain.points import FEWEST_IN_RANGE, Curve, Point, pareto
-
-ANCHOR = "anchor"
-RESAMPLINGS = 2_000
+from toolchain.scoring import TRANSCRIPTS
 
 
 @dataclass(frozen=True)
@@ -30,27 +26,6 @@ class Saving:
     against: str
     share: float
     wer: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two configurations on the same utterances.
-
-    Args:
-        ours: name of the one; see ``label``.
-        theirs: name of the other, or ``anchor``.
-        difference: ours' word error rate less theirs, as a fraction.
-        interval: of the difference, 95 %, by a paired bootstrap over utterances.
-        p: two-sided; how often chance gives a difference of the other sign.
-        not_worse: share of the utterances that ours has no more errors in.
-    """
-
-    ours: str
-    theirs: str
-    difference: float
-    interval: tuple[float, float]
-    p: float
-    not_worse: float
 
 
 def merged(curves: Sequence[Curve]) -> Curve:
@@ -117,36 +92,6 @@ def transcripts_of(curve: Curve) -> tuple[dict[str, list[Transcript]], list[str]
     if len(ids) > 1:
         raise AsrDeployError("These curves' transcripts are not of the same utterances; run the sweeps again.")
     return found, missing
-
-
-def compare(found: dict[str, list[Transcript]]) -> list[Comparison]:
-    """Compare every configuration with the anchor, where it is there, and with every other one, on the same resampled utterances.
-
-    A paired bootstrap after Bisani and Ney (ICASSP 2004); see ``metrics.bootstrap_interval``.
-    """
-    if not found:
-        return []
-    names = sorted(found, key=lambda name: name == ANCHOR)
-    errors = np.array([[each.errors for each in found[name]] for name in names]).T
-    words = [each.words for each in next(iter(found.values()))]
-    rates = resampled_rates(errors, words, RESAMPLINGS)
-    comparisons = []
-    for ours, theirs in combinations(range(len(names)), 2):
-        drawn = rates[:, ours] - rates[:, theirs]
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        # Plus one: no number of resamplings proves that chance is impossible (Davison and Hinkley, 1997, 4.2).
-        tail = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)) + 1
-        comparisons.append(
-            Comparison(
-                ours=names[ours],
-                theirs=names[theirs],
-                difference=float(errors[:, ours].sum() - errors[:, theirs].sum()) / sum(words),
-                interval=(float(low), float(high)),
-                p=min(1.0, 2 * tail / (RESAMPLINGS + 1)),
-                not_worse=float(np.mean(errors[:, ours] <= errors[:, theirs])),
-            )
-        )
-    return comparisons
 
 
 def incomplete(curve: Curve) -> list[str]:

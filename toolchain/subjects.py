@@ -1,6 +1,7 @@
 """What can be run and scored: an artifact's folder, or the name of an anchor model."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,13 @@ class Subject:
         identity: what decides the transcripts: the sha256 of an artifact, or name and weights of an anchor.
         transmitted_bits: what reaches the UE.
         engine: None: it runs on a device.
+        opener: opens the engine anew with a number of threads.
+        threads: of the engine.
+        artifact: None: it is a model in torch.
+        model: None: it is an artifact.
+        half: the engine computes in half precision.
+        torch_device: what a model in torch runs on.
+        tuned_on: ids of the utterances that codec or scheme were calibrated with; see ``toolchain.splits``.
     """
 
     configuration: str
@@ -37,21 +45,62 @@ class Subject:
     artifact_bytes: int | None
     engine: Engine | None
     warning: str | None = None
+    opener: Callable[[int], Engine] | None = None
+    threads: int = 1
+    artifact: Artifact | None = None
+    model: "AnchorModel | None" = None
+    torch_device: str = "cpu"
+    half: bool = False
+    tuned_on: frozenset[str] = frozenset()
+
+    @property
+    def running(self) -> Engine:
+        """The engine.
+
+        Raises:
+            ValueError: the subject is only described here and runs on a device.
+        """
+        if self.engine is None:
+            raise ValueError(f"{self.configuration} runs on a device")
+        return self.engine
+
+    @property
+    def shareable(self) -> bool:
+        """Whether several threads may use the engine at once, and gain by it: ExecuTorch plans memory for one, and holds Python's lock."""
+        return self.artifact is None or self.artifact.manifest.format != "executorch"
 
     def hear(self, waveform: Waveform) -> str:
         """Return what is heard in a waveform ``[samples]``.
 
         Raises:
             AsrDeployError: it is too short or too long.
-            ValueError: the subject is only described here and runs on a device.
+            ValueError: see ``running``.
         """
-        if self.engine is None:
-            raise ValueError(f"{self.configuration} runs on a device")
-        return select_labels(self.engine.logits(waveform), self.labels)
+        return select_labels(self.running.logits(waveform), self.labels)
+
+    def with_threads(self, threads: int) -> "Subject":
+        """Return this subject with an engine on other threads.
+
+        Raises:
+            AsrDeployError: fewer than one thread.
+        """
+        if threads == self.threads or self.opener is None:
+            return self
+        return replace(self, engine=self.opener(threads), threads=threads)
 
 
-def open_subject(name: str, *, weights: str | None = None, seed: int = 0, threads: int = 1) -> Subject:
+def open_subject(
+    name: str, *, weights: str | None = None, seed: int = 0, threads: int = 1, torch_device: str = "cpu", half: bool = False
+) -> Subject:
     """Open an artifact's folder, or an anchor by number or name as the torch reference.
+
+    Args:
+        name: see above.
+        weights: of a model.
+        seed: of random weights.
+        threads: of the engine.
+        torch_device: what a model runs on, in torch's words: ``cpu``, ``cuda``, ``cuda:1``.
+        half: a model computes in half precision.
 
     Raises:
         AsrDeployError: it is neither, or cannot be opened.
@@ -60,18 +109,20 @@ def open_subject(name: str, *, weights: str | None = None, seed: int = 0, thread
     if path.exists() or "/" in name:
         if weights is not None:
             raise AsrDeployError("--weights is for models; an artifact has its own.")
+        if torch_device != "cpu" or half:
+            raise AsrDeployError("--torch-device and --half are for models in torch; an artifact runs as it was exported.")
         if not path.exists():
             raise AsrDeployError(f"{path} does not exist; give an artifact's folder or a model's name.")
         artifact = open_artifact(path)
-        return describe(artifact, open_engine(artifact, threads))
+        return describe(artifact, open_engine(artifact, threads), threads)
     find_test_case(name)  # an unknown name is answered before torch is imported
     from toolchain.models import load_model
 
     model = load_model(name, weights, seed)
-    return subject_of(model, model.case.name, f"{model.case.name}, {model.weights}", None, threads)
+    return subject_of(model, model.case.name, f"{model.case.name}, {model.weights}", None, threads, torch_device, half=half)
 
 
-def describe(artifact: Artifact, engine: Engine | None = None) -> Subject:
+def describe(artifact: Artifact, engine: Engine | None = None, threads: int = 1) -> Subject:
     """Return an artifact as a subject; without an engine where a device runs it."""
     manifest = artifact.manifest
     return Subject(
@@ -85,12 +136,28 @@ def describe(artifact: Artifact, engine: Engine | None = None) -> Subject:
         artifact_bytes=artifact.size_bytes,
         engine=engine,
         warning=None if engine is None else inexact(artifact, exact=machine_facts()["int8_exact"]),
+        opener=lambda number: open_engine(artifact, number),
+        threads=threads,
+        artifact=artifact,
+        tuned_on=frozenset(manifest.tuned_on),
     )
 
 
-def subject_of(model: "AnchorModel", configuration: str, identity: str, transmitted_bits: int | None, threads: int) -> Subject:
+def subject_of(
+    model: "AnchorModel",
+    configuration: str,
+    identity: str,
+    transmitted_bits: int | None,
+    threads: int,
+    torch_device: str = "cpu",
+    *,
+    half: bool = False,
+) -> Subject:
     """Return a model in torch as a subject; ``transmitted_bits`` None: the anchor's own size."""
     from toolchain.torch_engine import TorchEngine
+
+    def opener(number: int) -> Engine:
+        return TorchEngine(model, number, torch_device, half=half)
 
     return Subject(
         configuration=configuration,
@@ -101,7 +168,13 @@ def subject_of(model: "AnchorModel", configuration: str, identity: str, transmit
         sample_rate=model.case.sample_rate,
         transmitted_bits=model.case.anchor.size_bits if transmitted_bits is None else transmitted_bits,
         artifact_bytes=None,
-        engine=TorchEngine(model, threads),
+        engine=opener(threads),
+        opener=opener,
+        threads=threads,
+        model=model,
+        torch_device=torch_device,
+        half=half,
+        tuned_on=frozenset(model.tuned_on),
     )
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,20 +20,25 @@ from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of, write_json
 from device_runner.transcripts import read_transcripts
 from toolchain.bitstreams import calibration_of, compress, reconstruct
+from toolchain.comparison import ANCHOR, compare
 from toolchain.compression import CODECS, make_codec, third_party
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.datasets import DataSet
-from toolchain.evaluate import TRANSCRIPTS, Evaluation, evaluate
+from toolchain.evaluate import evaluate
+from toolchain.exporting import calibration_speech
 from toolchain.models import AnchorModel
 from toolchain.points import FEWEST_IN_RANGE, Curve, Point, make_curve, make_point, write_curve
+from toolchain.pools import LocalPool, Pool
 from toolchain.progress import Watcher
-from toolchain.report import ANCHOR, compare
+from toolchain.scoring import TRANSCRIPTS, Evaluation
+from toolchain.splits import check_tuning_data, check_unseen
 from toolchain.subjects import subject_of
 
 BISECTIONS = 6  # of a continuous rate on dev-clean: to a sixtieth of its span
 FINALISTS = 6
 RAISE = 1.08  # of a rate that test-clean did not confirm
 MOST_POINTS = 14  # on test-clean, before a set is called incomplete
+HERE = LocalPool()
 PLACEHOLDER = "{rate}"  # in an external encoder's command
 
 
@@ -121,13 +127,14 @@ class Sweep:
         dev: rates are chosen on it.
         test: word error rates are reported on it.
         folder: of the results; a stopped sweep goes on there.
-        threads: of torch.
+        threads: of torch, for every worker.
         watcher: is told how it goes on.
         values: of the codec's parameter, chosen by hand; empty: searched.
         before: points of other methods in the same folder; they stay in its curve.
         moved: what is moved of a codec that is not in ``RATES``.
         decoder: the command that decodes what an external encoder made.
         name: of the method in tables and plots; empty: the codec with what is fixed.
+        pool: the workers that transcribe and compress.
         done: evaluations of this run by configuration and split, so that a curve's earlier points are not decoded again.
     """
 
@@ -145,6 +152,7 @@ class Sweep:
     moved: Rate | None = None
     decoder: str | None = None
     name: str = ""
+    pool: Pool = HERE
     done: dict[tuple[str, str], Evaluation] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -162,6 +170,7 @@ class Sweep:
             self._check(make_codec(self.codec, **self._parameters(value)))
         if self.decoder is not None:
             make_codec(EXTERNAL, encoder=self.decoder)  # the same is asked of both commands
+        self._check_splits()
         if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / "points").is_dir():
             raise AsrDeployError(f"{self.folder} exists and holds no sweep; choose another folder for the results.")
 
@@ -176,6 +185,14 @@ class Sweep:
         words = [Path(word).name for word in shlex.split(self.rate.template) if word not in ("{input}", "{output}")]
         more = [f"{key}={value}" for key, value in self.fixed.items()] + (["calibrated"] if self.calibrate else [])
         return self.name or ", ".join([self.codec, *([" ".join(words)] if words else []), *more])
+
+    def _check_splits(self) -> None:
+        """Raise AsrDeployError where something would be chosen by what word error rates are reported on."""
+        check_tuning_data(self.dev)
+        check_unseen([each.id for each in self.dev.utterances], self.test, f"The search on {self.dev.name} {self.dev.split}")
+        if self.calibrate:  # by the whole split, however few utterances of it the search takes
+            known = calibration_speech(self.calibrate, self.dev.split)
+            check_unseen(known.ids, self.test, f"The codec's calibration on {self.calibrate} {self.dev.split}")
 
     def _check(self, codec: Any) -> None:
         """Raise AsrDeployError where the values of a search are not those of the codec's parameter."""
@@ -195,6 +212,7 @@ class Sweep:
         """
         chosen = dict.fromkeys(self.rate.rate_of(each) for each in self.values)
         tried = list(chosen) or self._first_rates(self._lowest_in_range())
+        self._evaluate_together(tried, self.test)
         for number in range(len(tried)):
             curve = self._curve(tried[: number + 1])
         while not self.values and self._in_range(curve) < FEWEST_IN_RANGE and len(tried) < MOST_POINTS:
@@ -294,8 +312,14 @@ class Sweep:
         if ("anchor", data.split) not in self.done:
             progress = self.watcher.configuration("anchor", f"transcribing {data.split}", len(data.utterances))
             subject = subject_of(self.anchor, "anchor", f"{self.anchor.case.name}, {self.anchor.weights}", None, self.threads)
-            self.done["anchor", data.split] = evaluate(subject, data, self._anchor_folder(data), threads=self.threads, progress=progress)
+            self.done["anchor", data.split] = evaluate(subject, data, self._anchor_folder(data), pool=self.pool, progress=progress)
         return self.done["anchor", data.split]
+
+    def _evaluate_together(self, rates: Sequence[float], data: DataSet) -> None:
+        """Evaluate rates at the same time where the pool has room for several configurations."""
+        if self.pool.configurations > 1:
+            with ThreadPoolExecutor(self.pool.configurations) as executor:
+                list(executor.map(lambda rate: self._evaluate(rate, data), rates))
 
     def _evaluate(self, rate: float, data: DataSet) -> Evaluation:
         """Return a rate's word error rate on a split; what an earlier run finished is read, once."""
@@ -309,11 +333,15 @@ class Sweep:
             if self.calibrate:
                 calibration = calibration_of(self.anchor, self.calibrate, self.dev.split, cache=self.folder / "points")
             write_json(folder / "configuration.json", self._described(rate))
-            compress(self.anchor, self.codec, self._parameters(self.rate.value_of(rate)), bitstream, calibration=calibration)
+            compress(
+                self.anchor, self.codec, self._parameters(self.rate.value_of(rate)), bitstream, calibration=calibration, call=self.pool.call
+            )
         progress = self.watcher.configuration(name, f"transcribing {data.split}", len(data.utterances))
         model, _ = reconstruct(bitstream, decoder=self.decoder)
         subject = subject_of(model, name, sha256_of(bitstream), 8 * bitstream.stat().st_size, self.threads)
-        self.done[name, data.split] = evaluate(subject, data, folder / data.split, threads=self.threads, progress=progress)
+        if data is self.dev:  # a search may hear what its codec was calibrated with: it reports nothing of it
+            subject = replace(subject, tuned_on=frozenset())
+        self.done[name, data.split] = evaluate(subject, data, folder / data.split, pool=self.pool, progress=progress)
         return self.done[name, data.split]
 
     def _folder(self, rate: float) -> Path:

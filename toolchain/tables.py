@@ -14,16 +14,17 @@ from device_runner.artifact import Artifact, Parity
 from device_runner.bitstream import Header
 from device_runner.latency import FUNCTION_ONLY
 from exporters.schemes import Scheme
-from toolchain.evaluate import Evaluation
 from toolchain.points import Curve
+from toolchain.scoring import Evaluation
 from toolchain.testcases import TestCase
 
 if TYPE_CHECKING:
     from exporters.inspection import Inspection  # it brings onnx and torch in, which most tables can do without
+    from toolchain.comparison import Comparison
     from toolchain.compression.codec import Codec
     from toolchain.delivered import Delivery
     from toolchain.reception import Reception
-    from toolchain.report import Comparison, Saving
+    from toolchain.report import Saving
     from toolchain.sweep import Smallest
 
 
@@ -164,6 +165,7 @@ def evaluation(result: Evaluation) -> Table:
         "data": f"{result.data} {result.split}, {result.utterances} utterances, {result.words} words",
         "word error rate": f"{result.wer:.2%} (95 % interval {low:.2%} .. {high:.2%})",
         "errors": f"{result.substitutions} substitutions, {result.deletions} deletions, {result.insertions} insertions",
+        **_normalised(result),
         "size": _megabit(result.size_bits) + (f", cSize {result.c_size:.4f}" if result.c_size is not None else ""),
         "audio": f"{result.audio_seconds:.1f} s",
     }
@@ -172,8 +174,16 @@ def evaluation(result: Evaluation) -> Table:
     if result.kind in FUNCTION_ONLY:
         rows["real-time factor"] = f"not told: {result.kind} devices show that things work, not how fast"
     else:
-        rows["real-time factor"] = f"{result.real_time_factor:.4f}, {result.compute_seconds:.1f} s on {result.threads} thread(s)"
+        rows["real-time factor"] = f"{result.real_time_factor:.4f} of a worker, {result.compute_seconds:.1f} s"
+        rows["workers"] = f"{result.workers} of {result.threads} thread(s)"
     return _facts("Evaluation", rows)
+
+
+def _normalised(result: Evaluation) -> dict[str, str]:
+    if (found := result.normalised) is None:
+        return {}
+    low, high = found.wer_interval
+    return {f"after {found.normalizer}": f"{found.wer:.2%} of {found.words} words (95 % interval {low:.2%} .. {high:.2%})"}
 
 
 def smallest(found: "Smallest") -> Table:

@@ -33,12 +33,14 @@ class Calibration:
         means: mean inputs ``[columns]``.
         sensitivity: divergence of the labels' distribution (nats a frame) for a unit of error energy in the layer's output
             (in its weights where it has no moment).
+        tuned_on: ids of the recordings, for the bitstream's header.
     """
 
     source: str
     moments: dict[str, Matrix] = field(default_factory=dict)
     means: dict[str, Matrix] = field(default_factory=dict)
     sensitivity: dict[str, float] = field(default_factory=dict)
+    tuned_on: tuple[str, ...] = ()
 
     def moment(self, name: str) -> Matrix | None:
         """Return the second moment of the inputs of a weight, None where it is not known."""

@@ -130,6 +130,7 @@ def encode(
     model: str = "",
     weights: str = "",
     trained: bool = True,
+    tuned_on: tuple[str, ...] = (),
 ) -> bytes:
     """Return the bitstream of a state dict by the codec ``name``.
 
@@ -142,6 +143,7 @@ def encode(
         model: name of the anchor, for the header.
         weights: where they come from, for the header.
         trained: False for random weights, for the header.
+        tuned_on: ids of utterances that the weights or the base were tuned with before, for the header; the calibration's are added.
 
     Raises:
         AsrDeployError: an unknown codec, or weights that it cannot code.
@@ -162,8 +164,17 @@ def encode(
     settings = {each.name: getattr(made, each.name) for each in fields(made)}  # type: ignore[arg-type]
     if calibration is not None:
         settings["calibration"] = calibration.source
-    digest = None if base is None else digest_of(base)
-    header = Header(codec=name, parameters=settings, model=model, weights=weights, trained=trained, base=digest, records=records)
+        tuned_on += calibration.tuned_on
+    header = Header(
+        codec=name,
+        parameters=settings,
+        model=model,
+        weights=weights,
+        trained=trained,
+        base=None if base is None else digest_of(base),
+        tuned_on=tuple(dict.fromkeys(tuned_on)),
+        records=records,
+    )
     return write_bitstream(header, (each.payload for each in coded.values()))
 
 

@@ -1,0 +1,72 @@
+"""An accuracy run that is stopped at random moments, again and again, ends with the transcripts of one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from device_runner.artifact import Artifact
+from toolchain.datasets import DataSet
+from toolchain.evaluate import evaluate
+from toolchain.pools import LocalPool
+from toolchain.run_folder import SETTINGS
+from toolchain.scoring import RESULT, TIMES, TRANSCRIPTS
+from toolchain.subjects import open_subject
+
+STOPS = 24
+RUN = """
+import sys
+from pathlib import Path
+from toolchain.datasets import open_data
+from toolchain.evaluate import evaluate
+from toolchain.pools import LocalPool
+from toolchain.subjects import open_subject
+evaluate(open_subject(sys.argv[1]), open_data("digits", "test-clean"), Path(sys.argv[2]), pool=LocalPool(2))
+"""
+
+
+def lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_stopped_at_random_moments(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+    subject = open_subject(str(tiny_int8.folder))
+    evaluate(subject, test_clean, tmp_path / "whole")
+    chance = random.Random(os.getpid())  # other moments in every run of the tests
+    folder, stopped, done = tmp_path / "stopped", 0, 0
+    while stopped < STOPS:
+        with subprocess.Popen([sys.executable, "-c", RUN, tiny_int8.folder, folder], stderr=subprocess.PIPE) as run:
+            # So few lines a time that the set lasts for all stops; at first nothing but the settings may be there.
+            wanted = done + chance.randrange(len(test_clean.utterances) // STOPS - 1) if stopped else 0
+            file = folder / (TRANSCRIPTS if stopped else SETTINGS)
+            while run.poll() is None and (not file.exists() or lines(file) < wanted):
+                time.sleep(0.001)
+            time.sleep(chance.random() * 0.01)
+            run.send_signal(chance.choice([signal.SIGKILL, signal.SIGINT]))
+            run.communicate()
+        assert run.returncode != 0, "the run ended before it was stopped"
+        assert not (folder / RESULT).exists() and lines(folder / TRANSCRIPTS) >= done
+        stopped, done = stopped + 1, lines(folder / TRANSCRIPTS)
+    assert 0 < done < len(test_clean.utterances)
+    evaluate(subject, test_clean, folder, pool=LocalPool(2))
+    assert (folder / TRANSCRIPTS).read_bytes() == (tmp_path / "whole" / TRANSCRIPTS).read_bytes()
+    assert lines(folder / TIMES) == len(test_clean.utterances)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_says_how_to_go_on(ending: signal.Signals, tiny_int8: Artifact, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "toolchain.cli", "evaluate", tiny_int8.folder, "-o", tmp_path / "out", "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        while run.poll() is None and lines(tmp_path / "out" / TRANSCRIPTS) < 3:
+            time.sleep(0.002)
+        run.send_signal(ending)
+        _, complaint = run.communicate(timeout=60)
+    assert "Traceback" not in complaint
+    if ending is signal.SIGINT:
+        assert run.returncode == 130 and "the same command goes on from there" in complaint
+    assert lines(tmp_path / "out" / TRANSCRIPTS) >= 3 and not (tmp_path / "out" / RESULT).exists()

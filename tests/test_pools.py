@@ -1,0 +1,250 @@
+"""Pools: whoever hears, however many and in whatever order, what is heard is the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from helpers import Completed, complaint
+
+from device_runner.artifact import Artifact
+from device_runner.engines import Engine
+from device_runner.errors import AsrDeployError
+from device_runner.transcripts import Timing, Transcript
+from toolchain import pools
+from toolchain.datasets import DataSet, Utterance
+from toolchain.evaluate import evaluate, use_cores
+from toolchain.models import load_model
+from toolchain.pools import LocalPool, cores, longest_first, measure_splits
+from toolchain.scoring import TRANSCRIPTS
+from toolchain.subjects import Subject, open_subject, subject_of
+from toolchain.torch_engine import TorchEngine
+
+
+class Processes(LocalPool):
+    """A pool that takes processes for every engine."""
+
+    def _workers_of(self, subject: Subject):  # type: ignore[no-untyped-def]
+        return pools._processes(subject, self.workers)
+
+
+@pytest.fixture(scope="module")
+def data(test_clean: DataSet) -> DataSet:
+    return replace(test_clean, utterances=test_clean.utterances[::9])
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_int8: Artifact, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The transcripts of one worker, as bytes."""
+    folder = tmp_path_factory.mktemp("alone") / "results"
+    evaluate(open_subject(str(tiny_int8.folder)), data, folder)
+    return (folder / TRANSCRIPTS).read_bytes()
+
+
+@pytest.mark.parametrize("pool", [LocalPool(2), LocalPool(7), Processes(2)])
+def test_transcripts_depend_on_no_pool(pool: LocalPool, tiny_int8: Artifact, data: DataSet, alone: bytes, tmp_path: Path) -> None:
+    found = evaluate(open_subject(str(tiny_int8.folder)), data, tmp_path, pool=pool)
+    assert (tmp_path / TRANSCRIPTS).read_bytes() == alone and found.workers == pool.workers
+
+
+def test_nor_on_the_order(tiny_int8: Artifact, data: DataSet, alone: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "longest_first", lambda utterances: sorted(utterances, key=lambda each: each.id, reverse=True))
+    evaluate(open_subject(str(tiny_int8.folder)), data, tmp_path, pool=LocalPool(3))
+    assert (tmp_path / TRANSCRIPTS).read_bytes() == alone
+
+
+def test_nor_on_the_threads_of_torch(data: DataSet, tmp_path: Path) -> None:
+    model = load_model("0")
+    for name, threads, pool in (("a", 1, LocalPool(1)), ("b", 1, LocalPool(2)), ("c", 2, LocalPool(2))):
+        evaluate(subject_of(model, "anchor", "anchor", None, threads), data, tmp_path / name, pool=pool)
+    assert len({(tmp_path / name / TRANSCRIPTS).read_bytes() for name in "abc"}) == 1
+
+
+def test_every_thread_that_calls_torch_has_its_threads() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    engine = TorchEngine(load_model("0"), 1)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(torch.set_num_threads, 2).result()
+        other.submit(engine.logits, np.zeros(1600, np.float32)).result()
+        assert other.submit(torch.get_num_threads).result() == 1
+
+
+def test_half_precision_hears_nearly_the_same_and_leaves_the_model(data: DataSet, tmp_path: Path) -> None:
+    model = load_model("0")
+    half = subject_of(model, "half", "anchor", None, 1, half=True)
+    assert next(model.network.parameters()).dtype == torch.float32
+    waveform = soundfile.read(data.utterances[0].path, dtype="float32")[0]
+    exact, rounded = TorchEngine(model).logits(waveform), half.running.logits(waveform)
+    assert rounded.dtype == np.float32 and 0 < np.abs(exact - rounded).max() < 0.1
+    few = data.limited(4)
+    evaluate(subject_of(model, "whole", "anchor", None, 1), few, tmp_path / "whole")
+    evaluate(half, few, tmp_path / "whole")  # other settings: the run starts anew
+    assert "half" in (tmp_path / "whole" / "settings.json").read_text()
+
+
+@pytest.mark.parametrize(("device", "words"), [("cuda:99", "finds .* CUDA devices"), ("tpu", "none that we know"), ("cuda:x", "none that")])
+def test_devices_of_torch_that_are_not_here(device: str, words: str) -> None:
+    with pytest.raises(AsrDeployError, match=words):
+        open_subject("0", torch_device=device)
+
+
+def test_artifacts_run_as_they_were_exported(tiny_int8: Artifact) -> None:
+    with pytest.raises(AsrDeployError, match="an artifact runs as it was exported"):
+        open_subject(str(tiny_int8.folder), torch_device="cuda")
+
+
+def test_the_longest_come_first(test_clean: DataSet, tmp_path: Path) -> None:
+    ordered = longest_first(test_clean.utterances)
+    sizes = [each.path.stat().st_size for each in ordered]
+    assert sizes == sorted(sizes, reverse=True) and set(ordered) == set(test_clean.utterances)
+    gone = Utterance("9-9-0000", tmp_path / "gone.flac", "ONE")
+    assert longest_first([gone, ordered[0]])[-1] == gone  # reading it says what is wrong
+
+
+class Watched:
+    """An engine that notes how many threads are in it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.inside, self.most = engine, 0, 0
+
+    def logits(self, waveform: np.ndarray) -> np.ndarray:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.002)
+        found = self.engine.logits(waveform)
+        self.inside -= 1
+        return found
+
+
+def test_workers_share_one_engine(tiny_int8: Artifact, data: DataSet) -> None:
+    subject = open_subject(str(tiny_int8.folder))
+    engine = Watched(subject.running)
+    assert len(list(LocalPool(3).hear(replace(subject, engine=engine), data.utterances))) == len(data.utterances)
+    assert engine.most == 3
+
+
+@pytest.mark.parametrize("pool", [LocalPool(2), Processes(2)])
+def test_a_recording_that_cannot_be_read_ends_the_run_with_its_name(
+    pool: LocalPool, tiny_int8: Artifact, data: DataSet, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.flac"
+    broken.write_bytes(b"fLaC and no more")
+    utterances = (*data.utterances[:3], Utterance("9-9-0000", broken, "ONE"))
+    with pytest.raises(AsrDeployError, match=str(broken)):
+        evaluate(open_subject(str(tiny_int8.folder)), replace(data, utterances=utterances), tmp_path / "results", pool=pool)
+    assert 0 < (tmp_path / "results" / TRANSCRIPTS).read_text().count("\n") <= 3
+
+
+def test_a_worker_that_dies_is_a_sentence_and_what_was_heard_is_kept(
+    tiny_int8: Artifact, data: DataSet, alone: bytes, tmp_path: Path
+) -> None:
+    def kill_the_children(transcript: Transcript, timing: Timing) -> None:
+        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(int(child), signal.SIGKILL)
+
+    subject = open_subject(str(tiny_int8.folder))
+    with pytest.raises(AsrDeployError, match="fewer --workers"):
+        evaluate(subject, data, tmp_path, pool=Processes(2), progress=kill_the_children)
+    assert (tmp_path / TRANSCRIPTS).read_text().count("\n") >= 1
+    evaluate(subject, data, tmp_path, pool=LocalPool(2))
+    assert (tmp_path / TRANSCRIPTS).read_bytes() == alone
+
+
+ORPHANS = """
+import sys
+from toolchain import pools
+from toolchain.datasets import open_data
+from toolchain.subjects import open_subject
+if __name__ == "__main__":
+    with pools._processes(open_subject(sys.argv[1]), 2) as submit:
+        for utterance in open_data("digits", "test-clean").utterances[:2]:
+            submit(utterance).result()
+        print("heard", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_no_worker_outlives_a_killed_parent(tiny_int8: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(ORPHANS)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py", tiny_int8.folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == "heard\n"
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        parent.kill()
+    assert children
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{child}/stat").exists() and " Z " not in Path(f"/proc/{child}/stat").read_text() for child in children):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.05)
+
+
+# Which way to use the cores
+
+
+def test_ways_to_use_the_cores_are_measured(tiny_int8: Artifact, test_clean: DataSet) -> None:
+    found = measure_splits(open_subject(str(tiny_int8.folder)), test_clean.utterances, 2)
+    assert {(each.workers, each.threads) for each in found} == {(2, 1), (1, 2)}
+    assert found[0].audio_seconds_per_second >= found[1].audio_seconds_per_second > 0
+    assert {(each.workers, each.threads) for each in measure_splits(open_subject(str(tiny_int8.folder)), test_clean.utterances[:2], 8)} == {
+        (8, 1),
+        (2, 4),
+        (1, 8),
+    }
+
+
+def test_a_run_goes_on_with_the_threads_that_it_began_with(
+    tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolchain.evaluate.cores", lambda: 2)
+    few = test_clean.limited(3)
+    subject = open_subject(str(tiny_int8.folder))
+    evaluate(subject.with_threads(2), few, tmp_path)
+    again, pool, measured = use_cores(subject, few, tmp_path)
+    assert (again.threads, pool.workers, measured) == (2, 1, [])
+    fresh, pool, measured = use_cores(subject, few, tmp_path / "new")
+    assert (fresh.threads, pool.workers, measured) == (1, 2, [])  # so few that measuring costs more than it saves
+    fresh, pool, measured = use_cores(subject, test_clean, tmp_path / "new")
+    assert len(measured) == 2 and (pool.workers, fresh.threads) == (measured[0].workers, measured[0].threads)
+
+
+def test_cores_are_those_that_we_may_use() -> None:
+    assert cores() == len(os.sched_getaffinity(0))
+
+
+# By command
+
+
+def test_workers_and_threads_by_command(cli: Callable[..., Completed], tiny_int8: Artifact, tmp_path: Path) -> None:
+    done = cli("evaluate", tiny_int8.folder, "--limit", 4, "--workers", 3, "--threads", 2, "-o", "a")
+    assert done.returncode == 0 and "3 of 2 thread(s)" in done.stdout
+    done = cli("evaluate", tiny_int8.folder, "--limit", 4, "--normalizer", "whisper", "-o", "b")
+    assert done.returncode == 0 and "after whisper" in done.stdout and f"{cores()} of 1 thread(s)" in done.stdout
+    assert (tmp_path / "a" / TRANSCRIPTS).read_bytes() == (tmp_path / "b" / TRANSCRIPTS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--workers", 0), "nobody to work"),
+        (("--workers", 2, "--device", "qemu-arm64"), "leave them or --device out"),
+        (("--normalizer", "wispher"), "Did you mean whisper"),
+        (("--engine", "rya"), "Did you mean ray"),
+        (("--address", "localhost:1"), "add --engine ray"),
+        (("--engine", "ray", "--workers", 2), "as many as it has CPUs"),
+        (("--torch-device", "cuda:99"), "CUDA devices here"),
+    ],
+)
+def test_options_that_do_not_fit(options: tuple[object, ...], words: str, cli: Callable[..., Completed], tmp_path: Path) -> None:
+    assert words in complaint(cli("evaluate", "DIGITS_ASR_TINY", "--limit", 2, *options, "-o", "out"))
+    assert not (tmp_path / "out").exists()

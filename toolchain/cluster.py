@@ -1,0 +1,256 @@
+"""A Ray cluster as the pool of an accuracy run or a sweep: utterances and test configurations are its tasks.
+
+Nodes need asrdeploy in the same versions, and nothing else: weights travel once to every node, recordings with their tasks.
+"""
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from device_runner.artifact import MANIFEST, open_artifact
+from device_runner.audio import read_audio
+from device_runner.engines import Engine, Waveform, open_engine
+from device_runner.errors import AsrDeployError
+from device_runner.facts import machine_facts
+from toolchain.datasets import Utterance
+from toolchain.pools import Heard, hear, longest_first
+from toolchain.subjects import Subject
+
+if TYPE_CHECKING:
+    from toolchain.models import AnchorModel
+
+RETRIES = 4  # of a task whose worker or node was lost
+BUNCH = 20.0  # seconds of audio in a task: a task costs a millisecond, and the last ones shall not be long
+AHEAD = 2  # tasks under way for every CPU
+CPUS_A_CONFIGURATION = 8  # of a sweep: fewer leave gaps between its configurations, more wait for their reconstruction
+
+Made = TypeVar("Made")
+Recording = tuple[Utterance, Waveform]
+
+
+@contextmanager
+def open_cluster(address: str | None, threads: int) -> Iterator["RayPool"]:
+    """Connect to a cluster, or begin one of this machine alone, for the time of the block.
+
+    Args:
+        address: HOST:PORT of the cluster; None: what ``RAY_ADDRESS`` says, else this machine.
+        threads: of every worker's engine; each takes as many CPUs.
+
+    Raises:
+        AsrDeployError: Ray is not installed, the cluster cannot be reached, has no room, or its nodes have other versions than we.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    try:
+        import ray
+    except ImportError as error:
+        raise AsrDeployError("--engine ray needs Ray: pip install 'asrdeploy[ray]'.") from error
+    mine = not ray.is_initialized()
+    if mine:
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=None if address else False)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise AsrDeployError(f"The Ray cluster {address or 'of this machine'} cannot be reached: {_first_line(error)}.") from error
+    try:
+        yield RayPool(threads, _check_nodes(threads))
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _check_nodes(threads: int) -> list[dict[str, Any]]:
+    """Return facts about every node; AsrDeployError where one would hear other things than this machine."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= threads]
+    if not alive:
+        raise AsrDeployError(f"No node of the Ray cluster has {threads} CPU(s); give fewer --threads.")
+    task = ray.remote(num_cpus=0, max_retries=RETRIES)(machine_facts)
+    asked = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote() for node in alive]
+    try:
+        facts: list[dict[str, Any]] = ray.get(asked)
+    except ray.exceptions.RayError as error:
+        raise AsrDeployError(
+            f"A node of the Ray cluster cannot run asrdeploy: {_first_line(error)}; install it there as it is here."
+        ) from error
+    here = machine_facts()["versions"]
+    for node, there in zip(alive, facts, strict=True):
+        other = sorted(name for name in here.keys() | there["versions"].keys() if here.get(name) != there["versions"].get(name))
+        if other:
+            raise AsrDeployError(
+                f"Node {node['NodeManagerAddress']} has other versions than this machine, first of {other[0]}: install the same ones there."
+            )
+    return [fact | {"cpus": int(node["Resources"]["CPU"])} for node, fact in zip(alive, facts, strict=True)]
+
+
+class RayPool:
+    """The workers of a cluster; see ``pools.Pool``.
+
+    Args:
+        threads: of every worker's engine.
+        nodes: facts about every node, ``cpus`` among them.
+    """
+
+    def __init__(self, threads: int, nodes: list[dict[str, Any]]) -> None:
+        self._threads = threads
+        self._nodes = nodes
+        self._kept: list[tuple[object, Any]] = []
+
+    @property
+    def workers(self) -> int:
+        """Tasks that the cluster has CPUs for."""
+        return sum(node["cpus"] // self._threads for node in self._nodes)
+
+    @property
+    def configurations(self) -> int:
+        """See ``pools.Pool``; at least two, so that one is compressed while another is heard."""
+        return max(2, self.workers // CPUS_A_CONFIGURATION)
+
+    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Iterator[Heard]:
+        """See ``pools.Pool``. A task whose worker or node is lost is run again elsewhere."""
+        import ray
+
+        self._check_products(subject)
+        packed = ray.put(_pack(subject))
+        task = ray.remote(num_cpus=self._threads, max_retries=RETRIES)(_hear_bunch)
+        bunches = _bunches(utterances, subject.sample_rate)
+        begun: list[Any] = []
+        try:
+            while True:
+                # Beginning waits for recordings to be read; a bunch is begun only when the cluster has room for it.
+                for bunch in islice(bunches, AHEAD * self.workers - len(begun)):
+                    begun.append(task.remote(subject.identity, packed, self._threads, bunch))
+                if not begun:
+                    return
+                (first, *_), begun = ray.wait(begun)
+                yield from _result(first)
+        finally:
+            for each in begun:
+                ray.cancel(each, force=True)
+
+    def call(self, function: Callable[..., Made], *arguments: object) -> Made:
+        """See ``pools.Pool``; an argument that was there before is not sent again."""
+        import ray
+
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(function)
+        made: Made = _result(task.remote(*(self._put(each) for each in arguments)))
+        return made
+
+    def _put(self, argument: object) -> Any:
+        import ray
+
+        for known, reference in self._kept:
+            if known is argument:
+                return reference
+        # The argument is kept with its reference: Python gives a freed object's identity to the next one.
+        self._kept = [*self._kept[-7:], (argument, ray.put(argument))]
+        return self._kept[-1][1]
+
+    def _check_products(self, subject: Subject) -> None:
+        """Raise AsrDeployError where nodes would compute 8-bit products differently."""
+        exact = {node["int8_exact"] for node in self._nodes} | {machine_facts()["int8_exact"]}
+        if len(exact) > 1 and subject.artifact is not None and "int8" in subject.artifact.manifest.scheme:
+            raise AsrDeployError(
+                "Some nodes' processors compute 8-bit products exactly and others saturate them, so the transcripts would depend on "
+                "the node: use nodes of one kind, or export with +reduce_range."
+            )
+
+
+def _bunches(utterances: Sequence[Utterance], sample_rate: int) -> Iterator[list[Recording]]:
+    """Read recordings, the longest first and some ahead, and yield them in bunches of a task's length."""
+    ordered = longest_first(utterances)
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(read_audio, each.path, sample_rate) for each in ordered[:8]]
+        bunch: list[Recording] = []
+        for number, utterance in enumerate(ordered):
+            waveform = coming[number].result()
+            coming.extend(reader.submit(read_audio, each.path, sample_rate) for each in ordered[number + 8 : number + 9])
+            bunch.append((utterance, waveform))
+            if sum(len(each) for _, each in bunch) >= BUNCH * sample_rate:
+                yield bunch
+                bunch = []
+        if bunch:
+            yield bunch
+
+
+def _result(reference: Any) -> Any:
+    """Return what a task gave; its own complaint, or a sentence where its worker is lost for good."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, AsrDeployError):
+            raise AsrDeployError(str(error.cause)) from error
+        raise
+    except ray.exceptions.RayError as error:
+        raise AsrDeployError(
+            f"The Ray cluster lost a task {RETRIES + 1} times ({_first_line(error)}): mend it; the same command goes on."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
+
+
+# What runs on the nodes
+
+Packed = dict[str, Any]
+
+
+def _pack(subject: Subject) -> Packed:
+    """Return what a node needs to open a subject, in arrays that its workers share without copies."""
+    if subject.artifact is not None:
+        names = [MANIFEST, *(each.name for each in subject.artifact.manifest.files)]
+        return {"files": {name: np.fromfile(subject.artifact.folder / name, np.uint8) for name in names}}
+    model = subject.model
+    assert model is not None, "a subject is an artifact or a model"
+    state = {name: tensor.numpy() for name, tensor in model.state().items()}
+    facts = {"torch_device": subject.torch_device, "half": subject.half, "trained": model.trained}
+    return {"model": model.case.name, "state": state, "weights": model.weights, **facts}
+
+
+_engines: dict[tuple[str, int], tuple[Engine, tuple[str, ...], int]] = {}
+
+
+def _hear_bunch(identity: str, packed: Packed, threads: int, bunch: list[Recording]) -> list[Heard]:
+    """Hear recordings with an engine that this process keeps; the last one alone, since a sweep has many."""
+    if (identity, threads) not in _engines:
+        _engines.clear()
+        _engines[identity, threads] = _open(packed, threads)
+    engine, labels, sample_rate = _engines[identity, threads]
+    return [hear(engine, waveform, labels, sample_rate, utterance) for utterance, waveform in bunch]
+
+
+def _open(packed: Packed, threads: int) -> tuple[Engine, tuple[str, ...], int]:
+    if "files" in packed:
+        # Runtimes read files; once loaded they need them no more.
+        with tempfile.TemporaryDirectory(prefix="asrdeploy-") as name:
+            for file, content in packed["files"].items():
+                content.tofile(Path(name) / file)
+            artifact = open_artifact(Path(name))
+            return open_engine(artifact, threads), artifact.manifest.labels, artifact.manifest.sample_rate
+    from toolchain.torch_engine import TorchEngine
+
+    model = _unpacked(packed)
+    return TorchEngine(model, threads, packed["torch_device"], half=packed["half"]), model.case.labels, model.case.sample_rate
+
+
+def _unpacked(packed: Packed) -> "AnchorModel":
+    import torch
+
+    from toolchain.models import model_with
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes into shared weights
+        state = {name: torch.from_numpy(array) for name, array in packed["state"].items()}
+    return model_with(packed["model"], state, packed["weights"], trained=packed["trained"])
