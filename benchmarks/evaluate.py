@@ -1,103 +1,257 @@
-"""Accuracy runs: `asrdeploy evaluate` against the scenario's own script, on the bundled speech, in one run.
+"""Accuracy runs: `asrdeploy evaluate` against the scenario's own script, in one run.
 
-    python benchmarks/evaluate.py [--json FILE] [--rounds 3]
+    python benchmarks/evaluate.py [--json FILE] [--rounds 3] [--models tiny,base] [--minutes 20]
 
-The baseline is the scenario's procedure as it is written: torch, batch 1, one utterance after the other, fp32, with the
-number of threads that torch chooses. The others use one thread. Weights: bundled and trained.
+The baseline is the scenario's procedure as it is written: torch in fp32, a data loader with batch 1, the number of threads that torch
+chooses. Ours have a worker of one thread for every core. Every way runs in a process of its own, in turn; its time begins when the model is
+loaded and ends with the word error rate, its memory is the process's peak.
+
+tiny: the bundled model with its trained weights, on the bundled test-clean again and again. base: WAV2VEC2_ASR_BASE_960H with random
+weights (its word error rate means nothing and is not shown), on bundled speech joined to recordings of LibriSpeech's mean length.
 """
 
 import argparse
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 # This folder has an exporters.py, which would stand for the package.
 sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
 
+import numpy as np
 import soundfile
-import torch
 from rich.console import Console
 from rich.table import Table
-from torcheval.metrics import WordErrorRate
 
-from device_runner.facts import machine_facts
+from device_runner.artifact import open_artifact
+from device_runner.facts import high_water_mark, machine_facts
 from device_runner.files import write_json
-from toolchain.datasets import DataSet, open_data
+from toolchain.datasets import DataSet, open_data, read_folder
 from toolchain.evaluate import evaluate
-from toolchain.exporting import export_model
-from toolchain.models import load_model
+from toolchain.pools import LocalPool, cores
 from toolchain.subjects import open_subject
 
-BASELINE = "scenario's script (torch fp32)"
+SCRIPT = "scenario's script, torch fp32"
+SCHEMES = ("fp32", "int8", "int8-full+conv8")
+JOINED_SECONDS = 7.4  # the mean of LibriSpeech's test-clean: 5.4 h in 2620 utterances
+BASE_MINUTES = 3.2  # its script takes a minute for that on a slow core
+NAMES = {"tiny": "DIGITS_ASR_TINY", "base": "WAV2VEC2_ASR_BASE_960H"}
 
 
-def scenario_script(data: DataSet) -> float:
-    """Transcribe and score as the scenario does; return the word error rate."""
-    model = load_model("0")
+def scenario_script(model_name: str, weights: str | None, data: DataSet) -> tuple[float, float]:
+    """Transcribe and score as the scenario does; return the seconds and the word error rate."""
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+    from torcheval.metrics import WordErrorRate
+
+    from toolchain.models import load_model
+
+    class Recordings(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(data.utterances)
+
+        def __getitem__(self, number: int) -> tuple[torch.Tensor, str]:
+            utterance = data.utterances[number]
+            waveform, _ = soundfile.read(utterance.path, dtype="float32")
+            return torch.from_numpy(waveform), utterance.reference
+
+    model = load_model(model_name, weights)
     labels, recogniser, metric = model.case.labels, model.recogniser, WordErrorRate()
-    for utterance in data.utterances:
-        waveform, _ = soundfile.read(utterance.path, dtype="float32")
+    started = time.perf_counter()
+    for waveform, (reference,) in DataLoader(Recordings(), batch_size=1):
         with torch.inference_mode():
-            logits = recogniser(torch.from_numpy(waveform)[None])
+            logits = recogniser(waveform)
         indices = torch.unique_consecutive(torch.argmax(logits[0], dim=-1))
         text = "".join(labels[index] for index in indices.tolist() if index != 0).replace("|", " ")
-        metric.update([text], [utterance.reference])
-    return float(metric.compute())
+        metric.update([text], [reference])
+    wer = float(metric.compute())
+    return time.perf_counter() - started, wer
+
+
+def ours(subject_name: str, weights: str | None, data: DataSet, workers: int) -> tuple[float, float]:
+    """Return the seconds of an accuracy run, and the word error rate."""
+    subject = open_subject(subject_name, weights=weights)
+    import torcheval.metrics  # noqa: F401  (as in the script, its import is not in the time)
+
+    with tempfile.TemporaryDirectory() as results:
+        started = time.perf_counter()
+        found = evaluate(subject, data, Path(results), pool=LocalPool(workers))
+        return time.perf_counter() - started, found.wer
+
+
+def repeated(folder: Path, seconds: float) -> None:
+    """Fill a folder with the bundled test-clean, as often as it takes."""
+    data = open_data("digits", "test-clean")
+    length, round_ = 0.0, 0
+    while length < seconds:
+        round_ += 1
+        for utterance in data.utterances:
+            speaker, _, number = utterance.id.split("-")
+            length += soundfile.info(utterance.path).duration
+            _add(folder, speaker, round_, number, utterance.reference).symlink_to(utterance.path)
+
+
+def joined(folder: Path, seconds: float) -> None:
+    """Fill a folder with bundled speech joined to recordings of one length."""
+    length, number = 0.0, 0
+    for speaker, samples, reference in _joined():
+        if length >= seconds:
+            return
+        soundfile.write(_add(folder, speaker, 1, f"{number:04d}", reference), samples, 16_000)
+        length, number = length + len(samples) / 16_000, number + 1
+
+
+def _joined() -> Iterator[tuple[str, np.ndarray, str]]:
+    parts: list[np.ndarray] = []
+    words: list[str] = []
+    for utterance in cycle(open_data("digits", "test-clean").utterances):
+        samples, _ = soundfile.read(utterance.path, dtype="float32")
+        parts.append(samples)
+        words.append(utterance.reference)
+        if sum(map(len, parts)) >= JOINED_SECONDS * 16_000:
+            yield utterance.id.split("-")[0], np.concatenate(parts)[: int(JOINED_SECONDS * 16_000)], " ".join(words)
+            parts, words = [], []
+
+
+def _add(folder: Path, speaker: str, chapter: int, number: str, reference: str) -> Path:
+    """Add a reference to a folder in LibriSpeech's layout and return where its recording belongs."""
+    place = folder / "test-clean" / speaker / str(chapter)
+    place.mkdir(parents=True, exist_ok=True)
+    name = f"{speaker}-{chapter}-{number}"
+    with (place / f"{speaker}-{chapter}.trans.txt").open("a") as file:
+        file.write(f"{name} {reference}\n")
+    return place / f"{name}.flac"
+
+
+def in_a_process(way: dict[str, Any]) -> dict[str, Any]:
+    """Run one way in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, "--way", json.dumps(way)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{way['name']} failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def run_way(way: dict[str, Any]) -> dict[str, float]:
+    """Run one way in this process and return its seconds, word error rate and peak memory."""
+    data = read_folder(Path(way["data"]), "test-clean", "benchmark")
+    if way["name"] == SCRIPT:
+        seconds, wer = scenario_script(way["subject"], way["weights"], data)
+    else:
+        seconds, wer = ours(way["subject"], way["weights"], data, way["workers"])
+    return {"seconds": seconds, "wer": wer, "peak_bytes": high_water_mark()}
+
+
+def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
+    """Make what a model's ways need and return them."""
+    import torch
+    from safetensors.torch import save_file
+
+    from toolchain.exporting import export_model
+    from toolchain.models import load_model
+
+    data, weights = folder / f"{model}-data", None
+    if model == "tiny":
+        repeated(data, 60 * minutes)
+    else:
+        joined(data, 60 * min(minutes, BASE_MINUTES))
+        weights = str(folder / "random.safetensors")
+        save_file(load_model(NAMES[model], "random").state(), weights)
+    common = {"data": str(data), "subject": NAMES[model], "weights": weights, "workers": cores(), "bytes": None}
+    found = [common | {"name": SCRIPT, "workers": 1}, common | {"name": "asrdeploy, torch fp32"}]
+    torch.set_num_threads(cores())
+    for scheme in SCHEMES:
+        artifact = folder / f"{model}-{scheme}"
+        export_model(load_model(NAMES[model], weights), format_name="onnx", scheme_name=scheme, folder=artifact)
+        found.append(
+            common
+            | {"name": f"asrdeploy, onnx {scheme}", "subject": str(artifact), "weights": None, "bytes": open_artifact(artifact).size_bytes}
+        )
+    return found
+
+
+def measure(ways: list[dict[str, Any]], rounds: int) -> tuple[list[dict[str, Any]], float]:
+    """Run the ways in turn and return a row each, and the seconds of audio."""
+    data = read_folder(Path(ways[0]["data"]), "test-clean", "benchmark")
+    audio = sum(soundfile.info(each.path).duration for each in data.utterances)
+    found: dict[str, list[dict[str, Any]]] = {way["name"]: [] for way in ways}
+    for _ in range(rounds):
+        for way in ways:
+            found[way["name"]].append(in_a_process(way))
+    rows = []
+    for way in ways:
+        runs = found[way["name"]]
+        # Rounds are compared with their own baseline: the machine's speed drifts.
+        ratios = [base["seconds"] / own["seconds"] for base, own in zip(found[SCRIPT], runs, strict=True)]
+        alone = in_a_process(way | {"workers": 1})["peak_bytes"] if way["workers"] > 1 else None
+        peak = max(each["peak_bytes"] for each in runs)
+        extra = None if alone is None else (peak - alone) / (way["workers"] - 1)
+        rows.append(
+            {
+                "way": way["name"],
+                "workers": way["workers"],
+                "audio_seconds_per_second": audio / statistics.median(each["seconds"] for each in runs),
+                "ratio": statistics.median(ratios),
+                "wer": runs[0]["wer"],
+                "peak_bytes": peak,
+                "artifact_bytes": way["bytes"],
+                "bytes_of_another_worker": extra,
+                "another_worker_over_artifact": None if extra is None or way["bytes"] is None else extra / way["bytes"],
+                "seconds": [each["seconds"] for each in runs],
+            }
+        )
+    return rows, audio
+
+
+def table(model: str, rows: list[dict[str, Any]], audio: float, rounds: int) -> Table:
+    """Draw a model's rows."""
+    trained = model == "tiny"
+    title = f"{NAMES[model]}, {'trained' if trained else 'random weights'}: {audio / 60:.1f} min of audio, median of {rounds} round(s)"
+    drawn = Table(title=title, title_justify="left")
+    for column in ("way", "audio s/s", "ratio", "wer", "peak MB", "more for a worker"):
+        drawn.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
+    for row in rows:
+        extra, share = row["bytes_of_another_worker"], row["another_worker_over_artifact"]
+        more = "" if extra is None else f"{extra / 1e6:.0f} MB" + ("" if share is None else f" = {share:.2f}")
+        drawn.add_row(
+            row["way"].removeprefix("asrdeploy, "),
+            f"{row['audio_seconds_per_second']:.1f}",
+            f"{row['ratio']:.2f}",
+            f"{row['wer']:.2%}" if trained else "—",
+            f"{row['peak_bytes'] / 1e6:.0f}",
+            more,
+        )
+    return drawn
 
 
 def main() -> None:
-    """Run the rounds, interleaved, and print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the models' ways and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", default="tiny,base")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of audio for the bundled model")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    data = open_data("digits", "test-clean")
-    audio = sum(soundfile.info(utterance.path).duration for utterance in data.utterances)
-    threads = torch.get_num_threads()
-
+    if options.way:
+        print(json.dumps(run_way(json.loads(options.way))))
+        return
+    results = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        artifacts = {}
-        for scheme in ("fp32", "int8"):
-            export_model(load_model("0"), format_name="onnx", scheme_name=scheme, folder=folder / scheme)
-            artifacts[scheme] = str(folder / scheme)
-
-        def ours(subject: str) -> float:
-            with tempfile.TemporaryDirectory() as results:
-                return evaluate(open_subject(subject), data, Path(results), threads=1).wer
-
-        ways: dict[str, Callable[[], float]] = {
-            BASELINE: lambda: scenario_script(data),
-            "asrdeploy, torch fp32": lambda: ours("0"),
-            "asrdeploy, onnx fp32": lambda: ours(artifacts["fp32"]),
-            "asrdeploy, onnx int8": lambda: ours(artifacts["int8"]),
-        }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        wers = {}
-        for _ in range(options.rounds):
-            for way, run in ways.items():
-                torch.set_num_threads(threads if way == BASELINE else 1)
-                started = time.perf_counter()
-                wers[way] = run()
-                seconds[way].append(time.perf_counter() - started)
-
-    rows = []
-    for way, taken in seconds.items():
-        ratio = statistics.median(base / own for base, own in zip(seconds[BASELINE], taken, strict=True))
-        rows.append(
-            {"way": way, "audio_seconds_per_second": audio / statistics.median(taken), "ratio": ratio, "wer": wers[way], "seconds": taken}
-        )
-    table = Table(
-        "way", "audio s / s", "ratio to the script", "wer", title=f"{audio:.0f} s of bundled speech, median of {options.rounds} rounds"
-    )
-    for row in rows:
-        table.add_row(row["way"], f"{row['audio_seconds_per_second']:.0f}", f"{row['ratio']:.2f}", f"{row['wer']:.2%}")
-    Console().print(table)
+        for model in options.models.split(","):
+            rows, audio = measure(ways_of(model, Path(name), options.minutes), options.rounds)
+            results[model] = {"audio_seconds": audio, "rows": rows}
+            Console().print(table(model, rows, audio, options.rounds))
+    Console().print("ratio: to the script; more for a worker: peak memory of one worker more, and that over the artifact's bytes")
     if options.json:
-        write_json(options.json, {"audio_seconds": audio, "rows": rows, "machine": machine_facts()})
+        write_json(options.json, results | {"machine": machine_facts()})
 
 
 if __name__ == "__main__":

@@ -164,20 +164,19 @@ def test_what_a_task_complains_of_is_said_here(pool: RayPool, test_clean: DataSe
         list(pool.hear(model, utterances))
 
 
-def dies() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_what_kills_every_worker_is_given_up(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies() -> None:  # inside: nodes do not know this module
+        os.kill(os.getpid(), signal.SIGKILL)
+
     monkeypatch.setattr(cluster, "RETRIES", 1)
     with pytest.raises(AsrDeployError, match=r"lost a task 2 times \(.*\): mend it; the same command goes on\.$"):
         pool.call(dies)
 
 
 def test_nodes_of_other_versions_are_refused(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = cluster.machine_facts()
-    other = here | {"versions": here["versions"] | {"onnxruntime": "1.0"}}
-    monkeypatch.setattr(cluster, "machine_facts", lambda: other)
+    facts, we = cluster.machine_facts(), os.getpid()
+    other = facts | {"versions": facts["versions"] | {"onnxruntime": "1.0"}}
+    monkeypatch.setattr(cluster, "machine_facts", lambda: facts if os.getpid() == we else other)
     with pytest.raises(AsrDeployError, match="has other versions than this machine, first of onnxruntime"), open_cluster(None, 1):
         pass
 

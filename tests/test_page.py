@@ -28,7 +28,7 @@ class Quiet:
     """Is told how a run goes on, and says nothing."""
 
     def configuration(self, name: str, step: str, utterances: int) -> Any:
-        return lambda transcript: None
+        return lambda transcript, timing: None
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from device_runner.errors import AsrDeployError
-from device_runner.transcripts import Transcript
+from device_runner.transcripts import Timing, Transcript
 from toolchain import plots, tables
 from toolchain.datasets import open_data
 from toolchain.models import AnchorModel, load_model
@@ -33,11 +33,11 @@ class Watcher:
         self.utterances = 0
         self.stop_after = stop_after
 
-    def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript], None]:
+    def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript, Timing], None]:
         self.steps.append(f"{name} {step}")
         return self.count
 
-    def count(self, transcript: Transcript) -> None:
+    def count(self, transcript: Transcript, timing: Timing) -> None:
         self.utterances += 1
         if self.utterances == self.stop_after:
             raise KeyboardInterrupt

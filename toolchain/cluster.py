@@ -5,6 +5,7 @@ Nodes need asrdeploy in the same versions, and nothing else: weights travel once
 
 import logging
 import os
+import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,7 @@ def open_cluster(address: str | None, threads: int) -> Iterator["RayPool"]:
         raise AsrDeployError("--engine ray needs Ray: pip install 'asrdeploy[ray]'.") from error
     mine = not ray.is_initialized()
     if mine:
+        _reach(address or os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=None if address else False)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -64,6 +66,19 @@ def open_cluster(address: str | None, threads: int) -> Iterator["RayPool"]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise AsrDeployError where nothing answers at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():  # a name that Ray knows
+        return
+    try:
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise AsrDeployError(
+            f"The Ray cluster {address} cannot be reached: {error.strerror or error}; begin it with `ray start`."
+        ) from error
 
 
 def _check_nodes(threads: int) -> list[dict[str, Any]]:

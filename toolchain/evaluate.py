@@ -17,6 +17,7 @@ from toolchain.metrics import count_errors
 from toolchain.pools import LocalPool, Pool, Split, cores, measure_splits
 from toolchain.run_folder import RunFolder, earlier_settings, run_folder
 from toolchain.scoring import RESULT, Evaluation, make_evaluation, rescore
+from toolchain.splits import check_unseen
 from toolchain.subjects import Subject, describe
 
 SETTINGS_VERSION = 2
@@ -48,9 +49,11 @@ def evaluate(
         progress: is told of every utterance, those of an earlier run first.
 
     Raises:
-        AsrDeployError: random weights, audio that cannot be read, a folder that cannot be written or that another process uses.
+        AsrDeployError: random weights, a set that the subject was tuned with, audio that cannot be read, a folder that cannot be written
+            or that another process uses.
     """
     check_trained(subject)
+    check_unseen(subject.tuned_on, data, subject.configuration)
     pool = pool or LocalPool()
     with run_folder(folder, _settings(subject, data), [each.id for each in data.utterances]) as run:
         if (finished := _finished(run, subject.configuration, normalizer)) is not None:
@@ -84,10 +87,11 @@ def evaluate_on_device(
     What the device has finished stays there until the whole result was taken, so a stopped run goes on where it was.
 
     Raises:
-        AsrDeployError: random weights, audio that cannot be read, a device that fails, or a folder that cannot be written.
+        AsrDeployError: see ``evaluate``; or a device that fails.
     """
     subject = describe(artifact)
     check_trained(subject)
+    check_unseen(subject.tuned_on, data, subject.configuration)
     utterances = {each.id: each for each in data.utterances}
 
     def line_of(heard: HeardThere) -> tuple[Transcript, Timing]:
