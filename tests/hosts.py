@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -124,6 +125,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServe
     archive = packed(corpus("test-clean", 8))
     monkeypatch.setattr(download_module, "RETRY_PAUSES", (0.01, 0.01, 0.01))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first use
     for name, content in corpus("dev-clean", 4).items():
         path = tmp_path / "cache" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +17,7 @@ import torchaudio
 from helpers import complaint, run_command
 from hosts import ARCHIVE, WHOLE, Cli, corpus, evaluated, heard_all, hosts, killed, packed, started, surroundings, tree, until
 from http_files import FileServer, serving
+from safetensors.torch import save_file
 
 from device_runner.errors import AsrDeployError
 from toolchain.models import load_model
@@ -48,6 +51,28 @@ def compute_times(folder: Path) -> dict[str, float]:
     lines = [[json.loads(line) for line in path.read_text().split("\n")[:-1]] for path in paths]
     times = {each["id"]: each["compute_seconds"] for of_one in lines for each in of_one if "compute_seconds" in each}
     return {each["id"]: times[each["id"]] for each in lines[0]} if lines else {}
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from toolchain.models import load_model
+def peak():  # of this program alone: what getrusage says is inherited from the one that started it
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+before = peak()
+model = load_model("WAV2VEC2_ASR_BASE_960H", sys.argv[1])
+print((peak() - before) / sum(each.nbytes for each in model.state().values()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_loading_takes_the_memory_of_the_weights_once(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    (save_file if suffix == "safetensors" else torch.save)(published_state("WAV2VEC2_ASR_BASE_960H", seed=0), path)
+    done = subprocess.run([sys.executable, "-c", MEASURED, str(path)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 0.9 < float(done.stdout) < 1.4
 
 
 @pytest.mark.slow
@@ -182,6 +207,8 @@ def test_a_checkpoint_without_a_published_checksum_is_held_to_its_first_download
     model = load_model("HUBERT_ASR_LARGE")
     sha256 = hashlib.sha256(content.getvalue()).hexdigest()
     assert path.with_suffix(".sha256").read_text() == sha256 + "\n" and sha256[:16] in model.weights
+    weights = [each for each in model.network.parameters() if each.numel()]
+    assert len({each.data_ptr() for each in weights}) == len(weights) and all(each.is_contiguous() for each in weights)
     assert sum(each.numel() for each in model.network.parameters()) == find_test_case("2").anchor.num_param - 128
 
     path.unlink()

@@ -22,18 +22,19 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServ
         yield server
 
 
-# A process of its own that opens the corpus. At the n-th event of a kind with a path like the one that is given it is killed, or waits.
+# A process of its own that opens the corpus. At the n-th event of a kind with such a path it says so; then it is killed, waits or goes on.
 OPENED = """
 import os, signal, sys
 what, kind, number, part = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 def watch(name, arguments):
     global number
-    if name == kind and part in str(arguments[0]):
+    if name == kind and part in f"{arguments[0]}$":
         number -= 1
         if number == 0 and what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if number == 0:
             print("there", flush=True)
+        if number == 0 and what == "wait":
             sys.stdin.readline()
 from toolchain.datasets import open_data
 sys.addaudithook(watch)
@@ -75,9 +76,9 @@ def test_a_process_killed_while_it_unpacks(event: tuple[str, ...], linked: bool,
 @pytest.mark.parametrize("first_is_killed", [False, True])
 def test_two_processes_that_download_the_same(first_is_killed: bool, mirror: FileServer, tmp_path: Path) -> None:
     mirror.holds = [1000]
-    first = opening(tmp_path, "nothing", "", "0", "")
+    first = opening(tmp_path, "say", "", "0", "")
     until(mirror.held.is_set, first)
-    second = opening(tmp_path, "nothing", "", "0", "")
+    second = opening(tmp_path, "say", "", "0", "")
     assert second.stderr and "Another process downloads test-clean.tar.gz: waiting." in second.stderr.readline()
     assert len(mirror.asked) == 1
     if first_is_killed:
@@ -90,6 +91,24 @@ def test_two_processes_that_download_the_same(first_is_killed: bool, mirror: Fil
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["LibriSpeech", "test-clean.tar.gz"]
 
 
+@pytest.mark.parametrize("thrown_away", [False, True])
+def test_a_download_stays_held_when_its_part_is_made_anew(thrown_away: bool, mirror: FileServer, tmp_path: Path) -> None:
+    part = tmp_path / "cache" / "test-clean.tar.gz.part"
+    part.write_bytes(mirror.files[ARCHIVE] + b"more")  # it cannot be continued
+    mirror.holds = [1000]
+    with part.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        process = opening(tmp_path, "say", "", "0", "")
+        assert process.stderr and "waiting" in process.stderr.readline()
+        if thrown_away:
+            part.unlink()
+    until(mirror.held.is_set, process)
+    with part.open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    mirror.released.set()
+    assert process.communicate()[0] == "8\n"
+
+
 def test_two_processes_that_unpack_the_same(mirror: FileServer, tmp_path: Path) -> None:
     first = opening(tmp_path, "wait", *UNPACKING)
     assert first.stdout and first.stdout.readline() == "there\n"
@@ -97,9 +116,11 @@ def test_two_processes_that_unpack_the_same(mirror: FileServer, tmp_path: Path) 
     with pytest.raises(BlockingIOError):
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(folder)
-    second = opening(tmp_path, "wait", *UNPACKING)
+    second = opening(tmp_path, "say", "open", "1", "/cache$")  # which it then waits for
+    assert second.stdout and second.stdout.readline() == "there\n"
+    (tmp_path / "cache" / "test-clean.tar.gz").unlink()  # the first has it open, and the second is not to need it
     assert first.communicate("\n")[0] == "8\n"
-    assert second.communicate()[0] == "8\n"  # and not “there”: it found what the first has unpacked
+    assert second.communicate()[0] == "8\n"
     assert len(mirror.asked) == 1
 
 
