@@ -23,7 +23,7 @@ from device_runner.artifact import Artifact, describe_file, open_artifact
 from device_runner.engines import Engine, OnnxEngine, open_engine
 from device_runner.facts import machine_facts
 from device_runner.files import write_json
-from exporters.onnx_format import export_plain_onnx
+from exporters.onnx_graph import export_plain_onnx
 from exporters.schemes import find_scheme
 from toolchain.exporting import bundled_speech, export_model
 from toolchain.models import AnchorModel, load_model

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import TensorProto, numpy_helper
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_text
+from exporters.onnx_graph import INPUT, export_plain_onnx
 from exporters.onnx_quantise import quantise, storage, weights_of
 from exporters.quiet import quiet
 from exporters.recogniser import Recogniser
@@ -22,10 +22,7 @@ from exporters.rewrites import is_convolution
 from exporters.schemes import Scheme
 from exporters.weights import StoredWeight
 
-OPSET = 20  # read by onnxruntime from 1.18 on, on phones and on the JVM too
-INPUT, OUTPUT = "input_values", "logits"  # the names that other clients of such models expect
 TOKENS = "tokens.txt"
-EXAMPLE_SECONDS = 2
 Speech = Iterable[npt.NDArray[np.float32]]
 KINDS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.INT8: "int8"}
 SCALES = ("_scale", "_zero_point")  # how our quantiser and onnxruntime's name what a quantised weight needs besides
@@ -68,26 +65,6 @@ def export_onnx(
         _finish(model, metadata)
         onnx.save(model, path)
     return done
-
-
-def export_plain_onnx(recogniser: Recogniser, sample_rate: int, path: Path) -> None:
-    """Write a module as torch exports it, in float32 and dynamic length, without our metadata."""
-    waveform = torch.zeros(1, sample_rate * EXAMPLE_SECONDS)
-    with quiet():
-        program = torch.onnx.export(
-            recogniser,
-            (waveform,),
-            dynamo=True,
-            dynamic_shapes={"waveform": {1: torch.export.Dim("samples", min=2 * sample_rate // 10)}},
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-        if program is None:
-            raise AsrDeployError("torch.onnx.export gave no program.")
-        program.save(str(path))
 
 
 def _calibrate(plain: Path, path: Path, scheme: Scheme, calibration: Speech, weights: list[str]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from device_runner.transcripts import read_transcripts
 from toolchain import demo
 from toolchain.datasets import DataSet, Utterance
 from toolchain.demo import CONFIGURATIONS
-from toolchain.evaluate import RESULT, TRANSCRIPTS, Evaluation
+from toolchain.scoring import RESULT, TRANSCRIPTS, Evaluation
 
 Command = Callable[..., Completed]
 EASY = "101-1-0008"  # FOUR ZERO, heard right with the widest margin

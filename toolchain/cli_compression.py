@@ -1,5 +1,6 @@
 """Commands of the scenario's compression: codecs, bitstreams, sweeps and reports; see ``cli`` for the rules."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +93,7 @@ def decompress(
     from device_runner.bitstream import read_header
     from device_runner.files import atomic_path
     from toolchain.bitstreams import read_weights
-    from toolchain.models import load_model
+    from toolchain.models import TUNED_ON, load_model
 
     if output.suffix != ".safetensors":
         raise AsrDeployError(f"-o {output}: weights are written as .safetensors.")
@@ -101,7 +102,7 @@ def decompress(
     with console.status("decoding"):
         _, state = read_weights(bitstream, base=known, decoder=decoder)
     with atomic_path(output) as temporary:
-        save_file(state, temporary)
+        save_file(state, temporary, {TUNED_ON: json.dumps(header.tuned_on)})
     console.print(f"{len(state)} tensors are in {output}.")
 
 

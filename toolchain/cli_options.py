@@ -32,7 +32,7 @@ NormalizerOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", help="Utterances that are heard at the same time; default: as many as the cores have room for.")
 ]
-EngineOption = Annotated[str, typer.Option("--engine", help="Who transcribes: local, or ray, a cluster (asrdeploy[ray]).")]
+EngineOption = Annotated[str, typer.Option("--engine", help="Who transcribes: local, or ray, a cluster (needs the extra ray).")]
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="Of the Ray cluster, HOST:PORT; default: RAY_ADDRESS, or one of this machine alone.")
 ]

@@ -29,6 +29,7 @@ from toolchain.subjects import Subject
 if TYPE_CHECKING:
     from toolchain.models import AnchorModel
 
+NEW = "local"  # Ray's word for a cluster of this machine alone
 RETRIES = 4  # of a task whose worker or node was lost
 BUNCH = 20.0  # seconds of audio in a task: a task costs a millisecond, and the last ones shall not be long
 AHEAD = 2  # tasks under way for every CPU
@@ -43,7 +44,7 @@ def open_cluster(address: str | None, threads: int) -> Iterator["RayPool"]:
     """Connect to a cluster, or begin one of this machine alone, for the time of the block.
 
     Args:
-        address: HOST:PORT of the cluster; None: what ``RAY_ADDRESS`` says, else this machine.
+        address: HOST:PORT of the cluster; None: what ``RAY_ADDRESS`` says, else a new one of this machine.
         threads: of every worker's engine; each takes as many CPUs.
 
     Raises:
@@ -56,11 +57,14 @@ def open_cluster(address: str | None, threads: int) -> Iterator["RayPool"]:
         raise AsrDeployError("--engine ray needs Ray: pip install 'asrdeploy[ray]'.") from error
     mine = not ray.is_initialized()
     if mine:
-        _reach(address or os.environ.get("RAY_ADDRESS", ""))
+        address = address or os.environ.get("RAY_ADDRESS") or NEW
+        _reach(address)
+        # Ray refuses to be told of a dashboard where it joins a cluster.
+        dashboard = False if address == NEW else None
         try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=None if address else False)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=dashboard)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise AsrDeployError(f"The Ray cluster {address or 'of this machine'} cannot be reached: {_first_line(error)}.") from error
+            raise AsrDeployError(f"The Ray cluster {address} cannot be reached: {_first_line(error)}.") from error
     try:
         yield RayPool(threads, _check_nodes(threads))
     finally:
@@ -129,6 +133,11 @@ class RayPool:
     def configurations(self) -> int:
         """See ``pools.Pool``; at least two, so that one is compressed while another is heard."""
         return max(2, self.workers // CPUS_A_CONFIGURATION)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See ``pools.Pool``."""
+        return {"cluster": self._nodes}
 
     def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Iterator[Heard]:
         """See ``pools.Pool``. A task whose worker or node is lost is run again elsewhere."""

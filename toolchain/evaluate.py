@@ -65,7 +65,7 @@ def evaluate(
             line = _line(heard.utterance, heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
             run.add(*line)
             progress(*line)
-        result = _scored(run, subject, data, subject.threads, pool.workers, normalizer)
+        result = _scored(run, subject, data, subject.threads, pool.workers, normalizer, machine_facts() | pool.facts)
         run.finish(result)
     return result
 
@@ -210,7 +210,7 @@ def _line(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_s
 
 
 def _scored(
-    run: RunFolder, subject: Subject, data: DataSet, threads: int, workers: int, normalizer: str, machine: dict[str, Any] | None = None
+    run: RunFolder, subject: Subject, data: DataSet, threads: int, workers: int, normalizer: str, machine: dict[str, Any]
 ) -> Evaluation:
     transcripts, timings = ([line[side] for line in run.lines] for side in (0, 1))
     return make_evaluation(

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 import torchaudio
+from pydantic import TypeAdapter, ValidationError
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -25,6 +27,7 @@ WEIGHTS_URL = "https://download.pytorch.org/torchaudio/models"
 WEIGHTS_SHA256 = {"WAV2VEC2_ASR_BASE_960H": "488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d"}
 # Rows that fairseq's dictionary put behind the blank and that no ASR label uses.
 UNUSED_ROWS = (1, 2, 3)
+TUNED_ON = "asrdeploy.tuned_on"  # in the metadata of .safetensors files
 FOLDED = "encoder.transformer.pos_conv_embed.conv.weight"  # the weight that TorchAudio stores as norm and direction
 
 
@@ -133,7 +136,19 @@ def _from_file(case: TestCase, path: Path, source: str) -> AnchorModel:
         if FOLDED in state:  # our own files hold the weight itself
             fold_weight_norm(network)
     _load(network, state, str(path), assign=True)
-    return _finish(case, network, source, trained=True)
+    return replace(_finish(case, network, source, trained=True), tuned_on=_tuned_on(path))
+
+
+def _tuned_on(path: Path) -> tuple[str, ...]:
+    """Return the ids of the utterances that a file's weights were calibrated with, as ``asrdeploy decompress`` writes them into it."""
+    if path.suffix != ".safetensors":
+        return ()
+    with safe_open(path, "pt") as file:
+        written = (file.metadata() or {}).get(TUNED_ON, "[]")
+    try:
+        return TypeAdapter(tuple[str, ...]).validate_json(written)
+    except ValidationError as error:
+        raise AsrDeployError(f"{path}: its entry {TUNED_ON} is no list of utterance ids; decompress the bitstream again.") from error
 
 
 def _from_bundle(case: TestCase) -> AnchorModel:

@@ -13,7 +13,7 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from device_runner.artifact import open_artifact
 from device_runner.audio import read_audio
@@ -52,6 +52,11 @@ class Pool(Protocol):
         """Test configurations that a sweep may have in work at the same time."""
         ...
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a result has to say of it beside the facts about this machine."""
+        ...
+
     def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Iterator[Heard]:
         """Hear utterances and yield each when it is done, in any order.
 
@@ -75,6 +80,11 @@ class LocalPool:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise AsrDeployError(f"--workers {self.workers} leaves nobody to work; give 1 or more.")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See ``Pool``."""
+        return {}
 
     def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Iterator[Heard]:
         """See ``Pool``; recordings are read ahead, the longest first, so that the workers end together."""
@@ -153,7 +163,7 @@ def _threads(subject: Subject, workers: int) -> Iterator[Callable[[Utterance], "
         return hear(engine, recording.result(), subject.labels, subject.sample_rate, utterance)
 
     # A reader is some ten times as fast as the quickest worker.
-    with _shut_down(ThreadPoolExecutor(1 + workers // 8)) as readers, _shut_down(ThreadPoolExecutor(workers)) as pool:
+    with shut_down(ThreadPoolExecutor(1 + workers // 8)) as readers, shut_down(ThreadPoolExecutor(workers)) as pool:
         yield lambda utterance: pool.submit(work, utterance, readers.submit(read_audio, utterance.path, subject.sample_rate))
 
 
@@ -162,12 +172,12 @@ def _processes(subject: Subject, workers: int) -> Iterator[Callable[[Utterance],
     """Yield what submits an utterance to processes with an engine each."""
     assert subject.artifact is not None, "only artifacts' engines cannot be shared"
     begun = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (str(subject.artifact.folder), subject.threads))
-    with _shut_down(begun) as pool:
+    with shut_down(begun) as pool:
         yield lambda utterance: pool.submit(_work, utterance)
 
 
 @contextmanager
-def _shut_down(executor: Executor) -> Iterator[Executor]:
+def shut_down(executor: Executor) -> Iterator[Executor]:
     """Shut an executor down at the end of the block without beginning what waits."""
     try:
         yield executor

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from toolchain.evaluate import evaluate
 from toolchain.exporting import calibration_speech
 from toolchain.models import AnchorModel
 from toolchain.points import FEWEST_IN_RANGE, Curve, Point, make_curve, make_point, write_curve
-from toolchain.pools import LocalPool, Pool
+from toolchain.pools import LocalPool, Pool, shut_down
 from toolchain.progress import Watcher
 from toolchain.scoring import TRANSCRIPTS, Evaluation
 from toolchain.splits import check_tuning_data, check_unseen
@@ -39,6 +40,7 @@ FINALISTS = 6
 RAISE = 1.08  # of a rate that test-clean did not confirm
 MOST_POINTS = 14  # on test-clean, before a set is called incomplete
 HERE = LocalPool()
+CALIBRATING = Lock()  # configurations in work at once share one measurement
 PLACEHOLDER = "{rate}"  # in an external encoder's command
 
 
@@ -318,7 +320,7 @@ class Sweep:
     def _evaluate_together(self, rates: Sequence[float], data: DataSet) -> None:
         """Evaluate rates at the same time where the pool has room for several configurations."""
         if self.pool.configurations > 1:
-            with ThreadPoolExecutor(self.pool.configurations) as executor:
+            with shut_down(ThreadPoolExecutor(self.pool.configurations)) as executor:
                 list(executor.map(lambda rate: self._evaluate(rate, data), rates))
 
     def _evaluate(self, rate: float, data: DataSet) -> Evaluation:
@@ -331,7 +333,8 @@ class Sweep:
             self.watcher.configuration(name, "compressing", len(data.utterances))
             calibration = None
             if self.calibrate:
-                calibration = calibration_of(self.anchor, self.calibrate, self.dev.split, cache=self.folder / "points")
+                with CALIBRATING:
+                    calibration = calibration_of(self.anchor, self.calibrate, self.dev.split, cache=self.folder / "points")
             write_json(folder / "configuration.json", self._described(rate))
             compress(
                 self.anchor, self.codec, self._parameters(self.rate.value_of(rate)), bitstream, calibration=calibration, call=self.pool.call
