@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -139,7 +139,7 @@ class RayPool:
         """See ``pools.Pool``."""
         return {"cluster": self._nodes}
 
-    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Iterator[Heard]:
+    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Generator[Heard, None, None]:
         """See ``pools.Pool``. A task whose worker or node is lost is run again elsewhere."""
         import ray
 

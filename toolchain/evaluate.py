@@ -1,6 +1,7 @@
 """Accuracy runs: transcripts of a set, the word error rate they give, and the result file."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,12 @@ def evaluate(
             return finished
         _tell(run, progress)
         done = {transcript.id for transcript, _ in run.lines}
-        for heard in pool.hear(subject, [each for each in data.utterances if each.id not in done]):
-            line = _line(heard.utterance, heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
-            run.add(*line)
-            progress(*line)
+        # Closed at once where the run is stopped: what was begun for it shall not go on.
+        with closing(pool.hear(subject, [each for each in data.utterances if each.id not in done])) as coming:
+            for heard in coming:
+                line = _line(heard.utterance, heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
+                run.add(*line)
+                progress(*line)
         result = _scored(run, subject, data, subject.threads, pool.workers, normalizer, machine_facts() | pool.facts)
         run.finish(result)
     return result

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
@@ -57,7 +57,7 @@ class Pool(Protocol):
         """What a result has to say of it beside the facts about this machine."""
         ...
 
-    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Iterator[Heard]:
+    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Generator[Heard, None, None]:
         """Hear utterances and yield each when it is done, in any order.
 
         Raises:
@@ -86,7 +86,7 @@ class LocalPool:
         """See ``Pool``."""
         return {}
 
-    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Iterator[Heard]:
+    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Generator[Heard, None, None]:
         """See ``Pool``; recordings are read ahead, the longest first, so that the workers end together."""
         with self._workers_of(subject) as submit:
             yield from _as_finished(submit, longest_first(utterances), AHEAD * self.workers)
