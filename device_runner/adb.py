@@ -95,7 +95,7 @@ class Adb:
         self._environment = {**os.environ, **(environment or {})}
         self._environment.pop("ADB_TRACE", None)  # it would print among the output
         self.server = server or self._environment.get(SERVER_VARIABLE) or None
-        self.version = _checked_version(self.run("version", seconds=QUICK).text, program)
+        self.version = checked_version(self.run("version", seconds=QUICK).text, program)
 
     def devices(self) -> list[Listed]:
         """Return the devices that adb knows, usable or not.
@@ -149,13 +149,14 @@ def find_adb(given: Path | None = None) -> Adb:
         if found is None:
             raise AsrDeployError(f"There is no program {given}: {HOW_TO_INSTALL}.")
         return Adb(Path(found))
-    found = shutil.which("adb") or _bundled()
+    found = shutil.which("adb") or bundled_adb()
     if found is None:
         raise AsrDeployError(f"Phones need adb, and there is none here: {HOW_TO_INSTALL}.")
     return Adb(Path(found))
 
 
-def _bundled() -> str | None:
+def bundled_adb() -> str | None:
+    """Return the adb that the package adbutils brings; None where it is not installed."""
     spec = importlib.util.find_spec("adbutils")
     folders = spec.submodule_search_locations if spec else None
     return next((found for each in folders or () if (found := shutil.which("adb", path=str(Path(each) / "binaries")))), None)
@@ -327,7 +328,12 @@ class Phone:
         return DeviceLost(f"{_what_to_do(self.serial, state_in(text))} ({where}).")
 
 
-def _checked_version(text: str, program: Path) -> str:
+def checked_version(text: str, program: Path) -> str:
+    """Return the version in what `adb version` printed.
+
+    Raises:
+        AsrDeployError: it is not Android's adb, or too old.
+    """
     protocol = re.search(r"^Android Debug Bridge version (\d+)\.(\d+)\.(\d+)", text, re.MULTILINE)
     tools = re.search(r"^Version ((\d+)\S*)", text, re.MULTILINE)
     if protocol is None:

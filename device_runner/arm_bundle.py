@@ -97,16 +97,16 @@ def build_bundle(folder: Path | None = None, progress: Callable[[str], None] = _
     folder = folder or cache_folder()
     if ":" in str(folder.resolve()):
         raise AsrDeployError(f"{folder} has a colon in its path, which separates folders of the bundle's libraries; choose another folder.")
-    pins = _pins()
+    pins = pinned_versions()
     recipe = (RECIPE, SUITE, DEBIAN_PACKAGES, sorted(pins.items()), PLATFORMS, UNUSED)
     runtime = folder / f"arm64-runtime-{_digest(repr(recipe).encode())}"
-    files = _source() | _starters(runtime.name)
+    files = own_source() | starters(runtime.name)
     bundle = folder / f"arm64-{_digest(*(part for path in sorted(files) for part in (path.encode(), files[path])))}"
     if runtime.is_dir() and bundle.is_dir():
         return bundle
     with _locked(folder):  # another process may be building the same
         if not runtime.is_dir():
-            _check_tools()
+            check_tools()
             with atomic_folder(runtime, owned=lambda _: False) as temporary:
                 _build_runtime(temporary, pins, progress)
         if not bundle.is_dir():
@@ -171,7 +171,12 @@ def qemu_launcher() -> list[str]:
     raise AsrDeployError("There is no qemu-aarch64 here to run arm64 programs; install Debian's package qemu-user-static.")
 
 
-def _pins() -> dict[str, str]:
+def pinned_versions() -> dict[str, str]:
+    """Return the versions of the wheels that the bundle takes: those of this machine.
+
+    Raises:
+        AsrDeployError: one is not installed here.
+    """
     try:
         return {name: metadata.version(name) for name in WHEELS}
     except metadata.PackageNotFoundError as error:
@@ -180,7 +185,7 @@ def _pins() -> dict[str, str]:
         ) from error
 
 
-def _source() -> dict[str, bytes]:
+def own_source() -> dict[str, bytes]:
     """Return the files of this package by their path in the bundle; read once, as a checkout may change meanwhile."""
     package = Path(__file__).parent
     files = {path.relative_to(package.parent): path for path in package.rglob("*") if path.is_file()}
@@ -192,7 +197,8 @@ def _passing(place: Path) -> bool:
     return any(part == "__pycache__" or part.startswith(".") for part in place.parts)
 
 
-def _starters(runtime: str) -> dict[str, bytes]:
+def starters(runtime: str) -> dict[str, bytes]:
+    """Return the files that start the bundle on a device, by path; ``runtime``: the name of its lower layer."""
     version = metadata.version("asrdeploy")  # as an installed package has it, so that results on the device name it
     return {
         "run": RUN.encode(),
@@ -222,7 +228,8 @@ def _locked(folder: Path) -> Iterator[None]:
         raise AsrDeployError(f"Cannot write {folder}: {error.strerror or error}.") from error
 
 
-def _check_tools() -> None:
+def check_tools() -> None:
+    """Raise AsrDeployError where the programs that the bundle is made with are not here."""
     if not all(map(shutil.which, ("apt-get", "dpkg-deb"))):
         raise AsrDeployError("The Arm bundle is made of Debian packages, which takes apt-get and dpkg-deb; build it on Debian or Ubuntu.")
     if not KEYRING.is_file():

@@ -30,11 +30,14 @@ def export_plain_onnx(recogniser: Recogniser, sample_rate: int, path: Path) -> N
         AsrDeployError: torch gives no program.
     """
     key = architecture(recogniser, sample_rate)
-    if key not in _graphs:
-        while len(_graphs) >= KEPT:
-            del _graphs[next(iter(_graphs))]
-        _graphs[key] = _trace(recogniser, sample_rate)
-    model = onnx_ir.from_proto(onnx.ModelProto.FromString(_graphs[key]))
+    graph = _graphs.get(key) if key else None
+    if graph is None:
+        graph = _trace(recogniser, sample_rate)
+        if key:
+            while len(_graphs) >= KEPT:
+                del _graphs[next(iter(_graphs))]
+            _graphs[key] = graph
+    model = onnx_ir.from_proto(onnx.ModelProto.FromString(graph))
     state = recogniser.state_dict()
     for name, value in model.graph.initializers.items():
         if name in state:
@@ -45,20 +48,40 @@ def export_plain_onnx(recogniser: Recogniser, sample_rate: int, path: Path) -> N
         program.save(str(path))
 
 
-def architecture(recogniser: nn.Module, sample_rate: int) -> str:
-    """Return what decides a module's graph, weights apart: classes, plain attributes, and names, shapes and types of the weights."""
+def architecture(recogniser: nn.Module, sample_rate: int) -> str | None:
+    """Return what decides a module's graph, its weights apart: classes, attributes, and names, shapes and types of the weights.
+
+    None: an attribute is of a kind that is not understood, so that nothing can be said.
+    """
     digest = hashlib.sha256(f"{torch.__version__} {sample_rate} {OPSET}".encode())
-    for name, module in recogniser.named_modules():
-        plain = {key: _fact(value) for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
-        digest.update(f"{name} {type(module).__module__}.{type(module).__qualname__} {sorted(plain.items())}\n".encode())
-    for name, tensor in recogniser.state_dict().items():
+    state = recogniser.state_dict()
+    try:
+        for name, module in recogniser.named_modules():
+            plain = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
+            facts = _fact({"training": module.training} | plain)
+            digest.update(f"{name} {type(module).__module__}.{type(module).__qualname__} {facts}\n".encode())
+        for name, tensor in recogniser.named_buffers():
+            if name not in state:  # no weight that is put in: a constant of the graph
+                digest.update(f"{name} {_fact(tensor)}\n".encode())
+    except TypeError:
+        return None
+    for name, tensor in state.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
     return digest.hexdigest()
 
 
 def _fact(value: object) -> object:
-    """Return what tells an attribute's value; a tensor that is no weight becomes a constant of the graph, so all of it counts."""
-    return (value.dtype, tuple(value.shape), value.detach().numpy().tobytes()) if isinstance(value, torch.Tensor) else value
+    """Return what tells an attribute's value, whole; TypeError where that is not known."""
+    if value is None or isinstance(value, bool | int | float | str | type | torch.dtype):
+        return value
+    if isinstance(value, list | tuple | torch.Size):
+        return [_fact(each) for each in value]
+    if isinstance(value, dict):
+        return [(key, _fact(each)) for key, each in sorted(value.items())]
+    if isinstance(value, torch.Tensor):
+        # A tensor that is no weight becomes a constant of the graph.
+        return (str(value.dtype), tuple(value.shape), value.detach().double().numpy().tobytes())
+    raise TypeError(type(value).__name__)
 
 
 def _trace(recogniser: Recogniser, sample_rate: int) -> bytes:

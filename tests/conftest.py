@@ -21,6 +21,7 @@ from toolchain.exporting import export_model
 from toolchain.models import AnchorModel, load_model
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """On several processes: the longest first, each by itself; of other files all tests in one process, which makes their fixtures once."""
     items.sort(key=lambda item: item.path.name != "test_full_size.py")

@@ -158,13 +158,13 @@ def test_equal_layers_give_equal_archives(bundle: Path, copy: Path) -> None:
 
 def test_only_what_changed_is_built(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # neither apt-get nor anything else
-    source = arm_bundle._source()
-    monkeypatch.setattr(arm_bundle, "_source", lambda: source)  # a checkout may change while its tests run
+    source = arm_bundle.own_source()
+    monkeypatch.setattr(arm_bundle, "own_source", lambda: source)  # a checkout may change while its tests run
     first = build_bundle(copy.parent)
     made = (first / "run").stat().st_ino
     assert build_bundle(copy.parent) == first and (first / "run").stat().st_ino == made
     assert {name for name in source if not (first / name).is_file()} == set() and "device_runner/arm_bundle.py" in source
-    monkeypatch.setattr(arm_bundle, "_source", lambda: source | {"device_runner/more.py": b"MORE = 1\n"})
+    monkeypatch.setattr(arm_bundle, "own_source", lambda: source | {"device_runner/more.py": b"MORE = 1\n"})
     changed = build_bundle(copy.parent)
     assert changed != first and layers(changed)[0] == layers(first)[0] == layers(copy)[0]
     assert (changed / "device_runner/more.py").read_bytes() == b"MORE = 1\n" and not (first / "device_runner/more.py").exists()

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,61 @@ def test_what_a_task_complains_of_is_said_here(pool: RayPool, test_clean: DataSe
     short.write_bytes(b"RIFF")
     with pytest.raises(AsrDeployError, match=str(short)):
         list(pool.hear(model, utterances))
+
+
+def test_a_corpus_is_not_kept_in_memory(test_clean: DataSet) -> None:
+    alive: list[Any] = []
+    most = 0
+    for bunch in cluster._bunches(test_clean.utterances, 16_000):
+        alive += [weakref.ref(waveform) for _, waveform in bunch]
+        most = max(most, sum(each() is not None for each in alive))
+    assert len(alive) == len(test_clean.utterances) and most < 60  # two bunches of 20 s, of utterances of a second and more
+
+
+def test_errors_of_tasks_are_a_line_without_codes() -> None:
+    from ray.exceptions import RayTaskError
+
+    cause = ModuleNotFoundError("No module named 'toolchain'")
+    assert cluster._first_line(RayTaskError("call", "\x1b[36mray::call()\x1b[39m (pid=1)", cause)) == "No module named 'toolchain'"
+    assert cluster._first_line(TimeoutError()) == "TimeoutError"
+
+
+def test_a_node_that_comes_late_is_checked(
+    pool: RayPool, tiny_int8: Artifact, test_clean: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "package_versions", lambda: {"onnxruntime": "1.0"})
+    with pytest.raises(AsrDeployError, match="A node that joined the Ray cluster has other versions"):
+        list(pool.hear(replace(open_subject(str(tiny_int8.folder)), identity="late"), test_clean.utterances[:1]))
+
+
+def test_a_sweep_that_fails_stops_what_is_in_work(test_clean: DataSet, tmp_path: Path) -> None:
+    """One configuration fails while another one is heard, which then is not heard to its end."""
+
+    class Two(LocalPool):
+        configurations = 2
+
+    class Failing(Steps):
+        def __init__(self) -> None:
+            self.heard, self.began = 0, threading.Barrier(2)
+
+        def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript, Timing], None]:
+            def heard(transcript: Transcript, timing: Timing) -> None:
+                if name == "anchor":
+                    return
+                if self.heard == 0:
+                    self.began.wait(timeout=60)
+                if name == "uniform-3":
+                    raise AsrDeployError("no more")
+                self.heard += 1
+                time.sleep(0.05)
+
+            return heard
+
+    watcher, dev = Failing(), open_data("digits", "dev-clean").limited(2)
+    sweep = Sweep(load_model("0"), "uniform", {}, None, dev, test_clean, tmp_path, 1, watcher, values=(3.0, 4.0), pool=Two())
+    with pytest.raises(AsrDeployError, match="no more"):
+        sweep.run()
+    assert watcher.heard < 20
 
 
 def test_what_kills_every_worker_is_given_up(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,57 @@ def test_stopped_at_random_moments(tiny_int8: Artifact, test_clean: DataSet, tmp
     evaluate(subject, test_clean, folder, pool=LocalPool(2))
     assert (folder / TRANSCRIPTS).read_bytes() == (tmp_path / "whole" / TRANSCRIPTS).read_bytes()
     assert lines(folder / TIMES) == len(test_clean.utterances)
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+left = int(sys.argv[3])
+def watch(event, arguments):  # the interpreter tells of every opening, renaming and removal of a file before it happens
+    global left
+    if event in ("open", "os.rename", "os.remove") and any(str(sys.argv[2]) in str(each) for each in arguments):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+from toolchain.datasets import open_data
+from toolchain.evaluate import evaluate
+from toolchain.subjects import open_subject
+import torcheval.metrics
+subject, data = open_subject(sys.argv[1]), open_data("digits", "test-clean").limited(2)
+sys.addaudithook(watch)
+evaluate(subject, data, Path(sys.argv[2]))
+"""
+
+
+def test_killed_at_every_step_with_a_file(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+    """Each run is killed before another step; odd ones begin anew, the others where the last one was killed."""
+    few, subject = test_clean.limited(2), open_subject(str(tiny_int8.folder))
+    evaluate(subject, few, tmp_path / "whole")
+    expected, step, folder = (tmp_path / "whole" / TRANSCRIPTS).read_bytes(), 1, tmp_path / "killed"
+    while subprocess.run([sys.executable, "-c", KILLED_AT, tiny_int8.folder, folder, str(step)]).returncode:
+        if step % 2:
+            evaluate(subject, few, folder)
+            assert (folder / TRANSCRIPTS).read_bytes() == expected
+            shutil.rmtree(folder)
+        step += 1
+    assert step > 10 and (folder / TRANSCRIPTS).read_bytes() == expected
+    assert sorted(each.name for each in folder.iterdir()) == sorted([RESULT, SETTINGS, TIMES, TRANSCRIPTS])
+
+
+def test_a_disk_that_becomes_full_loses_nothing(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+    few, subject = test_clean.limited(12), open_subject(str(tiny_int8.folder))
+    evaluate(subject, few, tmp_path / "whole")
+    program = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from toolchain.datasets import open_data; from toolchain.evaluate import evaluate; from toolchain.subjects import open_subject\n"
+        "subject, data = open_subject(sys.argv[1]), open_data('digits', 'test-clean').limited(12)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "evaluate(subject, data, Path(sys.argv[2]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tiny_int8.folder, tmp_path / "full"], capture_output=True, text=True)
+    assert done.returncode and ("there is no room left" in done.stderr or "File too large" in done.stderr), done.stderr
+    evaluate(subject, few, tmp_path / "full")
+    assert (tmp_path / "full" / TRANSCRIPTS).read_bytes() == (tmp_path / "whole" / TRANSCRIPTS).read_bytes()
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])

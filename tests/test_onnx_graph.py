@@ -113,18 +113,34 @@ def test_what_decides_a_graph() -> None:
     others = [small(0, width=32), small(0, layer_norm_first=True), small(0, normalised=True)]
     assert len({first, architecture(small(0), 8_000), *(architecture(each, 16_000) for each in others)}) == 5
 
-    class Constant(nn.Module):
-        def __init__(self, value: float) -> None:
-            super().__init__()
-            self.constant = torch.full((2000,), value)  # no weight: a trace makes it a constant of the graph
+    assert first != architecture(small(0).train(), 16_000)
 
-    values = [torch.full((2000,), 1.0), torch.full((2000,), 1.0)]
-    values[1][1000] = 2.0  # where printing leaves numbers out
-    modules = [Constant(1.0), Constant(1.0)]
-    modules[1].constant = values[1]
-    assert architecture(modules[0], 16_000) != architecture(modules[1], 16_000) and architecture(modules[0], 16_000) == architecture(
-        Constant(1.0), 16_000
-    )
+
+class Constants(nn.Module):
+    """What is no weight becomes a constant of the graph."""
+
+    def __init__(self, attribute: object, buffer: torch.Tensor) -> None:
+        super().__init__()
+        self.attribute = attribute
+        self.register_buffer("buffer", buffer, persistent=False)
+
+
+def test_constants_decide_a_graph_whole() -> None:
+    ones, other = torch.ones(3000), torch.ones(3000)
+    other[1500] = 2  # where printing leaves numbers out
+    cases: list[tuple[object, torch.Tensor]] = [
+        (ones, ones),
+        (other, ones),
+        ([ones], ones),
+        ([other], ones),
+        ({"a": 1}, ones),
+        (ones, other),
+    ]
+    keys = [architecture(Constants(*case), 16_000) for case in cases]
+    assert None not in keys and len(set(keys)) == len(cases)
+    assert architecture(Constants(ones.clone(), ones.clone()), 16_000) == keys[0]
+    assert architecture(Constants(ones.bfloat16(), ones), 16_000) not in (None, keys[0])
+    assert architecture(Constants(np.ones(3), ones), 16_000) is None  # of a kind that we do not know: traced anew
 
 
 @torch.no_grad()

@@ -1,9 +1,11 @@
 """Pools: whoever hears, however many and in whatever order, what is heard is the same."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +26,8 @@ from toolchain.datasets import DataSet, Utterance
 from toolchain.evaluate import evaluate, use_cores
 from toolchain.models import load_model
 from toolchain.pools import LocalPool, cores, longest_first, measure_splits
-from toolchain.scoring import TRANSCRIPTS
+from toolchain.run_folder import SETTINGS
+from toolchain.scoring import RESULT, TIMES, TRANSCRIPTS
 from toolchain.subjects import Subject, open_subject, subject_of
 from toolchain.torch_engine import TorchEngine
 
@@ -111,25 +114,20 @@ def test_the_longest_come_first(test_clean: DataSet, tmp_path: Path) -> None:
 
 
 class Watched:
-    """An engine that notes how many threads are in it."""
+    """An engine that three threads have to be in at once."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.inside, self.most = engine, 0, 0
+        self.engine = engine
+        self.together = threading.Barrier(3)
 
     def logits(self, waveform: np.ndarray) -> np.ndarray:
-        self.inside += 1
-        self.most = max(self.most, self.inside)
-        time.sleep(0.002)
-        found = self.engine.logits(waveform)
-        self.inside -= 1
-        return found
+        self.together.wait(timeout=60)  # passed only by three threads at once
+        return self.engine.logits(waveform)
 
 
 def test_workers_share_one_engine(tiny_int8: Artifact, data: DataSet) -> None:
     subject = open_subject(str(tiny_int8.folder))
-    engine = Watched(subject.running)
-    assert len(list(LocalPool(3).hear(replace(subject, engine=engine), data.utterances))) == len(data.utterances)
-    assert engine.most == 3
+    assert len(list(LocalPool(3).hear(replace(subject, engine=Watched(subject.running)), data.utterances[:9]))) == 9
 
 
 @pytest.mark.parametrize("pool", [LocalPool(2), Processes(2)])
@@ -144,13 +142,15 @@ def test_a_recording_that_cannot_be_read_ends_the_run_with_its_name(
     assert 0 < (tmp_path / "results" / TRANSCRIPTS).read_text().count("\n") <= 3
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.3])
 def test_a_worker_that_dies_is_a_sentence_and_what_was_heard_is_kept(
-    tiny_int8: Artifact, data: DataSet, alone: bytes, tmp_path: Path
+    pause: float, tiny_int8: Artifact, data: DataSet, alone: bytes, tmp_path: Path
 ) -> None:
     def kill_the_children(transcript: Transcript, timing: Timing) -> None:
         for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 os.kill(int(child), signal.SIGKILL)
+        time.sleep(pause)  # so long that the pool notices before it is asked again, or not
 
     subject = open_subject(str(tiny_int8.folder))
     with pytest.raises(AsrDeployError, match="fewer --workers"):
@@ -233,9 +233,32 @@ def test_workers_and_threads_by_command(cli: Callable[..., Completed], tiny_int8
     assert (tmp_path / "a" / TRANSCRIPTS).read_bytes() == (tmp_path / "b" / TRANSCRIPTS).read_bytes()
 
 
+@pytest.mark.parametrize("options", [("--workers", 2), ("--threads", 2), ()])
+def test_a_run_goes_on_with_other_options(
+    options: tuple[object, ...], cli: Callable[..., Completed], tiny_int8: Artifact, tmp_path: Path
+) -> None:
+    assert cli("evaluate", tiny_int8.folder, "--limit", 4, "--threads", 2, "-o", "a").returncode == 0
+    (tmp_path / "a" / RESULT).unlink()
+    times = (tmp_path / "a" / TIMES).read_bytes()
+    assert cli("evaluate", tiny_int8.folder, "--limit", 4, *options, "-o", "a").returncode == 0
+    assert (tmp_path / "a" / TIMES).read_bytes() == times  # nothing was heard again
+
+
+def test_a_run_of_other_versions_starts_anew(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+    subject, few = open_subject(str(tiny_int8.folder)), test_clean.limited(2)
+    evaluate(subject, few, tmp_path)
+    written = json.loads((tmp_path / SETTINGS).read_text())
+    assert written["versions"]["onnxruntime"] and written["int8_exact"] in (True, False, None)
+    (tmp_path / SETTINGS).write_text(json.dumps(written | {"versions": written["versions"] | {"onnxruntime": "1.0"}}))
+    times = (tmp_path / TIMES).read_bytes()
+    evaluate(subject, few, tmp_path)
+    assert (tmp_path / TIMES).read_bytes() != times
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (("--engine", "ray", "--torch-device", "cuda"), "leave --torch-device out"),
         (("--workers", 0), "nobody to work"),
         (("--workers", 2, "--device", "qemu-arm64"), "leave them or --device out"),
         (("--normalizer", "wispher"), "Did you mean whisper"),

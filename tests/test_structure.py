@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY
+from helpers import REPOSITORY, run_command
 
-from toolchain.datasets import DataSet, open_data
+from device_runner.artifact import Artifact
+from toolchain.datasets import DataSet, Utterance, open_data
 from toolchain.training.voices import DEV_SPEAKERS, TEST_SPEAKERS, TRAIN_VOICES
 
 ASSETS = REPOSITORY / "toolchain" / "assets"
@@ -46,6 +47,12 @@ def test_lower_packages_do_not_import_the_toolchain(module: str) -> None:
     code = f"import sys; sys.modules['toolchain'] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_recorded_for_anybody(tiny_fp32: Artifact, speech: tuple[Utterance, ...], tmp_path: Path) -> None:
+    """onnxruntime's own record of its use would lie in the home folder."""
+    done = run_command("transcribe", tiny_fp32.folder, speech[0].path, cwd=tmp_path, env={"HOME": str(tmp_path), "XDG_CACHE_HOME": ""})
+    assert done.returncode == 0 and done.stdout and list(tmp_path.iterdir()) == []
 
 
 def test_the_command_line_answers_mistakes_without_torch() -> None:

@@ -21,8 +21,9 @@ from toolchain import plots, tables
 from toolchain.datasets import open_data
 from toolchain.models import AnchorModel, load_model
 from toolchain.points import Curve, Point, pareto, read_curve, write_curve
+from toolchain.rates import RATES
 from toolchain.report import incomplete, merged, savings
-from toolchain.sweep import RATES, Sweep, run_all
+from toolchain.sweep import Sweep, run_all
 
 
 class Watcher:

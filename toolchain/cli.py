@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain import cli_compression, cli_delivery, cli_devices, cli_runs, cli_scores
+from toolchain import cli_compression, cli_delivery, cli_devices, cli_doctor, cli_runs, cli_scores
 from toolchain.cli_options import (
     BaseOption,
     DecoderOption,
@@ -25,7 +25,14 @@ from toolchain.cli_options import (
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost."
 )
-for command in (*cli_runs.COMMANDS, *cli_scores.COMMANDS, *cli_compression.COMMANDS, *cli_delivery.COMMANDS, *cli_devices.COMMANDS):
+for command in (
+    *cli_runs.COMMANDS,
+    *cli_scores.COMMANDS,
+    *cli_compression.COMMANDS,
+    *cli_delivery.COMMANDS,
+    *cli_devices.COMMANDS,
+    *cli_doctor.COMMANDS,
+):
     app.command()(command)
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 

@@ -60,27 +60,35 @@ def check_via(via: str | None) -> None:
         raise AsrDeployError(f"--via {via} is no way onto a phone; give app or shell.")
 
 
-@contextmanager
-def open_pool(engine: str, address: str | None, workers: int | None, threads: int) -> "Iterator[Pool]":
-    """Yield the workers that the options name, with an engine of so many threads each; see ``toolchain.pools``."""
+def check_pool(engine: str, address: str | None, workers: int | None, threads: int) -> None:
+    """Raise AsrDeployError where the options of a pool do not fit together."""
     from device_runner.engines import check_threads
     from device_runner.names import nearest
-    from toolchain.pools import LocalPool, cores
 
     check_threads(threads)
     if engine not in ("local", "ray"):
         raise nearest(engine, ("local", "ray"), "engine")
-    if engine == "local":
-        if address is not None:
-            raise AsrDeployError("--address is of a Ray cluster; add --engine ray.")
-        yield LocalPool(max(1, cores() // threads) if workers is None else workers)
-        return
-    if workers is not None:
+    if engine == "local" and address is not None:
+        raise AsrDeployError("--address is of a Ray cluster; add --engine ray.")
+    if engine == "ray" and workers is not None:
         raise AsrDeployError("--workers is of this machine; a Ray cluster has as many as it has CPUs for.")
-    from toolchain.cluster import open_cluster
+    if workers is not None and workers < 1:
+        raise AsrDeployError(f"--workers {workers} leaves nobody to work; give 1 or more.")
 
-    with open_cluster(address, threads) as pool:
-        yield pool
+
+@contextmanager
+def open_pool(engine: str, address: str | None, workers: int | None, threads: int) -> "Iterator[Pool]":
+    """Yield the workers that the options name, with an engine of so many threads each; see ``toolchain.pools``."""
+    check_pool(engine, address, workers, threads)
+    if engine == "ray":
+        from toolchain.cluster import open_cluster
+
+        with open_cluster(address, threads) as pool:
+            yield pool
+        return
+    from toolchain.pools import LocalPool, cores
+
+    yield LocalPool(max(1, cores() // threads) if workers is None else workers)
 
 
 def open_chosen(

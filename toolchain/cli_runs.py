@@ -20,6 +20,7 @@ from toolchain.cli_options import (
     ViaOption,
     WeightsOption,
     WorkersOption,
+    check_pool,
     complain,
     console,
     open_chosen,
@@ -115,7 +116,7 @@ def evaluate(
     """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20"""
     from toolchain import tables
     from toolchain.datasets import open_data
-    from toolchain.evaluate import check_trained, finished_on_device, use_cores
+    from toolchain.evaluate import check_trained, earlier_threads, finished_on_device, use_cores
     from toolchain.evaluate import evaluate as transcribe_and_score
     from toolchain.normalisers import normaliser
     from toolchain.progress import evaluation_progress
@@ -128,30 +129,34 @@ def evaluate(
         raise AsrDeployError("--provider chooses what a phone computes with; name the phone with --device.")
     if device != "local" and (engine != "local" or workers is not None or half or torch_device != "cpu"):
         raise AsrDeployError("--engine, --workers, --torch-device and --half are of this machine; leave them or --device out.")
+    check_pool(engine, address, workers, 1 if threads is None else threads)
+    if engine == "ray" and torch_device != "cpu":
+        raise AsrDeployError("--engine ray runs on the nodes' CPUs; leave --torch-device out.")
     artifact = None if device == "local" else _artifact_for(subject, device, weights)
-    with open_pool(engine, address, workers, 1 if threads is None else threads) as pool:
-        if artifact is None:
-            opened = open_subject(subject, weights=weights, threads=threads or 1, torch_device=torch_device, half=half)
-        else:
-            opened = describe(artifact)
-        check_trained(opened)
-        chosen = open_data(data, split)
-        if limit is not None:
-            chosen = chosen.limited(limit)
-        ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{_file_name(device)}")
-        folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
-        if artifact is not None:
-            asked: dict[str, Any] = {"threads": threads or 1, "provider": provider, "via": via, "normalizer": normalizer}
-            earlier = finished_on_device(artifact, chosen, folder, device, **asked)
-            result = earlier or _evaluated_on(artifact, chosen, folder, open_chosen(device, via, adb, apk, complain), asked)
-        else:
+    if artifact is None:
+        opened = open_subject(subject, weights=weights, threads=threads or 1, torch_device=torch_device, half=half)
+    else:
+        opened = describe(artifact)
+    check_trained(opened)
+    chosen = open_data(data, split)
+    if limit is not None:
+        chosen = chosen.limited(limit)
+    ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{_file_name(device)}")
+    folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
+    if artifact is not None:
+        asked: dict[str, Any] = {"threads": threads or 1, "provider": provider, "via": via, "normalizer": normalizer}
+        earlier = finished_on_device(artifact, chosen, folder, device, **asked)
+        result = earlier or _evaluated_on(artifact, chosen, folder, open_chosen(device, via, adb, apk, complain), asked)
+    else:
+        if threads is None:  # a run goes on with the threads that it began with, on whatever it goes on
+            opened = opened.with_threads(earlier_threads(opened, chosen, folder) or 1)
+        with open_pool(engine, address, workers, opened.threads) as pool:
             if engine == "local" and threads is None and workers is None and torch_device == "cpu":
                 with console.status("measuring workers and threads"):
                     opened, pool, splits = use_cores(opened, chosen, folder)
                 for each in splits:
-                    console.print(
-                        f"{each.workers} worker(s) of {each.threads} thread(s): {each.audio_seconds_per_second:.1f} s of audio in a second"
-                    )
+                    rate = f"{each.audio_seconds_per_second:.1f} s of audio in a second"
+                    console.print(f"{each.workers} worker(s) of {each.threads} thread(s): {rate}", highlight=False)
             with evaluation_progress(chosen) as progress:
                 result = transcribe_and_score(opened, chosen, folder, pool=pool, normalizer=normalizer, progress=progress)
     console.print(tables.evaluation(result))

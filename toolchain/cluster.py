@@ -8,11 +8,13 @@ import os
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -21,9 +23,9 @@ from device_runner.artifact import MANIFEST, open_artifact
 from device_runner.audio import read_audio
 from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
-from device_runner.facts import machine_facts
+from device_runner.facts import machine_facts, package_versions
 from toolchain.datasets import Utterance
-from toolchain.pools import Heard, hear, longest_first
+from toolchain.pools import Heard, hear, longest_first, shut_down
 from toolchain.subjects import Subject
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 NEW = "local"  # Ray's word for a cluster of this machine alone
 RETRIES = 4  # of a task whose worker or node was lost
 BUNCH = 20.0  # seconds of audio in a task: a task costs a millisecond, and the last ones shall not be long
+PATIENCE = 30.0  # seconds without a finished task before nodes are counted
+READ_AHEAD = 8  # recordings
 AHEAD = 2  # tasks under way for every CPU
 CPUS_A_CONFIGURATION = 8  # of a sweep: fewer leave gaps between its configurations, more wait for their reconstruction
 
@@ -51,6 +55,7 @@ def open_cluster(address: str | None, threads: int) -> Iterator["RayPool"]:
         AsrDeployError: Ray is not installed, the cluster cannot be reached, has no room, or its nodes have other versions than we.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # else without end
     try:
         import ray
     except ImportError as error:
@@ -123,6 +128,7 @@ class RayPool:
         self._threads = threads
         self._nodes = nodes
         self._kept: list[tuple[object, Any]] = []
+        self._keeping = Lock()
 
     @property
     def workers(self) -> int:
@@ -152,10 +158,11 @@ class RayPool:
             while True:
                 # Beginning waits for recordings to be read; a bunch is begun only when the cluster has room for it.
                 for bunch in islice(bunches, AHEAD * self.workers - len(begun)):
-                    begun.append(task.remote(subject.identity, packed, self._threads, bunch))
+                    begun.append(task.remote(packed, self._threads, bunch))
                 if not begun:
                     return
-                (first, *_), begun = ray.wait(begun)
+                first = self._first_of(begun)
+                begun.remove(first)
                 yield from _result(first)
         finally:
             for each in begun:
@@ -165,24 +172,39 @@ class RayPool:
         """See ``pools.Pool``; an argument that was there before is not sent again."""
         import ray
 
-        task = ray.remote(num_cpus=1, max_retries=RETRIES)(function)
-        made: Made = _result(task.remote(*(self._put(each) for each in arguments)))
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
+        small = (str, int, float, Mapping, type(None))
+        sent = [each if isinstance(each, small) else self._put(each) for each in arguments]
+        made: Made = _result(self._first_of([task.remote(package_versions(), function, *sent)]))
         return made
 
     def _put(self, argument: object) -> Any:
         import ray
 
-        for known, reference in self._kept:
-            if known is argument:
-                return reference
-        # The argument is kept with its reference: Python gives a freed object's identity to the next one.
-        self._kept = [*self._kept[-7:], (argument, ray.put(argument))]
-        return self._kept[-1][1]
+        with self._keeping:
+            for known, reference in self._kept:
+                if known is argument:
+                    return reference
+            reference = ray.put(argument)
+            # The argument is kept with its reference: Python gives a freed object's identity to the next one.
+            self._kept = [*self._kept[-3:], (argument, reference)]
+            return reference
+
+    def _first_of(self, begun: list[Any]) -> Any:
+        """Wait for the first of some tasks that ends; AsrDeployError where none can, for want of nodes."""
+        import ray
+
+        while True:
+            ended, _ = ray.wait(begun, timeout=PATIENCE)
+            if ended:
+                return ended[0]
+            if not any(node["Alive"] and node["Resources"].get("CPU", 0) >= self._threads for node in ray.nodes()):
+                raise AsrDeployError("The Ray cluster has no node left with room for a worker: mend it; the same command goes on.")
 
     def _check_products(self, subject: Subject) -> None:
         """Raise AsrDeployError where nodes would compute 8-bit products differently."""
         exact = {node["int8_exact"] for node in self._nodes} | {machine_facts()["int8_exact"]}
-        if len(exact) > 1 and subject.artifact is not None and "int8" in subject.artifact.manifest.scheme:
+        if len(exact) > 1 and _computes_int8(subject):
             raise AsrDeployError(
                 "Some nodes' processors compute 8-bit products exactly and others saturate them, so the transcripts would depend on "
                 "the node: use nodes of one kind, or export with +reduce_range."
@@ -191,14 +213,16 @@ class RayPool:
 
 def _bunches(utterances: Sequence[Utterance], sample_rate: int) -> Iterator[list[Recording]]:
     """Read recordings, the longest first and some ahead, and yield them in bunches of a task's length."""
-    ordered = longest_first(utterances)
-    with ThreadPoolExecutor(1) as reader:
-        coming = [reader.submit(read_audio, each.path, sample_rate) for each in ordered[:8]]
+    rest = iter(longest_first(utterances))
+    with shut_down(ThreadPoolExecutor(1)) as reader:
+        coming = deque((each, reader.submit(read_audio, each.path, sample_rate)) for each in islice(rest, READ_AHEAD))
         bunch: list[Recording] = []
-        for number, utterance in enumerate(ordered):
-            waveform = coming[number].result()
-            coming.extend(reader.submit(read_audio, each.path, sample_rate) for each in ordered[number + 8 : number + 9])
-            bunch.append((utterance, waveform))
+        while coming:
+            # Taken out: a corpus does not fit into memory.
+            utterance, reading = coming.popleft()
+            bunch.append((utterance, reading.result()))
+            del reading
+            coming.extend((each, reader.submit(read_audio, each.path, sample_rate)) for each in islice(rest, 1))
             if sum(len(each) for _, each in bunch) >= BUNCH * sample_rate:
                 yield bunch
                 bunch = []
@@ -223,7 +247,9 @@ def _result(reference: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    # A task's error begins with escape codes and the place where it was raised.
+    lines = str(getattr(error, "cause", None) or error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 # What runs on the nodes
@@ -233,25 +259,47 @@ Packed = dict[str, Any]
 
 def _pack(subject: Subject) -> Packed:
     """Return what a node needs to open a subject, in arrays that its workers share without copies."""
+    common = {"identity": subject.identity, "versions": package_versions(), "int8_exact": None}
     if subject.artifact is not None:
+        if _computes_int8(subject):
+            common["int8_exact"] = machine_facts()["int8_exact"]
         names = [MANIFEST, *(each.name for each in subject.artifact.manifest.files)]
-        return {"files": {name: np.fromfile(subject.artifact.folder / name, np.uint8) for name in names}}
+        return common | {"files": {name: np.fromfile(subject.artifact.folder / name, np.uint8) for name in names}}
     model = subject.model
     assert model is not None, "a subject is an artifact or a model"
     state = {name: tensor.numpy() for name, tensor in model.state().items()}
-    facts = {"torch_device": subject.torch_device, "half": subject.half, "trained": model.trained}
-    return {"model": model.case.name, "state": state, "weights": model.weights, **facts}
+    facts = {"half": subject.half, "trained": model.trained, "weights": model.weights}
+    return common | facts | {"model": model.case.name, "state": state}
 
 
-_engines: dict[tuple[str, int], tuple[Engine, tuple[str, ...], int]] = {}
+def _computes_int8(subject: Subject) -> bool:
+    return subject.artifact is not None and "int8" in subject.artifact.manifest.scheme
 
 
-def _hear_bunch(identity: str, packed: Packed, threads: int, bunch: list[Recording]) -> list[Heard]:
+_engines: dict[tuple[object, ...], tuple[Engine, tuple[str, ...], int]] = {}
+
+
+def _call(versions: dict[str, str], function: Callable[..., Made], *arguments: object) -> Made:
+    _check_versions(versions)
+    return function(*arguments)
+
+
+def _check_versions(versions: dict[str, str]) -> None:
+    """Raise AsrDeployError where this node, which may have come late, would hear other things than the machine that asks."""
+    if versions != package_versions():
+        raise AsrDeployError("A node that joined the Ray cluster has other versions than this machine: install the same ones there.")
+
+
+def _hear_bunch(packed: Packed, threads: int, bunch: list[Recording]) -> list[Heard]:
     """Hear recordings with an engine that this process keeps; the last one alone, since a sweep has many."""
-    if (identity, threads) not in _engines:
+    key = (packed["identity"], threads, packed.get("half"))
+    if key not in _engines:
+        _check_versions(packed["versions"])
+        if packed["int8_exact"] not in (None, machine_facts()["int8_exact"]):
+            raise AsrDeployError("A node that joined the Ray cluster computes 8-bit products differently: use nodes of one kind.")
         _engines.clear()
-        _engines[identity, threads] = _open(packed, threads)
-    engine, labels, sample_rate = _engines[identity, threads]
+        _engines[key] = _open(packed, threads)
+    engine, labels, sample_rate = _engines[key]
     return [hear(engine, waveform, labels, sample_rate, utterance) for utterance, waveform in bunch]
 
 
@@ -266,7 +314,7 @@ def _open(packed: Packed, threads: int) -> tuple[Engine, tuple[str, ...], int]:
     from toolchain.torch_engine import TorchEngine
 
     model = _unpacked(packed)
-    return TorchEngine(model, threads, packed["torch_device"], half=packed["half"]), model.case.labels, model.case.sample_rate
+    return TorchEngine(model, threads, half=packed["half"]), model.case.labels, model.case.sample_rate
 
 
 def _unpacked(packed: Packed) -> "AnchorModel":

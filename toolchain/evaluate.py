@@ -10,7 +10,7 @@ from device_runner.audio import read_audio
 from device_runner.contract import Heard as HeardThere
 from device_runner.devices import Device
 from device_runner.errors import AsrDeployError
-from device_runner.facts import machine_facts
+from device_runner.facts import machine_facts, package_versions
 from device_runner.jobs import make_task
 from device_runner.transcripts import Timing, Transcript
 from toolchain.datasets import DataSet, Utterance
@@ -57,7 +57,7 @@ def evaluate(
     check_unseen(subject.tuned_on, data, subject.configuration)
     pool = pool or LocalPool()
     with run_folder(folder, _settings(subject, data), [each.id for each in data.utterances]) as run:
-        if (finished := _finished(run, subject.configuration, normalizer)) is not None:
+        if (finished := _finished(run, subject, normalizer)) is not None:
             _tell(run, progress)
             return finished
         _tell(run, progress)
@@ -135,8 +135,10 @@ def finished_on_device(
         return None
     subject = describe(artifact)
     settings = _device_settings(subject, data, device, threads, provider, via)
+    if earlier_settings(folder) != settings:  # a device that is then not found shall not have cost another run
+        return None
     with run_folder(folder, settings, [each.id for each in data.utterances]) as run:
-        return _finished(run, subject.configuration, normalizer)
+        return _finished(run, subject, normalizer)
 
 
 def use_cores(subject: Subject, data: DataSet, folder: Path) -> tuple[Subject, LocalPool, list[Split]]:
@@ -147,14 +149,20 @@ def use_cores(subject: Subject, data: DataSet, folder: Path) -> tuple[Subject, L
     Raises:
         AsrDeployError: see ``Pool.hear``.
     """
-    earlier, here = earlier_settings(folder), cores()
-    if earlier and earlier == _settings(subject, data) | {"threads": earlier.get("threads")}:
-        threads = int(earlier["threads"])
+    here = cores()
+    if (threads := earlier_threads(subject, data, folder)) is not None:
         return subject.with_threads(threads), LocalPool(max(1, here // threads)), []
     if here == 1 or len(data.utterances) < WORTH_MEASURING * here:
         return subject, LocalPool(max(1, here // subject.threads)), []
     splits = measure_splits(subject, data.utterances, here)
     return subject.with_threads(splits[0].threads), LocalPool(splits[0].workers), splits
+
+
+def earlier_threads(subject: Subject, data: DataSet, folder: Path) -> int | None:
+    """Return the threads of the run that a folder holds, where it is of the same subject and set; None: there is none."""
+    earlier = earlier_settings(folder)
+    same = bool(earlier) and earlier == _settings(subject, data) | {"threads": earlier.get("threads")}
+    return int(earlier["threads"]) if same else None
 
 
 def check_trained(subject: Subject) -> None:
@@ -173,6 +181,10 @@ def _settings(subject: Subject, data: DataSet) -> dict[str, Any]:
         "data": data.digest,
         "threads": subject.threads,
     }
+    if subject.engine is not None:
+        settings["versions"] = package_versions()
+        if subject.artifact is not None and "int8" in subject.artifact.manifest.scheme:
+            settings["int8_exact"] = machine_facts()["int8_exact"]
     if subject.torch_device != "cpu" or subject.half:
         settings |= {"torch_device": subject.torch_device, "half": subject.half}
     return settings
@@ -182,10 +194,10 @@ def _device_settings(subject: Subject, data: DataSet, device: str, threads: int,
     return _settings(subject, data) | {"threads": threads, "device": device, "provider": provider, "via": via}
 
 
-def _finished(run: RunFolder, configuration: str, normalizer: str) -> Evaluation | None:
+def _finished(run: RunFolder, subject: Subject, normalizer: str) -> Evaluation | None:
     """Return the result of an earlier run, after the normaliser that is asked for now."""
     result = run.earlier_result()
-    if result is None or result.configuration != configuration:
+    if result is None or (result.configuration, result.identity) != (subject.configuration, subject.identity):
         return None
     if normalizer != (result.normalised.normalizer if result.normalised else "none"):
         return rescore(run.path, normalizer)

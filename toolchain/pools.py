@@ -125,19 +125,19 @@ def _as_finished(submit: Callable[[Utterance], "Future[Heard]"], utterances: Ite
     """Yield results as they come, with at most ``window`` utterances begun."""
     finished: SimpleQueue[Future[Heard]] = SimpleQueue()
     waiting, begun = iter(utterances), 0
-    while True:
-        for utterance in islice(waiting, window - begun):
-            submit(utterance).add_done_callback(finished.put)
-            begun += 1
-        if not begun:
-            return
-        try:
+    try:
+        while True:
+            for utterance in islice(waiting, window - begun):
+                submit(utterance).add_done_callback(finished.put)
+                begun += 1
+            if not begun:
+                return
             yield finished.get().result()
-        except BrokenProcessPool as error:
-            raise AsrDeployError(
-                "A worker ended by itself, perhaps for want of memory; the same command with fewer --workers goes on."
-            ) from error
-        begun -= 1
+            begun -= 1
+    except BrokenProcessPool as error:
+        raise AsrDeployError(
+            "A worker ended by itself, perhaps for want of memory; the same command with fewer --workers goes on."
+        ) from error
 
 
 def hear(engine: Engine, waveform: Waveform, labels: tuple[str, ...], sample_rate: int, utterance: Utterance) -> Heard:

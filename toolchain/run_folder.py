@@ -46,7 +46,9 @@ class RunFolder:
             self._files = [(self.path / name).open("ab", buffering=0) for name in (TIMES, TRANSCRIPTS)]
         # The transcript last: an utterance is done when both are there.
         for file, line in zip(self._files, (timing, transcript), strict=True):
-            file.write(line.model_dump_json().encode() + b"\n")
+            content = line.model_dump_json().encode() + b"\n"
+            if file.write(content) != len(content):  # as a disk does that has just become full
+                raise AsrDeployError(f"Cannot write {self.path}: there is no room left; free some, and the same command goes on.")
         self._lines[transcript.id] = (transcript, timing)
 
     def finish(self, result: Evaluation) -> None:
@@ -94,6 +96,10 @@ def run_folder(path: Path, settings: dict[str, Any], ids: Sequence[str]) -> Iter
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AsrDeployError(f"Another process evaluates into {path}; wait for it, or choose another folder.") from None
+        except OSError as error:
+            raise AsrDeployError(f"{path} cannot be locked ({error.strerror}); choose a folder on another file system.") from error
+        for each in _left(path):
+            each.unlink(missing_ok=True)
         taken = _opened(path, settings, ids)
         try:
             yield taken
@@ -103,8 +109,14 @@ def run_folder(path: Path, settings: dict[str, Any], ids: Sequence[str]) -> Iter
         os.close(lock)
 
 
+def _left(path: Path) -> list[Path]:
+    """Return what killed processes were writing when they ended; see ``files.atomic_path``."""
+    return [each for name in (SETTINGS, TRANSCRIPTS, TIMES, RESULT) for each in path.glob(f".{name}.*")]
+
+
 def _check_ours(path: Path) -> None:
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())) and not _read_settings(path).keys() >= OURS:
+    fresh = not path.exists() or (path.is_dir() and set(path.iterdir()) <= set(_left(path)))
+    if not fresh and not _read_settings(path).keys() >= OURS:
         raise AsrDeployError(f"{path} exists and holds no evaluation; choose another folder for the results.")
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,11 @@ import numpy as np
 from device_runner.bitstream import SUFFIX
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of, write_json
-from device_runner.transcripts import read_transcripts
+from device_runner.transcripts import Timing, Transcript, read_transcripts
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.comparison import ANCHOR, compare
 from toolchain.compression import CODECS, make_codec, third_party
+from toolchain.compression.calibration import Calibration
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
@@ -31,6 +32,7 @@ from toolchain.models import AnchorModel
 from toolchain.points import FEWEST_IN_RANGE, Curve, Point, make_curve, make_point, write_curve
 from toolchain.pools import LocalPool, Pool, shut_down
 from toolchain.progress import Watcher
+from toolchain.rates import RATES, Rate
 from toolchain.scoring import TRANSCRIPTS, Evaluation
 from toolchain.splits import check_tuning_data, check_unseen
 from toolchain.subjects import subject_of
@@ -40,62 +42,6 @@ FINALISTS = 6
 RAISE = 1.08  # of a rate that test-clean did not confirm
 MOST_POINTS = 14  # on test-clean, before a set is called incomplete
 HERE = LocalPool()
-CALIBRATING = Lock()  # configurations in work at once share one measurement
-PLACEHOLDER = "{rate}"  # in an external encoder's command
-
-
-@dataclass(frozen=True)
-class Rate:
-    """The parameter of a codec that a sweep moves. The rate is positive and grows with the bits; the parameter's value follows from it.
-
-    Args:
-        parameter: its name.
-        low: rate of the fewest bits.
-        high: of the most.
-        whole: the value is a whole number.
-        sign: the value is the rate times it, plus ``offset``.
-        offset: see there.
-        product: the value is this over the rate instead; 0: it is not.
-        digits: of the value, behind the point.
-        template: the value stands in this text in the place of ``{rate}``; empty: it is the parameter itself.
-    """
-
-    parameter: str
-    low: float
-    high: float
-    whole: bool = False
-    sign: int = 1
-    offset: float = 0
-    product: float = 0
-    digits: int = 3
-    template: str = ""
-
-    def value_of(self, rate: float) -> float:
-        """Return the value at a rate, as exactly as the codec takes it."""
-        value = self.product / rate if self.product else self.sign * rate + self.offset
-        return round(value) if self.whole else round(value, self.digits)
-
-    def rate_of(self, value: float) -> float:
-        """Return the rate of a value."""
-        # Rounded, so that a value has one rate however it was come to.
-        return round(self.product / value if self.product else self.sign * (value - self.offset), 12)
-
-    def rounded(self, rate: float) -> float:
-        """Return the nearest rate whose value the codec takes."""
-        return self.rate_of(self.value_of(rate))
-
-    def setting(self, value: float) -> float | str:
-        """Return what the codec's parameter is set to."""
-        return self.template.replace(PLACEHOLDER, f"{value:.12g}") if self.template else value
-
-
-RATES = {
-    "ectcq": Rate("bits", 0.8, 6),
-    "uniform": Rate("bits", 2, 8, whole=True),
-    "palette": Rate("colours", 3, 64, whole=True),
-    "lowrank": Rate("share", 0.05, 0.9),
-    "prune": Rate("share", 0.02, 0.95, sign=-1, offset=1),  # the share is lost; the rate is the rest
-}
 
 
 @dataclass(frozen=True)
@@ -138,6 +84,9 @@ class Sweep:
         name: of the method in tables and plots; empty: the codec with what is fixed.
         pool: the workers that transcribe and compress.
         done: evaluations of this run by configuration and split, so that a curve's earlier points are not decoded again.
+        measured: the calibration, once it was needed.
+        calibrating: held while it is measured.
+        stopped: configurations that are in work at the same time end.
     """
 
     anchor: AnchorModel
@@ -156,6 +105,9 @@ class Sweep:
     name: str = ""
     pool: Pool = HERE
     done: dict[tuple[str, str], Evaluation] = field(default_factory=dict, init=False, compare=False, repr=False)
+    measured: list[Calibration] = field(default_factory=list, init=False, compare=False, repr=False)
+    calibrating: Lock = field(default_factory=Lock, init=False, compare=False, repr=False)
+    stopped: Event = field(default_factory=Event, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.moved is None and self.codec not in RATES:
@@ -321,7 +273,11 @@ class Sweep:
         """Evaluate rates at the same time where the pool has room for several configurations."""
         if self.pool.configurations > 1:
             with shut_down(ThreadPoolExecutor(self.pool.configurations)) as executor:
-                list(executor.map(lambda rate: self._evaluate(rate, data), rates))
+                try:
+                    list(executor.map(lambda rate: self._evaluate(rate, data), rates))
+                except BaseException:
+                    self.stopped.set()  # the others stop with their next utterance
+                    raise
 
     def _evaluate(self, rate: float, data: DataSet) -> Evaluation:
         """Return a rate's word error rate on a split; what an earlier run finished is read, once."""
@@ -329,12 +285,10 @@ class Sweep:
         if (name, data.split) in self.done:
             return self.done[name, data.split]
         bitstream = folder / f"model{SUFFIX}"
+        self._check_going()
         if not bitstream.is_file():
             self.watcher.configuration(name, "compressing", len(data.utterances))
-            calibration = None
-            if self.calibrate:
-                with CALIBRATING:
-                    calibration = calibration_of(self.anchor, self.calibrate, self.dev.split, cache=self.folder / "points")
+            calibration = self._calibration()
             write_json(folder / "configuration.json", self._described(rate))
             compress(
                 self.anchor, self.codec, self._parameters(self.rate.value_of(rate)), bitstream, calibration=calibration, call=self.pool.call
@@ -344,8 +298,26 @@ class Sweep:
         subject = subject_of(model, name, sha256_of(bitstream), 8 * bitstream.stat().st_size, self.threads)
         if data is self.dev:  # a search may hear what its codec was calibrated with: it reports nothing of it
             subject = replace(subject, tuned_on=frozenset())
-        self.done[name, data.split] = evaluate(subject, data, folder / data.split, pool=self.pool, progress=progress)
+
+        def heard(transcript: Transcript, timing: Timing) -> None:
+            self._check_going()
+            progress(transcript, timing)
+
+        self.done[name, data.split] = evaluate(subject, data, folder / data.split, pool=self.pool, progress=heard)
         return self.done[name, data.split]
+
+    def _check_going(self) -> None:
+        if self.stopped.is_set():
+            raise AsrDeployError("The sweep was stopped; the same command goes on.")
+
+    def _calibration(self) -> Calibration | None:
+        """Return the one measurement of this sweep: it is large, and configurations in work at once share it."""
+        if not self.calibrate:
+            return None
+        with self.calibrating:
+            if not self.measured:
+                self.measured.append(calibration_of(self.anchor, self.calibrate, self.dev.split, cache=self.folder / "points"))
+            return self.measured[0]
 
     def _folder(self, rate: float) -> Path:
         described = json.dumps(self._described(rate), sort_keys=True)

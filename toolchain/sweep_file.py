@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.errors import AsrDeployError
 from toolchain.compression.external import NAME as EXTERNAL
-from toolchain.sweep import PLACEHOLDER, RATES, Rate
+from toolchain.rates import PLACEHOLDER, RATES, Rate
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 SIGNIFICANT = 3  # digits of the smallest value of a search, one more behind them

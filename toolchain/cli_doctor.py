@@ -1,0 +1,63 @@
+"""The command `asrdeploy doctor`: what this machine can do, and how what is missing is added."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from toolchain.cli_options import complain, console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from toolchain.doctor import Row
+
+STYLES = {"ok": "green", "missing": "yellow", "note": "cyan"}
+
+
+def doctor(
+    output: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it to this file (JSON).")] = None,
+) -> None:
+    """Show what this machine can do, and the command that adds what is missing. Example: asrdeploy doctor"""
+    from rich.text import Text
+
+    from device_runner.files import write_text
+    from toolchain.doctor import examine
+
+    with console.status("") as status:
+        report = examine(say=status.update)
+    console.print(_table(report.rows))
+    commands: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.command is not None:
+            commands.setdefault(row.command, []).append(row.name)
+    if commands:
+        console.print("What is missing, and what adds it:")
+    for command, names in commands.items():
+        console.print(Text(f"  {', '.join(names)}"))
+        console.print(Text(f"    {command}"), soft_wrap=True)  # whole, however long it is: to be copied
+    if output is not None:
+        write_text(output, report.model_dump_json(indent=2) + "\n")
+        console.print(Text(f"It is also in {output}."), soft_wrap=True)
+    for sentence in report.broken:
+        complain(sentence)
+    if report.broken:
+        sys.exit(1)
+
+
+def _table(rows: "tuple[Row, ...]") -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="This machine", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("", "what", "found"):
+        table.add_column(column, overflow="fold", no_wrap=column != "found")
+    for row in rows:
+        needed = f" For {', '.join(row.needed_by)}." if row.needed_by and row.state != "ok" else ""
+        table.add_row(Text(row.state, style=STYLES[row.state]), row.name, Text(f"{row.found}{'.' if needed else ''}{needed}"))
+    return table
+
+
+COMMANDS = (doctor,)
