@@ -270,14 +270,19 @@ def test_lengths_below_one_frame(cli: Command, tiny_copy: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", ["0", "-1"])
-@pytest.mark.parametrize("command", ["evaluate 0", "evaluate artifact", "transcribe 0", "transcribe artifact", "bench artifact", "demo"])
+@pytest.mark.parametrize("command", ["evaluate 0", "evaluate artifact", "transcribe 0", "transcribe artifact", "bench artifact"])
 def test_threads_below_one(cli: Command, tiny_copy: Path, easy: Utterance, tmp_path: Path, command: str, threads: str) -> None:
     before = content(tmp_path)
     name, *subject = command.split()
-    more: dict[str, tuple[object, ...]] = {"evaluate": ("--limit", 1), "demo": ("--limit", 1), "transcribe": (easy.path,)}
+    more: dict[str, tuple[object, ...]] = {"evaluate": ("--limit", 1), "transcribe": (easy.path,)}
     done = cli(name, *subject, *more.get(name, ()), "--threads", threads)
     assert "thread" in complaint(done, alone=False)
     assert content(tmp_path) == before
+
+
+def test_no_workers_for_the_demo(cli: Command, tmp_path: Path) -> None:
+    assert "nobody to work" in complaint(cli("demo", "--limit", 1, "--workers", 0), alone=False)
+    assert content(tmp_path) == {}
 
 
 def test_a_changed_artifact(cli: Command, tiny_copy: Path, easy: Utterance) -> None:

@@ -194,9 +194,6 @@ def test_a_node_that_comes_late_is_checked(
 def test_a_sweep_that_fails_stops_what_is_in_work(test_clean: DataSet, tmp_path: Path) -> None:
     """One configuration fails while another one is heard, which then is not heard to its end."""
 
-    class Two(LocalPool):
-        configurations = 2
-
     class Failing(Steps):
         def __init__(self) -> None:
             self.heard, self.began = 0, threading.Barrier(2)
@@ -215,7 +212,7 @@ def test_a_sweep_that_fails_stops_what_is_in_work(test_clean: DataSet, tmp_path:
             return heard
 
     watcher, dev = Failing(), open_data("digits", "dev-clean").limited(2)
-    sweep = Sweep(load_model("0"), "uniform", {}, None, dev, test_clean, tmp_path, 1, watcher, values=(3.0, 4.0), pool=Two())
+    sweep = Sweep(load_model("0"), "uniform", {}, None, dev, test_clean, tmp_path, 1, watcher, values=(3.0, 4.0), pool=LocalPool(1, 2))
     with pytest.raises(AsrDeployError, match="no more"):
         sweep.run()
     assert watcher.heard < 20

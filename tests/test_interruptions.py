@@ -72,7 +72,6 @@ def watch(event, arguments):  # the interpreter tells of every opening, renaming
 from toolchain.datasets import open_data
 from toolchain.evaluate import evaluate
 from toolchain.subjects import open_subject
-import torcheval.metrics
 subject, data = open_subject(sys.argv[1]), open_data("digits", "test-clean").limited(2)
 sys.addaudithook(watch)
 evaluate(subject, data, Path(sys.argv[2]))
