@@ -38,7 +38,7 @@ test: ## All checks and tests, the full-size architectures included
 	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB)
 	@$(MAKE) --no-print-directory lint
 	android/build
-	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 bench: ## Benchmarks with ratios against a baseline of the same run
 	@scripts/setup

@@ -21,13 +21,9 @@ from toolchain.exporting import export_model
 from toolchain.models import AnchorModel, load_model
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On several processes: the longest first, each by itself; of other files all tests in one process, which makes their fixtures once."""
+    """The longest file first: of two processes one begins with it, while the other one takes the rest file by file."""
     items.sort(key=lambda item: item.path.name != "test_full_size.py")
-    for item in items:
-        if item.path.name != "test_full_size.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session", autouse=True)

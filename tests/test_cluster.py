@@ -116,6 +116,8 @@ def test_a_lost_node_costs_nothing_but_time(
         assert three.workers == 3
         evaluate(open_subject(str(tiny_int8.folder)), test_clean, tmp_path / "ray", pool=three, progress=lose)
     gone[0].join()
+    with open_cluster(None, 1) as rest:  # the cluster may not have noticed yet
+        assert rest.workers == 2
     assert (tmp_path / "ray" / TRANSCRIPTS).read_bytes() == local(str(tiny_int8.folder), test_clean, tmp_path / "here")
 
 

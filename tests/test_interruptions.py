@@ -31,6 +31,11 @@ evaluate(open_subject(sys.argv[1]), open_data("digits", "test-clean"), Path(sys.
 """
 
 
+def hears_ctrl_c() -> None:
+    """What a terminal's program finds; tests that run in the background inherit that it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def lines(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
@@ -41,16 +46,22 @@ def test_stopped_at_random_moments(tiny_int8: Artifact, test_clean: DataSet, tmp
     chance = random.Random(os.getpid())  # other moments in every run of the tests
     folder, stopped, done = tmp_path / "stopped", 0, 0
     while stopped < STOPS:
-        with subprocess.Popen([sys.executable, "-c", RUN, tiny_int8.folder, folder], stderr=subprocess.PIPE) as run:
+        command = [sys.executable, "-c", RUN, tiny_int8.folder, folder]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hears_ctrl_c) as run:
             # So few lines a time that the set lasts for all stops; at first nothing but the settings may be there.
-            wanted = done + chance.randrange(len(test_clean.utterances) // STOPS - 1) if stopped else 0
+            wanted = done + chance.randrange(5) if stopped else 0
             file = folder / (TRANSCRIPTS if stopped else SETTINGS)
             while run.poll() is None and (not file.exists() or lines(file) < wanted):
                 time.sleep(0.001)
             time.sleep(chance.random() * 0.01)
             run.send_signal(chance.choice([signal.SIGKILL, signal.SIGINT]))
             run.communicate()
-        assert run.returncode != 0, "the run ended before it was stopped"
+        if run.returncode == 0:  # on a quick machine the set may be done before: most of it is taken away again
+            kept = (folder / TRANSCRIPTS).read_bytes().splitlines(keepends=True)[:20]
+            (folder / TRANSCRIPTS).write_bytes(b"".join(kept))
+            (folder / RESULT).unlink()
+            done = len(kept)
+            continue
         assert not (folder / RESULT).exists() and lines(folder / TRANSCRIPTS) >= done
         stopped, done = stopped + 1, lines(folder / TRANSCRIPTS)
     assert 0 < done < len(test_clean.utterances)
@@ -112,7 +123,7 @@ def test_a_disk_that_becomes_full_loses_nothing(tiny_int8: Artifact, test_clean:
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_says_how_to_go_on(ending: signal.Signals, tiny_int8: Artifact, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "toolchain.cli", "evaluate", tiny_int8.folder, "-o", tmp_path / "out", "--workers", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c) as run:
         while run.poll() is None and lines(tmp_path / "out" / TRANSCRIPTS) < 3:
             time.sleep(0.002)
         run.send_signal(ending)

@@ -99,21 +99,27 @@ def _check_nodes(threads: int) -> list[dict[str, Any]]:
     if not alive:
         raise AsrDeployError(f"No node of the Ray cluster has {threads} CPU(s); give fewer --threads.")
     task = ray.remote(num_cpus=0, max_retries=RETRIES)(machine_facts)
-    asked = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote() for node in alive]
-    try:
-        facts: list[dict[str, Any]] = ray.get(asked)
-    except ray.exceptions.RayError as error:
-        raise AsrDeployError(
-            f"A node of the Ray cluster cannot run asrdeploy: {_first_line(error)}; install it there as it is here."
-        ) from error
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
+    answers = [task.options(scheduling_strategy=place).remote() for place in places]
+    facts: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for node, answer in zip(alive, answers, strict=True):
+        try:
+            facts.append((node, ray.get(answer)))
+        except ray.exceptions.RayError as error:
+            if node["NodeID"] not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+                continue  # it was lost just now, which costs nothing but its CPUs
+            reason = _first_line(error)
+            raise AsrDeployError(f"A node of the Ray cluster cannot run asrdeploy: {reason}; install it there as it is here.") from error
+    if not facts:
+        raise AsrDeployError("Every node of the Ray cluster was lost while it was asked; mend it; the same command goes on.")
     here = machine_facts()["versions"]
-    for node, there in zip(alive, facts, strict=True):
+    for node, there in facts:
         other = sorted(name for name in here.keys() | there["versions"].keys() if here.get(name) != there["versions"].get(name))
         if other:
             raise AsrDeployError(
                 f"Node {node['NodeManagerAddress']} has other versions than this machine, first of {other[0]}: install the same ones there."
             )
-    return [fact | {"cpus": int(node["Resources"]["CPU"])} for node, fact in zip(alive, facts, strict=True)]
+    return [fact | {"cpus": int(node["Resources"]["CPU"])} for node, fact in facts]
 
 
 class RayPool:
