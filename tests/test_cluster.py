@@ -26,7 +26,7 @@ from toolchain.evaluate import evaluate
 from toolchain.models import load_model
 from toolchain.pools import LocalPool
 from toolchain.scoring import TRANSCRIPTS
-from toolchain.subjects import open_subject, subject_of
+from toolchain.subjects import describe, open_subject, subject_of
 from toolchain.sweep import Sweep
 
 WORKER = b"ray::_hear_bunch"
@@ -247,6 +247,9 @@ def test_int8_is_not_heard_by_processors_that_differ(pool: RayPool, tiny_int8: A
     with pytest.raises(AsrDeployError, match="use nodes of one kind"):
         list(pool.hear(open_subject(str(tiny_int8.folder)), test_clean.utterances[:1]))
     assert len(list(pool.hear(open_subject(str(tiny_fp32.folder)), test_clean.utterances[:1]))) == 1
+    # What the sentence advises is then heard.
+    reduced = tiny_int8.manifest.model_copy(update={"scheme": "int8+reduce_range"})
+    assert not describe(replace(tiny_int8, manifest=reduced)).saturates and describe(tiny_int8).saturates
 
 
 def test_by_command(nodes: Any, tiny_int8: Artifact, tmp_path: Path) -> None:

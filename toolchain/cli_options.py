@@ -64,6 +64,7 @@ def check_pool(engine: str, address: str | None, workers: int | None, threads: i
     """Raise AsrDeployError where the options of a pool do not fit together."""
     from device_runner.engines import check_threads
     from device_runner.names import nearest
+    from toolchain.pools import LocalPool
 
     check_threads(threads)
     if engine not in ("local", "ray"):
@@ -72,8 +73,8 @@ def check_pool(engine: str, address: str | None, workers: int | None, threads: i
         raise AsrDeployError("--address is of a Ray cluster; add --engine ray.")
     if engine == "ray" and workers is not None:
         raise AsrDeployError("--workers is of this machine; a Ray cluster has as many as it has CPUs for.")
-    if workers is not None and workers < 1:
-        raise AsrDeployError(f"--workers {workers} leaves nobody to work; give 1 or more.")
+    if workers is not None:
+        LocalPool(workers)  # refuses what is no number of workers
 
 
 @contextmanager

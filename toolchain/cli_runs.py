@@ -118,13 +118,13 @@ def evaluate(
     from toolchain.datasets import open_data
     from toolchain.evaluate import check_trained, earlier_threads, finished_on_device, use_cores
     from toolchain.evaluate import evaluate as transcribe_and_score
-    from toolchain.normalisers import normaliser
+    from toolchain.normalisers import check_normalizer
     from toolchain.progress import evaluation_progress
     from toolchain.subjects import describe, inexact, open_subject
 
     if limit is not None and limit < 1:
         raise AsrDeployError(f"--limit {limit} leaves nothing to evaluate; give 1 or more.")
-    normaliser(normalizer)  # a wrong name is answered before anything is heard
+    check_normalizer(normalizer)  # a wrong name is answered before anything is heard
     if device == "local" and provider != "cpu":
         raise AsrDeployError("--provider chooses what a phone computes with; name the phone with --device.")
     if device != "local" and (engine != "local" or workers is not None or half or torch_device != "cpu"):
@@ -148,12 +148,12 @@ def evaluate(
         earlier = finished_on_device(artifact, chosen, folder, device, **asked)
         result = earlier or _evaluated_on(artifact, chosen, folder, open_chosen(device, via, adb, apk, complain), asked)
     else:
-        if threads is None:  # a run goes on with the threads that it began with, on whatever it goes on
-            opened = opened.with_threads(earlier_threads(opened, chosen, folder) or 1)
+        begun = earlier_threads(opened, chosen, folder) if threads is None else threads
+        opened = opened.with_threads(begun or 1)  # a run goes on with the threads that it began with, on whatever it goes on
         with open_pool(engine, address, workers, opened.threads) as pool:
-            if engine == "local" and threads is None and workers is None and torch_device == "cpu":
+            if engine == "local" and begun is None and workers is None and torch_device == "cpu":
                 with console.status("measuring workers and threads"):
-                    opened, pool, splits = use_cores(opened, chosen, folder)
+                    opened, pool, splits = use_cores(opened, chosen)
                 for each in splits:
                     rate = f"{each.audio_seconds_per_second:.1f} s of audio in a second"
                     console.print(f"{each.workers} worker(s) of {each.threads} thread(s): {rate}", highlight=False)

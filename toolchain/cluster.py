@@ -210,7 +210,7 @@ class RayPool:
     def _check_products(self, subject: Subject) -> None:
         """Raise AsrDeployError where nodes would compute 8-bit products differently."""
         exact = {node["int8_exact"] for node in self._nodes} | {machine_facts()["int8_exact"]}
-        if len(exact) > 1 and _computes_int8(subject):
+        if len(exact) > 1 and subject.saturates:
             raise AsrDeployError(
                 "Some nodes' processors compute 8-bit products exactly and others saturate them, so the transcripts would depend on "
                 "the node: use nodes of one kind, or export with +reduce_range."
@@ -267,7 +267,7 @@ def _pack(subject: Subject) -> Packed:
     """Return what a node needs to open a subject, in arrays that its workers share without copies."""
     common = {"identity": subject.identity, "versions": package_versions(), "int8_exact": None}
     if subject.artifact is not None:
-        if _computes_int8(subject):
+        if subject.saturates:
             common["int8_exact"] = machine_facts()["int8_exact"]
         names = [MANIFEST, *(each.name for each in subject.artifact.manifest.files)]
         return common | {"files": {name: np.fromfile(subject.artifact.folder / name, np.uint8) for name in names}}
@@ -276,10 +276,6 @@ def _pack(subject: Subject) -> Packed:
     state = {name: tensor.numpy() for name, tensor in model.state().items()}
     facts = {"half": subject.half, "trained": model.trained, "weights": model.weights}
     return common | facts | {"model": model.case.name, "state": state}
-
-
-def _computes_int8(subject: Subject) -> bool:
-    return subject.artifact is not None and "int8" in subject.artifact.manifest.scheme
 
 
 _engines: dict[tuple[object, ...], tuple[Engine, tuple[str, ...], int]] = {}

@@ -57,10 +57,10 @@ def evaluate(
     check_unseen(subject.tuned_on, data, subject.configuration)
     pool = pool or LocalPool()
     with run_folder(folder, _settings(subject, data), [each.id for each in data.utterances]) as run:
+        for line in run.lines:
+            progress(*line)
         if (finished := _finished(run, subject, normalizer)) is not None:
-            _tell(run, progress)
             return finished
-        _tell(run, progress)
         done = {transcript.id for transcript, _ in run.lines}
         # Closed at once where the run is stopped: what was begun for it shall not go on.
         with closing(pool.hear(subject, [each for each in data.utterances if each.id not in done])) as coming:
@@ -141,17 +141,15 @@ def finished_on_device(
         return _finished(run, subject, normalizer)
 
 
-def use_cores(subject: Subject, data: DataSet, folder: Path) -> tuple[Subject, LocalPool, list[Split]]:
+def use_cores(subject: Subject, data: DataSet) -> tuple[Subject, LocalPool, list[Split]]:
     """Return the subject and the pool that use this machine's cores best, and what was measured to find out.
 
-    One thread for every worker where there is little to hear; the threads of an earlier run into the folder where it goes on.
+    Where there is little to hear nothing is measured: a worker for every core with the subject's threads.
 
     Raises:
         AsrDeployError: see ``Pool.hear``.
     """
     here = cores()
-    if (threads := earlier_threads(subject, data, folder)) is not None:
-        return subject.with_threads(threads), LocalPool(max(1, here // threads)), []
     if here == 1 or len(data.utterances) < WORTH_MEASURING * here:
         return subject, LocalPool(max(1, here // subject.threads)), []
     splits = measure_splits(subject, data.utterances, here)
@@ -183,7 +181,7 @@ def _settings(subject: Subject, data: DataSet) -> dict[str, Any]:
     }
     if subject.engine is not None:
         settings["versions"] = package_versions()
-        if subject.artifact is not None and "int8" in subject.artifact.manifest.scheme:
+        if subject.saturates:
             settings["int8_exact"] = machine_facts()["int8_exact"]
     if subject.torch_device != "cpu" or subject.half:
         settings |= {"torch_device": subject.torch_device, "half": subject.half}
@@ -204,11 +202,6 @@ def _finished(run: RunFolder, subject: Subject, normalizer: str) -> Evaluation |
     return result
 
 
-def _tell(run: RunFolder, progress: Progress) -> None:
-    for line in run.lines:
-        progress(*line)
-
-
 def _line(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_seconds: float) -> tuple[Transcript, Timing]:
     counts = count_errors(utterance.reference, hypothesis)
     transcript = Transcript(
@@ -227,10 +220,9 @@ def _line(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_s
 def _scored(
     run: RunFolder, subject: Subject, data: DataSet, threads: int, workers: int, normalizer: str, machine: dict[str, Any]
 ) -> Evaluation:
-    transcripts, timings = ([line[side] for line in run.lines] for side in (0, 1))
     return make_evaluation(
-        transcripts,  # type: ignore[arg-type]  # the pairs' sides lose their types
-        timings,  # type: ignore[arg-type]
+        [transcript for transcript, _ in run.lines],
+        [timing for _, timing in run.lines],
         subject,
         data.name,
         data.split,

@@ -116,11 +116,12 @@ def _left(path: Path) -> list[Path]:
 
 def _check_ours(path: Path) -> None:
     fresh = not path.exists() or (path.is_dir() and set(path.iterdir()) <= set(_left(path)))
-    if not fresh and not _read_settings(path).keys() >= OURS:
+    if not fresh and not earlier_settings(path).keys() >= OURS:
         raise AsrDeployError(f"{path} exists and holds no evaluation; choose another folder for the results.")
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def earlier_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of the run in a folder; empty where there is none."""
     try:
         settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -130,7 +131,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def _opened(path: Path, settings: dict[str, Any], ids: Sequence[str]) -> RunFolder:
     transcripts, times = path / TRANSCRIPTS, path / TIMES
-    if _read_settings(path) != settings:
+    if earlier_settings(path) != settings:
         # In this order: a run that stops in between leaves no transcripts under settings that are not theirs.
         for each in (path / RESULT, transcripts, times):
             each.unlink(missing_ok=True)
@@ -147,8 +148,3 @@ def _opened(path: Path, settings: dict[str, Any], ids: Sequence[str]) -> RunFold
         (path / RESULT).unlink(missing_ok=True)
         taken.rewrite()
     return taken
-
-
-def earlier_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of the run in a folder; empty where there is none."""
-    return _read_settings(path)

@@ -69,6 +69,11 @@ class Subject:
         """Whether several threads may use the engine at once, and gain by it: ExecuTorch plans memory for one, and holds Python's lock."""
         return self.artifact is None or self.artifact.manifest.format != "executorch"
 
+    @property
+    def saturates(self) -> bool:
+        """Whether what is heard depends on how the processor adds 8-bit products."""
+        return self.artifact is not None and _saturates(self.artifact)
+
     def hear(self, waveform: Waveform) -> str:
         """Return what is heard in a waveform ``[samples]``.
 
@@ -185,11 +190,16 @@ def inexact(artifact: Artifact, *, exact: bool | None) -> str | None:
         artifact: what was run.
         exact: what the processor does; None: not known.
     """
-    manifest = artifact.manifest
-    computed = any(what in manifest.quantised for what in ("matrix products in int8", "convolutions in int8")) and manifest.format == "onnx"
-    if not computed or "reduce_range" in manifest.scheme or exact is not False:
+    if not _saturates(artifact) or exact is not False:
         return None
     return (
         "This CPU has no dot-product instructions (VNNI): its 8-bit products saturate, so the word error rate is not a phone's; "
-        f"export with --quant {manifest.scheme}+reduce_range."
+        f"export with --quant {artifact.manifest.scheme}+reduce_range."
     )
+
+
+def _saturates(artifact: Artifact) -> bool:
+    """Tell whether an artifact has 8-bit products that saturate where the processor has no dot-product instructions."""
+    manifest = artifact.manifest
+    computed = any(what in manifest.quantised for what in ("matrix products in int8", "convolutions in int8"))
+    return computed and manifest.format == "onnx" and "reduce_range" not in manifest.scheme
