@@ -13,17 +13,20 @@ from toolchain.cli_options import (
     ApkOption,
     CoolDownOption,
     DeviceOption,
+    JsonOption,
     ThreadsOption,
     ViaOption,
     complain,
     console,
     open_chosen,
+    write_figures,
 )
 
 
 def devices(
     adb: AdbOption = None,
     clean: Annotated[str | None, typer.Option(help="Remove all that jobs left on this device: files, bundles, results.")] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """List where jobs can run: this machine, qemu, phones and emulators. Example: asrdeploy devices"""
     from device_runner import device_choice
@@ -41,9 +44,11 @@ def devices(
         if adb is not None:
             raise
         client, missing = None, str(error)
-    console.print(device_tables.devices(device_choice.list_devices(client)))
+    listed = device_choice.list_devices(client)
+    console.print(device_tables.devices(listed))
     if missing is not None:
         complain(missing)
+    write_figures(json_file, listed)
 
 
 def setup(what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")]) -> None:
@@ -68,13 +73,10 @@ def parity(
     via: ViaOption = None,
     adb: AdbOption = None,
     apk: ApkOption = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the figures to this file (JSON).")] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Compare devices on a fixed set of utterances. Example: asrdeploy parity artifacts/A --devices local,qemu-arm64"""
-    from dataclasses import asdict
-
     from device_runner.artifact import open_artifact
-    from device_runner.files import write_json
     from toolchain import device_tables
     from toolchain.parity import parity as compare
 
@@ -83,9 +85,7 @@ def parity(
     with console.status("") as status:
         found = compare(opened, [open_chosen(each, via, adb, apk, complain) for each in chosen], threads=threads, say=status.update)
     console.print(device_tables.parity(found))
-    if output is not None:
-        write_json(output, [asdict(each) for each in found])
-        console.print(f"The figures are in {output}.")
+    write_figures(json_file, found)
 
 
 def test(
@@ -97,6 +97,7 @@ def test(
     junit: Annotated[Path | None, typer.Option(help="Write the outcome as JUnit XML to this file.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the results; default: results/test-NAME.")] = None,
     cool_down: CoolDownOption = 60.0,
+    json_file: JsonOption = None,
 ) -> None:
     """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs/emulator.toml"""
     from toolchain import device_tables
@@ -119,6 +120,9 @@ def test(
         if outcome.problem is not None:
             complain(f"{outcome.job} could not run: {outcome.problem}")
     console.print(f"Results are in {folder}{'' if junit is None else f', the report in {junit}'}.")
+    write_figures(json_file, outcomes)
+    if any(each.device_failed for each in outcomes):
+        sys.exit(3)
     if any(each.problem is not None for each in outcomes):
         sys.exit(2)
     if any(each.broken for each in outcomes):

@@ -12,8 +12,11 @@ from toolchain.cli_options import (
     AddressOption,
     ApkOption,
     CoolDownOption,
+    DataOption,
     DeviceOption,
     EngineOption,
+    JsonOption,
+    LimitOption,
     NormalizerOption,
     ProviderOption,
     ThreadsOption,
@@ -23,8 +26,10 @@ from toolchain.cli_options import (
     check_pool,
     complain,
     console,
+    one_of,
     open_chosen,
     open_pool,
+    write_figures,
 )
 
 if TYPE_CHECKING:
@@ -90,9 +95,9 @@ def _artifact_for(subject: str, device: str, weights: str | None) -> "Artifact":
 
 def evaluate(
     subject: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
-    data: Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder in LibriSpeech's layout.")] = "digits",
+    data: DataOption = "digits",
     split: Annotated[str, typer.Option(help="For example test-clean or dev-clean.")] = "test-clean",
-    limit: Annotated[int | None, typer.Option(help="Only the first N utterances.")] = None,
+    limit: LimitOption = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of transcripts and result; default: results/NAME-DATA-SPLIT.")
     ] = None,
@@ -112,6 +117,7 @@ def evaluate(
     adb: AdbOption = None,
     apk: ApkOption = None,
     provider: ProviderOption = "cpu",
+    json_file: JsonOption = None,
 ) -> None:
     """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20"""
     from toolchain import tables
@@ -164,6 +170,7 @@ def evaluate(
     if warning:
         complain(warning)
     console.print(f"Transcripts and result are in {folder}.")
+    write_figures(json_file, result)
 
 
 def _evaluated_on(artifact: "Artifact", data: "DataSet", folder: Path, device: "Device", asked: dict[str, Any]) -> "Evaluation":
@@ -179,7 +186,13 @@ def bench(
     artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT…", help="Artifacts' folders; several are measured in turn.")],
     seconds: Annotated[str, typer.Option(help="Lengths of audio.")] = "2,5,10,15",
     threads: ThreadsOption = 1,
-    protocol: Annotated[str, typer.Option(help="standard, strict (1024 runs, 60 s) or quick (to try out; never valid).")] = "standard",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="standard, strict (1024 runs, 60 s) or quick (to try out; never valid).",
+            autocompletion=one_of("standard", "strict", "quick"),
+        ),
+    ] = "standard",
     rounds: Annotated[int | None, typer.Option(help="Rounds, each a fresh process for every artifact; default: the protocol's.")] = None,
     output: Annotated[
         Path | None,
@@ -191,6 +204,7 @@ def bench(
     apk: ApkOption = None,
     provider: ProviderOption = "cpu",
     cool_down: CoolDownOption = 60.0,
+    json_file: JsonOption = None,
 ) -> None:
     """Measure latency: cold load, first inference, steady state. Example: asrdeploy bench artifacts/DIGITS_ASR_TINY-onnx-int8"""
     from device_runner import latency, latency_views
@@ -224,6 +238,7 @@ def bench(
             complain(f"Not valid as a measurement: {reason}")
     latency_views.plot(results, plot)
     console.print(f"All samples are in {', '.join(map(str, files))}, the plot in {plot}.")
+    write_figures(json_file, results)
 
 
 def _bench_files(artifacts: list[Path], output: Path | None, device: str) -> tuple[list[Path], Path]:
