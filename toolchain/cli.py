@@ -149,7 +149,7 @@ def inspect(
     depth: Annotated[int, typer.Option(help="Depth of the tree of modules.")] = 3,
     json_file: JsonOption = None,
 ) -> None:
-    """Show what an artifact or a bitstream really holds. Example: asrdeploy inspect artifacts/A"""
+    """Show what an artifact or a bitstream really holds. Example: asrdeploy inspect artifacts/DIGITS_ASR_TINY-onnx-int8"""
     from toolchain import tables
 
     if artifact.is_file():

@@ -95,6 +95,7 @@ def decompress(
     output: Annotated[Path, typer.Option("-o", "--output", help="The weights (.safetensors, float32).")],
     base: BaseOption = None,
     decoder: DecoderOption = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Reconstruct the weights of a bitstream. Example: asrdeploy decompress tiny.asrb -o tiny.safetensors"""
     from safetensors.torch import save_file
@@ -113,6 +114,7 @@ def decompress(
     with atomic_path(output) as temporary:
         save_file(state, temporary, {TUNED_ON: json.dumps(header.tuned_on)})
     console.print(f"{len(state)} tensors are in {output}.")
+    write_figures(json_file, {"tensors": len(state), "weights": sum(each.numel() for each in state.values()), "header": header})
 
 
 CodecOption = Annotated[str, typer.Option(help="ectcq, uniform, palette, lowrank or prune: its rate is searched.")]
@@ -141,7 +143,10 @@ def sweep(
     address: AddressOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Search codecs' rates until five points lie in the range. Example: asrdeploy sweep --codec ectcq --calibrated -o results/ectcq"""
+    """Search codecs' rates until five points lie in the range.
+
+    Example: asrdeploy sweep --codec uniform --limit 20 -o results/uniform
+    """
     from toolchain import tables
     from toolchain.report import incomplete
     from toolchain.sweep import run_all
@@ -178,7 +183,10 @@ def smallest(
     address: AddressOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Find the smallest bitstream within a budget. Example: asrdeploy smallest --wer-budget 1.5 --codec ectcq -o results/small"""
+    """Find the smallest bitstream within a budget.
+
+    Example: asrdeploy smallest --wer-budget 1.5 --codec uniform --limit 20 -o results/small
+    """
     from toolchain import tables
 
     if not 0 <= wer_budget <= 100:
@@ -243,7 +251,7 @@ def report(
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Draw several curves and say which method sends fewer bits. Example: asrdeploy report results/ectcq results/uniform"""
+    """Draw several curves and say which method sends fewer bits. Example: asrdeploy report results/uniform"""
     from toolchain import tables
     from toolchain.page import write_report
     from toolchain.points import read_curve

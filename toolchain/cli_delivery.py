@@ -22,10 +22,12 @@ def deliver(
     port: Annotated[int, typer.Option(help="With --serve.", min=1, max=65535)] = 8750,
     json_file: JsonOption = None,
 ) -> None:
-    """Serve bitstreams, and measure the time to the first transcript. Example: asrdeploy deliver small.asrb large.asrb --rates 1,10"""
+    """Serve bitstreams, and measure the time to the first transcript. Example: asrdeploy deliver tiny.asrb --rates 10,100"""
     from toolchain import delivery, tables
     from toolchain.progress import share_progress
 
+    if serve and json_file is not None:
+        raise AsrDeployError("--serve measures nothing; leave --json out.")
     if serve:
         console.print(f"Offered: {', '.join(f'http://{host}:{port}/{path.name}' for path in bitstreams)}", soft_wrap=True, highlight=False)
         return delivery.serve(bitstreams, host, port)
@@ -47,7 +49,7 @@ def receive(
     decoder: DecoderOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Receive a bitstream, decoding while it arrives. Example: asrdeploy receive http://127.0.0.1:8750/tiny.asrb -o tiny.asrb"""
+    """Receive a bitstream, decoding while it arrives. Example: asrdeploy receive http://127.0.0.1:8750/tiny.asrb -o received.asrb"""
     from toolchain import reception, tables
 
     if rate is not None and not 0 < rate < 1e6:

@@ -34,6 +34,8 @@ def devices(
     from toolchain import device_tables
 
     if clean is not None:
+        if json_file is not None:
+            raise AsrDeployError("--clean removes and lists nothing; leave --json out.")
         device_choice.clean(find_adb(adb).phone(clean))
         console.print(f"Nothing of earlier jobs is left on {clean}.")
         return
@@ -51,7 +53,10 @@ def devices(
     write_figures(json_file, listed)
 
 
-def setup(what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")]) -> None:
+def setup(
+    what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")],
+    json_file: JsonOption = None,
+) -> None:
     """Build what devices need, from Debian's and PyPI's packages. Example: asrdeploy setup arm64"""
     from device_runner.arm_bundle import build_bundle, layers
     from device_runner.names import nearest
@@ -60,10 +65,11 @@ def setup(what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the 
         raise nearest(what, ["arm64"], "thing to set up")
     with console.status("") as status:
         bundle = build_bundle(progress=status.update)
-    for layer in layers(bundle):
-        size = sum(path.stat().st_size for path in layer.rglob("*") if path.is_file())
+    sizes = {str(layer): sum(path.stat().st_size for path in layer.rglob("*") if path.is_file()) for layer in layers(bundle)}
+    for layer, size in sizes.items():
         console.print(f"{layer}: {size / 1e6:.0f} MB", soft_wrap=True)
     console.print(f"The Arm bundle is {bundle}; `--device qemu-arm64` and `--via shell` use it.", soft_wrap=True)
+    write_figures(json_file, {"bundle": bundle, "layer_bytes": sizes})
 
 
 def parity(
@@ -75,7 +81,10 @@ def parity(
     apk: ApkOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Compare devices on a fixed set of utterances. Example: asrdeploy parity artifacts/A --devices local,qemu-arm64"""
+    """Compare devices on a fixed set of utterances.
+
+    Example: asrdeploy parity artifacts/DIGITS_ASR_TINY-onnx-int8 --devices local,qemu-arm64
+    """
     from device_runner.artifact import open_artifact
     from toolchain import device_tables
     from toolchain.parity import parity as compare
@@ -99,7 +108,7 @@ def test(
     cool_down: CoolDownOption = 60.0,
     json_file: JsonOption = None,
 ) -> None:
-    """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs/emulator.toml"""
+    """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs.toml"""
     from toolchain import device_tables
     from toolchain.job_limits import read_job_file, run_test_job, write_junit
 

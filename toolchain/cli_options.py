@@ -54,20 +54,20 @@ def write_figures(file: Path | None, figures: Any) -> None:
 
 def one_of(*names: str) -> Callable[[str], list[str]]:
     """Return the shell's completion of an option that takes one of these names."""
-    return lambda typed: [name for name in names if name.startswith(typed)]
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
-def _models(typed: str) -> list[str]:
+def _models(incomplete: str) -> list[str]:
     from toolchain.testcases import TEST_CASES
 
-    return one_of(*(case.name for case in TEST_CASES))(typed)
+    return one_of(*(case.name for case in TEST_CASES))(incomplete)
 
 
-def schemes_like(typed: str) -> list[str]:
+def schemes_like(incomplete: str) -> list[str]:
     """Return the schemes, and their variants, that begin as what was typed."""
     from exporters.schemes import SCHEMES, VARIANTS
 
-    return one_of(*SCHEMES, *(f"{name}+{variant}" for name in SCHEMES for variant in VARIANTS))(typed)
+    return one_of(*SCHEMES, *(f"{name}+{variant}" for name in SCHEMES for variant in VARIANTS))(incomplete)
 
 
 ModelOption = Annotated[

@@ -50,6 +50,7 @@ def transcribe(
     via: ViaOption = None,
     adb: AdbOption = None,
     apk: ApkOption = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Print what a recogniser hears. Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav"""
     from device_runner.audio import read_audio
@@ -61,8 +62,11 @@ def transcribe(
     else:
         opened = open_subject(subject, weights=weights, threads=threads)
         heard = (_named(file, lambda path: opened.hear(read_audio(path, opened.sample_rate))) for file in files)
+    texts = []
     for file, text in zip(files, heard, strict=True):
-        typer.echo(f"{file}: {text}" if len(files) > 1 else text)
+        typer.echo(f"{file}: {text}" if len(files) > 1 else text, err=console.stderr)
+        texts.append({"file": file, "text": text})
+    write_figures(json_file, texts)
 
 
 def _heard_on(artifact: "Artifact", files: list[Path], threads: int, device: "Device") -> list[str]:
@@ -119,7 +123,7 @@ def evaluate(
     provider: ProviderOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
-    """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20"""
+    """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20 -o results/fp32"""
     from toolchain import tables
     from toolchain.datasets import open_data
     from toolchain.evaluate import check_trained, earlier_threads, finished_on_device, use_cores
@@ -206,7 +210,10 @@ def bench(
     cool_down: CoolDownOption = 60.0,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure latency: cold load, first inference, steady state. Example: asrdeploy bench artifacts/DIGITS_ASR_TINY-onnx-int8"""
+    """Measure latency: cold load, first inference, steady state.
+
+    Example: asrdeploy bench artifacts/DIGITS_ASR_TINY-onnx-int8 --seconds 2 --protocol quick
+    """
     from device_runner import latency, latency_views
     from device_runner.artifact import open_artifact
     from device_runner.files import write_text

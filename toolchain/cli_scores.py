@@ -17,7 +17,7 @@ def compare(
     plot_file: Annotated[Path | None, typer.Option("--plot", help="File (.png, .svg) for the distribution of the difference.")] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Say where two evaluations differ and whether chance explains it. Example: asrdeploy compare results/A results/B"""
+    """Say where two evaluations differ and whether chance explains it. Example: asrdeploy compare results/fp32 results/int8"""
     from toolchain import comparison_views
     from toolchain.comparison import compare_with_differences
     from toolchain.normalisers import check_normalizer
@@ -41,7 +41,7 @@ def score(
     normalizer: NormalizerOption = "none",
     json_file: JsonOption = None,
 ) -> None:
-    """Count the errors of evaluations anew, without inference. Example: asrdeploy score results/A --normalizer whisper"""
+    """Count the errors of evaluations anew, without inference. Example: asrdeploy score results/fp32 --normalizer whisper"""
     from toolchain.comparison_views import scores
     from toolchain.normalisers import check_normalizer
     from toolchain.scoring import ScoredRun, ScoredRuns, read_evaluation, rescore

@@ -29,4 +29,4 @@ def lacking(error: ModuleNotFoundError) -> str | None:
         return None
     from toolchain.doctor_probes import asrdeploy_command  # only here: it takes longer than most commands
 
-    return f"This needs {error.name}, which is not installed; the extra {extra} brings it: {asrdeploy_command(extra)}"
+    return f"This needs {error.name}, which is not installed: `{asrdeploy_command(extra)}` adds the extra {extra}."
