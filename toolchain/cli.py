@@ -59,7 +59,7 @@ def run(application: typer.Typer) -> None:
         sys.exit(MENDABLE)
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
-            complain("Interrupted; what was finished is kept, and the same command goes on from there.")
+            complain("Interrupted: files are whole, and the same command goes on from what was finished.")
         raise
 
 
