@@ -1,0 +1,112 @@
+"""Makes docs/performance.md and its plots from the stored results; the same results give the same bytes."""
+
+import hashlib
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import matplotlib
+
+matplotlib.use("Agg")  # files only: works without a display
+
+from matplotlib import pyplot as plt  # the backend is chosen before
+
+from benchmarks.catalogue import BENCHMARKS, Benchmark
+from benchmarks.common import REPOSITORY, Group, Row, groups, number
+from benchmarks.results import Machine, Stored, read_folder
+from device_runner.errors import AsrDeployError
+from device_runner.files import atomic_path, write_text
+
+PAGE = REPOSITORY / "docs" / "performance.md"
+TEMPLATE = Path(__file__).with_name("performance.md.jinja")
+QUIET = 0.05  # of the cores: less than that is nobody's work
+HEIGHT, WIDTH = 0.28, 8.0  # inches of a bar and of a plot
+Section = tuple[Benchmark, Stored, str, list[Group]]
+
+
+def newest(results: Path) -> list[tuple[Benchmark, Stored]]:
+    """Return each benchmark that has a result, with that of the full setting where there is one.
+
+    Raises:
+        AsrDeployError: there is none at all, or a file is no result.
+    """
+    stored = read_folder(results, "quick") | read_folder(results, "full")
+    found = [(each, stored[each.name]) for each in BENCHMARKS if each.name in stored]
+    if not found:
+        raise AsrDeployError(f"{results} holds no results; make them with `make bench`.")
+    return found
+
+
+def text(results: Path) -> str:
+    """Return the page of a folder of results."""
+    found = newest(results)
+    machines: list[Machine] = []
+    for _, stored in found:
+        if stored.machine not in machines:
+            machines.append(stored.machine)
+    letters = string.ascii_uppercase
+    sections: list[Section] = [
+        (benchmark, stored, letters[machines.index(stored.machine)], groups(stored.figures)) for benchmark, stored in found
+    ]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(machines=dict(zip(letters, machines, strict=False)), sections=sections, beside=beside).rstrip() + "\n"
+
+
+def beside(stored: Stored) -> str:
+    """Say what else the machine did meanwhile."""
+    cores = stored.machine.logical_cpus
+    if stored.other_work is None:
+        return ""
+    if stored.other_work <= QUIET * cores:
+        return "Nothing else ran."
+    return (
+        f"**Other work ran beside it** and took {stored.other_work:.1f} of the {cores} cores on average: a quiet machine gives other times."
+    )
+
+
+def write(results: Path, page: Path = PAGE) -> None:
+    """Write the page, and the plots into the folder beside it that has its name."""
+    content = text(results)
+    for benchmark, stored in newest(results):
+        if benchmark.plot is not None:
+            draw(benchmark, stored, page.with_suffix("") / f"{benchmark.name}.svg")
+    write_text(page, content)
+
+
+def digest(stored: Stored) -> str:
+    """Return the SHA-256 of a result's figures; a plot has it in its description."""
+    return hashlib.sha256(stored.figures.model_dump_json().encode()).hexdigest()
+
+
+def drawn_rows(benchmark: Benchmark, stored: Stored) -> dict[str, list[Row]]:
+    """Return the rows that a benchmark's plot shows, by group."""
+    measure, part = benchmark.plot or ("", "")
+    rows = [row for row in stored.figures.rows if row.measure == measure and part in row.group]
+    return {group: [row for row in rows if row.group == group] for group in dict.fromkeys(row.group for row in rows)}
+
+
+def draw(benchmark: Benchmark, stored: Stored, path: Path) -> None:
+    """Draw the values of one measure as bars, a panel for each group, the ratio behind each value."""
+    panels = drawn_rows(benchmark, stored)
+    heights = [len(rows) + 2 for rows in panels.values()]
+    with plt.rc_context({"svg.hashsalt": "asrdeploy", "svg.fonttype": "none", "font.size": 8}):
+        figure, grid = plt.subplots(
+            len(panels), squeeze=False, figsize=(WIDTH, HEIGHT * sum(heights)), height_ratios=heights, layout="constrained"
+        )
+        for axes, (group, rows) in zip(grid[:, 0], panels.items(), strict=True):
+            colours = ["0.6" if row.what == stored.figures.baseline else "tab:blue" for row in rows]
+            bars = axes.barh([row.what for row in rows], [row.value for row in rows], color=colours, height=0.7)
+            axes.bar_label(bars, labels=_labels(rows), padding=3)
+            axes.invert_yaxis()
+            axes.margins(x=0.15)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_title(f"{group}: {rows[0].measure}, {rows[0].unit} ({rows[0].better} is better)", loc="left")
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None, "Description": digest(stored)})
+        plt.close(figure)
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    return [number(row.value) + ("" if row.ratio is None else f"  ({row.ratio:.2f} x)") for row in rows]
