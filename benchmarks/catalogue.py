@@ -87,7 +87,6 @@ BENCHMARKS = (
         title="Updates after a fine-tuning",
         measures="Bytes of an update against the full bitstream, and the word error rates of both.",
         baseline="the fine-tuned model sent in full",
-        quick=("--steps", "10"),
     ),
 )
 

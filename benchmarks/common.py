@@ -158,7 +158,7 @@ def groups(figures: Figures) -> list[Group]:
                 row = rows.get((what, measure))
                 cells.append("" if row is None else _with_interval(row))
                 if measure in compared:
-                    cells.append("" if row is None or row.ratio is None else f"{row.ratio:.2f}")
+                    cells.append("" if row is None or row.ratio is None else number(row.ratio))
             lines.append(tuple(cells))
         found.append(Group(name=name, heads=("", *heads), lines=tuple(lines)))
     return found

@@ -194,17 +194,17 @@ def measure(model: str, ways: list[dict[str, Any]], rounds: int) -> list[Row]:
         common = {"group": group, "what": name}
         ratio, spread = ratio_of(seconds[SCRIPT], seconds[name])
         speed = audio / statistics.median(seconds[name])
-        rows.append(Row(**common, measure="speed", value=speed, unit="s of audio a second", better="more", ratio=ratio, spread=spread))
+        rows.append(Row(**common, measure="speed", value=speed, unit="audio s/s", better="more", ratio=ratio, spread=spread))
         if model == "tiny":
             rows.append(Row(**common, measure="wer", value=100 * runs[name][0]["wer"], unit="%", better="less"))
         peak = max(each["peak_bytes"] for each in runs[name])
-        rows.append(Row(**common, measure="peak memory", value=peak / 1e6, unit="MB", better="less", ratio=peak / script_peak))
+        rows.append(Row(**common, measure="peak", value=peak / 1e6, unit="MB", better="less", ratio=peak / script_peak))
         if way["workers"] > 1:
             extra = (peak - in_a_process(way | {"workers": 1})["peak_bytes"]) / (way["workers"] - 1)
-            rows.append(Row(**common, measure="one worker more", value=extra / 1e6, unit="MB", better="less"))
+            rows.append(Row(**common, measure="a worker more", value=extra / 1e6, unit="MB", better="less"))
             if way["bytes"] is not None:
-                share = extra / way["bytes"]
-                rows.append(Row(**common, measure="that over the artifact", value=share, unit="1", better="less"))
+                share = 100 * extra / way["bytes"]
+                rows.append(Row(**common, measure="of the artifact", value=share, unit="%", better="less"))
     return rows
 
 
@@ -227,9 +227,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for model in options.models.split(","):
             rows += measure(model, ways_of(model, Path(name), options.minutes), options.rounds)
-    note = (
-        f"Ours: {cores()} workers of one thread. One worker more: peak memory with all workers less that with one, for each of the others."
-    )
+    note = f"Ours: {cores()} workers of one thread. A worker more: peak memory with all workers less that with one, for each of the others, and its share of the artifact's bytes."
     report(Figures(benchmark="evaluate", baseline=SCRIPT, rows=tuple(rows), notes=(note,)), options.json)
 
 

@@ -1,6 +1,6 @@
 """What the latency loop costs on top of onnxruntime: the same runs of the same model by bare `session.run` calls, in the same process.
 
-    python -m benchmarks.latency [--json FILE] [--rounds 5] [--runs 40] [--seconds 1,5]
+    python -m benchmarks.latency [--json FILE] [--rounds 5] [--runs 40] [--seconds 1,5] [--schemes fp32,int8-full]
 
 The bundled model in ONNX on one thread. Each way makes the same number of runs a round, in turn:
 
@@ -34,7 +34,6 @@ from device_runner.runner import run_job
 from toolchain.exporting import bundled_speech, export_model
 from toolchain.models import load_model
 
-SCHEMES = ("fp32", "int8-full")
 BARE, ENGINE, JOB = "bare onnxruntime", "engine", "latency job"
 
 
@@ -114,10 +113,11 @@ def main() -> None:
     parser = arguments_of(__doc__, rounds=5)
     parser.add_argument("--runs", type=int, default=40, help="of each way in a round")
     parser.add_argument("--seconds", default="1,5", help="lengths of audio")
+    parser.add_argument("--schemes", default="fp32,int8-full", help="of ONNX, with commas between")
     options = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
-        for scheme in SCHEMES:
+        for scheme in options.schemes.split(","):
             with Console(stderr=True).status(f"exporting {scheme}"):
                 artifact, _ = export_model(load_model("0"), format_name="onnx", scheme_name=scheme, folder=Path(name) / scheme)
             for seconds in options.seconds.split(","):

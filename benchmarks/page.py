@@ -61,9 +61,7 @@ def beside(stored: Stored) -> str:
         return ""
     if stored.other_work <= QUIET * cores:
         return "Nothing else ran."
-    return (
-        f"**Other work ran beside it** and took {stored.other_work:.1f} of the {cores} cores on average: a quiet machine gives other times."
-    )
+    return f"**Other work ran beside it** and took {stored.other_work:.1f} of the {cores} cores on average: do not quote its times, nor ratios between ways that use different numbers of threads."
 
 
 def write(results: Path, page: Path = PAGE) -> None:
@@ -81,9 +79,15 @@ def digest(stored: Stored) -> str:
 
 
 def drawn_rows(benchmark: Benchmark, stored: Stored) -> dict[str, list[Row]]:
-    """Return the rows that a benchmark's plot shows, by group."""
+    """Return the rows that a benchmark's plot shows, by group.
+
+    Raises:
+        AsrDeployError: the result has none, being of an older version of the benchmark.
+    """
     measure, part = benchmark.plot or ("", "")
     rows = [row for row in stored.figures.rows if row.measure == measure and part in row.group]
+    if not rows:
+        raise AsrDeployError(f"The stored result of {benchmark.name} has no “{measure}” to draw; run `make bench` again.")
     return {group: [row for row in rows if row.group == group] for group in dict.fromkeys(row.group for row in rows)}
 
 
@@ -109,4 +113,4 @@ def draw(benchmark: Benchmark, stored: Stored, path: Path) -> None:
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
-    return [number(row.value) + ("" if row.ratio is None else f"  ({row.ratio:.2f} x)") for row in rows]
+    return [number(row.value) + ("" if row.ratio is None else f"  ({number(row.ratio)} x)") for row in rows]

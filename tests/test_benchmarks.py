@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ from device_runner.files import write_json
 
 COMMIT = "0123456789ab"
 KNOWN = {each.name: each for each in BENCHMARKS}
-# The smallest latency benchmark: two exports of the bundled model and a few runs.
-SMALL = replace(KNOWN["latency"], quick=("--rounds", "1", "--runs", "2", "--seconds", "0.5"))
+# The smallest latency benchmark: one export of the bundled model and a few runs.
+SMALL = replace(KNOWN["latency"], quick=("--rounds", "1", "--runs", "2", "--seconds", "0.5", "--schemes", "int8-full"))
 BROKEN = replace(KNOWN["codecs"], quick=("--rounds", "many"))
 positive = st.floats(min_value=1e-6, max_value=1e6)
 
@@ -42,8 +43,9 @@ def silent() -> Console:
 def made(name: str = "latency", *, command: str | None = None, cpu: str = "some", factor: float = 1.0, rows: int = 3) -> Stored:
     """A result with a baseline of 1 ms and others of 2, 3, … ms times a factor."""
     values = {"bare onnxruntime": 1.0} | {f"way {each}": factor * each for each in range(2, rows + 1)}
+    measure, part = KNOWN[name].plot or ("size", "")
     figures = [
-        Row(group="a model", what=what, measure="fastest run", value=value, unit="ms", better="less", ratio=value, spread=0.1)
+        Row(group=f"a model {part}".strip(), what=what, measure=measure, value=value, unit="ms", better="less", ratio=value, spread=0.1)
         for what, value in values.items()
     ]
     return Stored(
@@ -75,7 +77,10 @@ def test_a_run_writes_figures_facts_and_command_and_no_names(tmp_path: Path) -> 
     run_all([SMALL], "quick", tmp_path, resume=False, console=silent())
     (path,) = tmp_path.iterdir()
     stored = read(path)
-    assert path.name == "latency-quick.json" and stored.command == "python -m benchmarks.latency --rounds 1 --runs 2 --seconds 0.5"
+    assert (
+        path.name == "latency-quick.json"
+        and stored.command == "python -m benchmarks.latency --rounds 1 --runs 2 --seconds 0.5 --schemes int8-full"
+    )
     assert {row.what for row in stored.figures.rows} == {"bare onnxruntime", "engine", "latency job"}
     assert all(row.value > 0 and row.ratio for row in stored.figures.rows)
     assert {row.ratio for row in stored.figures.rows if row.what == stored.figures.baseline} == {1.0}
@@ -85,7 +90,7 @@ def test_a_run_writes_figures_facts_and_command_and_no_names(tmp_path: Path) -> 
 def test_a_failed_benchmark_leaves_what_was_finished_and_says_so(tmp_path: Path) -> None:
     kept = made()
     folder_of(tmp_path, kept)
-    with pytest.raises(AsrDeployError, match="benchmark codecs ended with code 2; .*--resume"):
+    with pytest.raises(AsrDeployError, match=r"benchmark codecs ended with code 2; .*--resume"):
         run_all([BROKEN], "quick", tmp_path, resume=False, console=silent())
     assert [each.name for each in tmp_path.iterdir()] == ["latency-quick.json"] and read(path_of(tmp_path, "latency", "quick")) == kept
 
@@ -125,7 +130,7 @@ def test_resuming_runs_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_broken_result_is_one_sentence_and_code_2(tmp_path: Path, content: str | bytes) -> None:
     path = tmp_path / "latency-quick.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(AsrDeployError, match="is no result of a benchmark .*: remove it and run `make bench` again.$"):
+    with pytest.raises(AsrDeployError, match=r"is no result of a benchmark .*: remove it and run `make bench` again.$"):
         read(path)
 
 
@@ -151,13 +156,13 @@ def test_figures_that_a_benchmark_left_broken_are_refused(monkeypatch: pytest.Mo
         write_json(Path(words[-1]), {"benchmark": "latency"})
         return subprocess.CompletedProcess(words, 0)
 
-    monkeypatch.setattr("benchmarks.running.subprocess.run", write_nonsense)
+    monkeypatch.setattr("benchmarks.running.subprocess", SimpleNamespace(run=write_nonsense))
     with pytest.raises(AsrDeployError, match="is no result of a benchmark"):
         run_one(SMALL, "quick")
 
 
 def test_a_command_that_does_not_start_is_a_sentence() -> None:
-    with pytest.raises(AsrDeployError, match="“python -c raise SystemExit.'no'.” ended with code 1: no"):
+    with pytest.raises(AsrDeployError, match=r"“python -c raise SystemExit.'no'.” ended with code 1: no"):
         startup.process(("-c", "raise SystemExit('no')"), os.environ)()
 
 
@@ -314,9 +319,17 @@ def test_the_same_results_make_the_same_page_and_plots(tmp_path: Path) -> None:
 def test_the_page_prefers_the_full_setting_and_tells_of_other_work(tmp_path: Path) -> None:
     quick, full = made(), made(factor=7.0).model_copy(update={"setting": "full", "other_work": 1.2})
     text = page.text(folder_of(tmp_path, quick, full))
-    assert "Full setting" in text and "| way 3 | 21.0 | 21.00 |" in text and "3.00 | 3.00" not in text
+    assert "Full setting" in text and "| way 3 | 21.0 | 21.0 |" in text and "3.00 | 3.00" not in text
     assert re.search(r"\*\*Other work ran beside it\*\* and took 1.2 of the \d+ cores", text)
     assert "ran" not in page.beside(made().model_copy(update={"other_work": None}))
+
+
+def test_a_result_without_what_is_drawn_asks_for_a_new_run(tmp_path: Path) -> None:
+    stored = made()
+    old = stored.model_copy(update={"figures": stored.figures.model_copy(update={"rows": ()})})
+    with pytest.raises(AsrDeployError, match="latency has no “fastest run” to draw; run `make bench` again"):
+        page.write(folder_of(tmp_path, old), tmp_path / "performance.md")
+    assert not (tmp_path / "performance.md").exists()
 
 
 # The catalogue and the documents
