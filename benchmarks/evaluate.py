@@ -227,7 +227,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for model in options.models.split(","):
             rows += measure(model, ways_of(model, Path(name), options.minutes), options.rounds)
-    note = f"Ours: {cores()} workers of one thread. A worker more: peak memory with all workers less that with one, for each of the others, and its share of the artifact's bytes."
+    note = (
+        f"Ours: {cores()} workers of one thread. A worker more: peak memory with all workers less that with one, for each of the others; "
+        "of the artifact: its share of the artifact's bytes."
+    )
     report(Figures(benchmark="evaluate", baseline=SCRIPT, rows=tuple(rows), notes=(note,)), options.json)
 
 
