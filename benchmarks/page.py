@@ -62,7 +62,7 @@ def beside(stored: Stored) -> str:
     if stored.other_work <= QUIET * cores:
         return "Nothing else ran."
     return (
-        f"**Other work ran beside it** and took {stored.other_work:.1f} of the {cores} cores on average: do not quote its times, nor ratios "
+        f"**Other work ran beside it** and took {stored.other_work:.1f} of the {cores} cores on average: do not quote times, nor ratios "
         "between ways that use different numbers of threads."
     )
 
