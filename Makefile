@@ -41,7 +41,7 @@ test: ## All checks and tests, the full-size architectures included
 	android/build
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
-bench: ## All benchmarks, and docs/performance.md of what they found; SETTING=full takes an hour and more, RESUME=1 goes on
+bench: ## All benchmarks, and docs/performance.md of what they found; SETTING=full takes long, RESUME=1 goes on
 	@scripts/setup
 	$(BIN)/python -m benchmarks run --setting $(SETTING) $(if $(RESUME),--resume)
 	$(BIN)/python -m benchmarks page

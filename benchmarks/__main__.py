@@ -47,10 +47,10 @@ def main() -> None:
         page.write(options.results, options.output)
         console.print(f"{options.output} is written.")
     else:
-        new = options.new or ANEW
+        new, chosen = options.new or ANEW, find(options.only)
         if options.new is None:
-            run_all(find(options.only), options.setting, new, resume=options.resume, console=console)
-        found = comparing.compare(options.against, new, options.setting)
+            run_all(chosen, options.setting, new, resume=options.resume, console=console)
+        found = comparing.compare(options.against, new, options.setting, [each.name for each in chosen])
         comparing.show(found, console)
         if options.json is not None:
             comparing.write(found, options.json)

@@ -120,7 +120,7 @@ def report(figures: Figures, path: Path | None) -> None:
     for group in groups(figures):
         drawn = Table(title=group.name, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
         for number, head in enumerate(group.heads):
-            drawn.add_column(head, justify="right" if number else "left", no_wrap=not number)
+            drawn.add_column(head, justify="right" if number else "left", no_wrap=not number, overflow="fold")
         for line in group.lines:
             drawn.add_row(*line)
         console.print(drawn)

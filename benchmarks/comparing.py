@@ -1,7 +1,7 @@
 """Compares new results with stored ones, row by row."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich import box
@@ -49,13 +49,13 @@ class Comparison(Record):
     missing: tuple[str, ...]  # sentences
 
 
-def compare(against: Path, new: Path, setting: Setting) -> Comparison:
-    """Compare the results of two folders.
+def compare(against: Path, new: Path, setting: Setting, only: Sequence[str] | None = None) -> Comparison:
+    """Compare the results of two folders, those of some benchmarks where they are named.
 
     Raises:
         AsrDeployError: a file is no result, or a folder has none of this setting.
     """
-    old, made = (_results(folder, setting) for folder in (against, new))
+    old, made = (_results(folder, setting, only) for folder in (against, new))
     missing = [f"{name} has no new result." for name in old if name not in made]
     missing += [f"{name} has no stored result." for name in made if name not in old]
     machines, changes = {}, []
@@ -68,8 +68,8 @@ def compare(against: Path, new: Path, setting: Setting) -> Comparison:
     return Comparison(setting=setting, machines=machines, changes=tuple(changes), missing=tuple(missing))
 
 
-def _results(folder: Path, setting: Setting) -> dict[str, Stored]:
-    found = read_folder(folder, setting)
+def _results(folder: Path, setting: Setting, only: Sequence[str] | None) -> dict[str, Stored]:
+    found = {name: stored for name, stored in read_folder(folder, setting).items() if not only or name in only}
     if not found:
         raise AsrDeployError(
             f"{folder} has no result of the {setting} setting; make some with `python -m benchmarks run --results {folder}`."

@@ -41,6 +41,7 @@ def measure(model: AnchorModel, schemes: list[str], lengths: list[float], thread
         folder = Path(name)
         plain = folder / "plain"
         sizes = {BASELINE: BYTES_OF_A_PARAMETER * model.case.anchor.num_param, PLAIN: export_plain(model, plain)}
+        exported = []
         for text in schemes:
             format_name, scheme = text.split(":")
             find_scheme(scheme, format_name)
@@ -48,10 +49,11 @@ def measure(model: AnchorModel, schemes: list[str], lengths: list[float], thread
                 artifact, seconds = export_model(model, format_name=format_name, scheme_name=scheme, folder=folder / text)
             sizes[text] = artifact.size_bytes
             error = 100 * max(each.relative for each in artifact.manifest.parity)
-            yield Row(group=group, what=text, measure="export", value=seconds, unit="s", better="less")
-            yield Row(group=group, what=text, measure="error", value=error, unit="%", better="less")
+            exported.append(Row(group=group, what=text, measure="export", value=seconds, unit="s", better="less"))
+            exported.append(Row(group=group, what=text, measure="error", value=error, unit="%", better="less"))
         for what, size in sizes.items():
             yield Row(group=group, what=what, measure="size", value=size / 1e6, unit="MB", better="less", ratio=size / sizes[BASELINE])
+        yield from exported
         engines = engines_of(model, plain, folder, schemes, threads)
         for length in lengths:
             waveform = bundled_speech([length], model.case.sample_rate)[length]

@@ -20,7 +20,7 @@ from device_runner.files import atomic_path, write_text
 
 PAGE = REPOSITORY / "docs" / "performance.md"
 TEMPLATE = Path(__file__).with_name("performance.md.jinja")
-QUIET = 0.05  # of the cores: less than that is nobody's work
+QUIET = 0.1  # of the cores: less than that is what any system does
 HEIGHT, WIDTH = 0.28, 8.0  # inches of a bar and of a plot
 Section = tuple[Benchmark, Stored, str, list[Group]]
 
@@ -51,29 +51,49 @@ def text(results: Path) -> str:
     ]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(machines=dict(zip(letters, machines, strict=False)), sections=sections, beside=beside).rstrip() + "\n"
+    return (
+        template.render(machines=dict(zip(letters, machines, strict=False)), sections=sections, beside=beside, has_plot=has_plot).rstrip()
+        + "\n"
+    )
+
+
+def is_quiet(stored: Stored) -> bool:
+    """Tell whether hardly anything else ran meanwhile, as far as the system tells."""
+    return stored.other_work is None or stored.other_work <= QUIET * stored.machine.logical_cpus
 
 
 def beside(stored: Stored) -> str:
     """Say what else the machine did meanwhile."""
-    cores = stored.machine.logical_cpus
     if stored.other_work is None:
         return ""
-    if stored.other_work <= QUIET * cores:
-        return "Nothing else ran."
+    cores = f"{number(stored.other_work)} of the {stored.machine.logical_cpus} cores on average"
+    if is_quiet(stored):
+        return f"Other work took {cores}."
     return (
-        f"**Other work ran beside it** and took {stored.other_work:.1f} of the {cores} cores on average: do not quote times, nor ratios "
-        "between ways that use different numbers of threads."
+        f"**Other work ran beside it** and took {cores}: do not quote times, nor ratios between ways that use different numbers of threads "
+        "(no plot is drawn); `make bench` on a quiet machine replaces them."
     )
 
 
 def write(results: Path, page: Path = PAGE) -> None:
-    """Write the page, and the plots into the folder beside it that has its name."""
+    """Write the page, and the plots into the folder beside it that has its name; plots of results that are gone are removed."""
     content = text(results)
-    for benchmark, stored in newest(results):
-        if benchmark.plot is not None:
-            draw(benchmark, stored, page.with_suffix("") / f"{benchmark.name}.svg")
+    plots = {
+        page.with_suffix("") / f"{benchmark.name}.svg": (benchmark, stored)
+        for benchmark, stored in newest(results)
+        if has_plot(benchmark, stored)
+    }
+    for path, (benchmark, stored) in plots.items():
+        draw(benchmark, stored, path)
+    for path in page.with_suffix("").glob("*.svg"):
+        if path not in plots:
+            path.unlink()
     write_text(page, content)
+
+
+def has_plot(benchmark: Benchmark, stored: Stored) -> bool:
+    """Tell whether a result is drawn: figures that are not to be quoted are not."""
+    return benchmark.plot is not None and is_quiet(stored)
 
 
 def digest(stored: Stored) -> str:

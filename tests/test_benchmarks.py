@@ -248,6 +248,7 @@ def test_missing_rows_and_benchmarks_are_named_and_fail_nothing(tmp_path: Path) 
     assert done.returncode == 0 and "codecs has no new result." in said and "startup has no stored result." in said
     assert "latency: “a model, way 3, fastest run” is in the stored result alone." in said
     assert len(comparing.compare(old, new, "quick").changes) == 2
+    assert "codecs" not in " ".join(comparing.compare(old, new, "quick", ["latency"]).missing)
 
 
 rows_of_figures = st.builds(
@@ -291,7 +292,7 @@ def test_the_page_is_what_the_committed_results_make_of_it() -> None:
 
 def test_the_plots_are_those_of_the_committed_results() -> None:
     drawn = {path.stem: path.read_text(encoding="utf-8") for path in page.PAGE.with_suffix("").glob("*.svg")}
-    wanted = {benchmark.name: page.digest(stored) for benchmark, stored in page.newest(STORED) if benchmark.plot is not None}
+    wanted = {benchmark.name: page.digest(stored) for benchmark, stored in page.newest(STORED) if page.has_plot(benchmark, stored)}
     assert drawn.keys() == wanted.keys() and all(wanted[name] in text for name, text in drawn.items()), "run `python -m benchmarks page`"
 
 
@@ -313,15 +314,23 @@ def test_the_same_results_make_the_same_page_and_plots(tmp_path: Path) -> None:
     assert first == second and {"performance.md", "latency.svg"} <= first.keys()
     text = first["performance.md"].decode()
     assert "| A | some" in text and "| B | another" in text and "machine B" in text and "A note." in text
-    assert "| way 3 | 3.00 | 3.00 |" in text and "Nothing else ran." in text
+    assert "| way 3 | 3.00 | 3.00 |" in text and "Other work took 0.00 of the" in text
 
 
 def test_the_page_prefers_the_full_setting_and_tells_of_other_work(tmp_path: Path) -> None:
     quick, full = made(), made(factor=7.0).model_copy(update={"setting": "full", "other_work": 1.2})
     text = page.text(folder_of(tmp_path, quick, full))
     assert "Full setting" in text and "| way 3 | 21.0 | 21.0 |" in text and "3.00 | 3.00" not in text
-    assert re.search(r"\*\*Other work ran beside it\*\* and took 1.2 of the \d+ cores", text)
-    assert "ran" not in page.beside(made().model_copy(update={"other_work": None}))
+    assert re.search(r"\*\*Other work ran beside it\*\* and took 1.20 of the \d+ cores", text)
+    assert page.beside(made().model_copy(update={"other_work": None})) == ""
+
+
+def test_results_beside_other_work_are_not_drawn_and_older_plots_go(tmp_path: Path) -> None:
+    path = tmp_path / "performance.md"
+    page.write(folder_of(tmp_path / "results", made()), path)
+    assert "performance/latency.svg" in path.read_text() and (tmp_path / "performance" / "latency.svg").is_file()
+    page.write(folder_of(tmp_path / "results", made().model_copy(update={"other_work": 100.0})), path)
+    assert "svg" not in path.read_text() and list((tmp_path / "performance").iterdir()) == []
 
 
 def test_a_result_without_what_is_drawn_asks_for_a_new_run(tmp_path: Path) -> None:
