@@ -1,7 +1,7 @@
 """Compares new results with stored ones, row by row."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -112,12 +112,9 @@ def _quotient(new: float | None, old: float | None) -> float | None:
 def show(found: Comparison, console: Console) -> None:
     """Print a table for each benchmark and what is missing."""
     for name, facts in found.machines.items():
-        drawn = Table(title=f"{name}, {found.setting}", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-        for number, head in enumerate(("", "measure", "stored x", "new x", "new/ stored", "rounds apart", "value", "")):
-            drawn.add_column(head, justify="left" if number < 2 else "right")
-        for line in _lines([each for each in found.changes if each.benchmark == name]):
-            drawn.add_row(*line)
-        console.print(drawn)
+        told = [each for each in found.changes if each.benchmark == name and (each.ratio_change or each.value_change)]
+        for group in dict.fromkeys(each.group for each in told):
+            console.print(_table(f"{name}, {found.setting}: {group}", [each for each in told if each.group == group]))
         if facts:
             console.print(
                 f"{name}: {', '.join(facts)} differ from the stored result's, so values are not compared; ratios are.", highlight=False
@@ -131,17 +128,15 @@ def show(found: Comparison, console: Console) -> None:
     )
 
 
-def _lines(changes: list[Change]) -> Iterator[tuple[str, ...]]:
-    group = None
+def _table(title: str, changes: list[Change]) -> Table:
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for number, head in enumerate(("", "measure", "stored x", "new x", "new/ stored", "rounds apart", "value", "")):
+        drawn.add_column(head, justify="left" if number < 2 else "right", no_wrap=number == 1)
     for each in changes:
-        if each.ratio_change is None and each.value_change is None:
-            continue
-        if each.group != group:
-            group = each.group
-            yield (f"[bold]{group}[/bold]",)
         spread = f"{each.spread:.0%}" if each.ratio_change is not None and each.spread else ""
         figures = (each.stored_ratio, each.new_ratio, each.ratio_change)
-        yield (each.what, each.measure, *map(_written, figures), spread, _written(each.value_change), each.verdict)
+        drawn.add_row(each.what, each.measure, *map(_written, figures), spread, _written(each.value_change), each.verdict)
+    return drawn
 
 
 def _written(figure: float | None) -> str:
