@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Tests run in as many processes as there are cores: more threads, in them and in the commands that they start, would spin against each other.
+# Tests run in as many processes as there are cores: more threads, in them and in what they start, would spin against each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
