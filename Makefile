@@ -11,7 +11,7 @@ ARM := qemu-aarch64-static=qemu-user-static mksh=mksh
 ADB := adb=adb
 FSDD ?=
 
-.PHONY: help setup demo device-demo test lint bench train speech clean
+.PHONY: help setup demo device-demo test lint mutants coverage bench train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,15 @@ test: ## All checks and tests, the full-size architectures included
 	android/build
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
+mutants: ## Mutation tests of what counts errors, selects labels and reads bitstreams; see docs/tests.md
+	@scripts/setup
+	@scripts/mutants
+
+coverage: ## All tests with the lines that they reach, those of their processes too; see docs/tests.md
+	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB)
+	android/build
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered $(PYTEST)
+
 bench: ## Benchmarks with ratios against a baseline of the same run
 	@scripts/setup
 	$(BIN)/python benchmarks/evaluate.py
@@ -52,4 +61,4 @@ train: ## Train the bundled model anew into runs/digits (hours); FSDD=folder add
 	$(BIN)/python -m toolchain.training run -o runs/digits $(if $(FSDD),--fsdd $(FSDD))
 
 clean: ## Remove what the targets made, but for .venv
-	rm -rf results artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf results artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants
