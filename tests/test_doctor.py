@@ -27,8 +27,8 @@ from toolchain.doctor import DEBIAN, EXTRAS, OLDEST_JDK, Report, Row, examine
 
 pytestmark = pytest.mark.usefixtures("no_adb_server")
 NAMES = [
-    *("Python", "CPU", "memory", "cache", "this folder", "torch", "onnxruntime", "executorch", "extra ray", "extra phones"),
-    *("extra training", "adb", "devices", "JDK", "Maven", "qemu", "Arm bundle"),
+    *("Python", "CPU", "memory", "cache", "this folder", "torch", "onnxruntime", "executorch", "extra toolchain"),
+    *("extra ray", "extra phones", "extra training", "extra docs", "adb", "devices", "JDK", "Maven", "qemu", "Arm bundle"),
 ]
 
 
@@ -102,14 +102,14 @@ def makefile(*lists: str) -> dict[str, str]:
 
 def test_the_packages_are_those_of_pyproject_and_the_makefile() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    extras = {name: {re.split("[=>]", each)[0] for each in project["optional-dependencies"][name]} for name in EXTRAS}
+    extras = {name: {re.split(r"[=>\[]", each)[0] for each in project["optional-dependencies"][name]} - {"asrdeploy"} for name in EXTRAS}
     assert {name: set(packages) for name, packages in EXTRAS.items()} == extras
     assert set(project["optional-dependencies"]) == {*EXTRAS, "dev"}
     listed = makefile("ANDROID", "ARM", "ADB")
     assert {*listed.items()} - {*DEBIAN.items()} == {("npm", "npm"), ("mksh", "mksh")}  # the page's and the device's tests need them
     assert {*DEBIAN.items()} <= {*listed.items()}
     wanted = {re.split("[=>]", each)[0] for each in project["dependencies"]}
-    assert {"torch", "onnxruntime", "executorch", "numpy"} <= wanted
+    assert {"onnxruntime", "numpy"} <= wanted and {"torch", "executorch"} <= EXTRAS["toolchain"].keys()
     build = (REPOSITORY / "android" / "build").read_text()
     assert f"install {DEBIAN['javac']} {DEBIAN['mvn']}" in build and f"-ge {OLDEST_JDK} ]" in build
 

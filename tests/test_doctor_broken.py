@@ -146,12 +146,12 @@ def test_an_import_that_does_not_end_breaks_nothing() -> None:
 
 
 def test_packages_that_are_not_there() -> None:
-    for row in (
-        doctor.torch_row(None, {}, {}, "2"),
-        doctor.onnxruntime_row(None, None, ask("true"), "1"),
-        doctor.executorch_row(None, "1"),
+    for row, what in (
+        (doctor.torch_row(None, {}, {}, "2"), "'asrdeploy[toolchain]'"),
+        (doctor.onnxruntime_row(None, None, ask("true"), "1"), "asrdeploy"),
+        (doctor.executorch_row(None, "1"), "'asrdeploy[toolchain]'"),
     ):
-        assert row.state == "missing" and row.needed_by and row.command and row.command.endswith("-m pip install asrdeploy")
+        assert row.state == "missing" and row.needed_by and row.command and row.command.endswith(f"-m pip install {what}")
 
 
 def test_the_build_of_torch() -> None:
