@@ -31,11 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from device_runner.artifact import open_artifact
-from device_runner.facts import high_water_mark, machine_facts
+from device_runner.facts import high_water_mark, machine_facts, usable_cpus
 from device_runner.files import write_json
 from toolchain.datasets import DataSet, open_data, read_folder
 from toolchain.evaluate import evaluate
-from toolchain.pools import LocalPool, cores
+from toolchain.pools import LocalPool
 from toolchain.subjects import open_subject
 
 SCRIPT = "scenario's script, torch fp32"
@@ -164,9 +164,9 @@ def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
         joined(data, 60 * min(minutes, BASE_MINUTES))
         weights = str(folder / "random.safetensors")
         save_file(load_model(NAMES[model], "random").state(), weights)
-    common = {"data": str(data), "subject": NAMES[model], "weights": weights, "workers": cores(), "bytes": None}
+    common = {"data": str(data), "subject": NAMES[model], "weights": weights, "workers": usable_cpus(), "bytes": None}
     found = [common | {"name": SCRIPT, "workers": 1}, common | {"name": "asrdeploy, torch fp32"}]
-    torch.set_num_threads(cores())
+    torch.set_num_threads(usable_cpus())
     for scheme in SCHEMES:
         artifact = folder / f"{model}-{scheme}"
         export_model(load_model(NAMES[model], weights), format_name="onnx", scheme_name=scheme, folder=artifact)

@@ -125,7 +125,9 @@ def test_as_many_payloads_as_records() -> None:
 
 
 def test_who_is_not_calibrated_pays_no_byte_for_it() -> None:
-    text = zlib.decompress(WHOLE[PREFIX.size : START])
+    made = write_bitstream(HEADER, [b"ab", b"cde"])
+    assert made == WHOLE
+    text = zlib.decompress(made[PREFIX.size : START])
     assert set(json.loads(text)) == {"codec", "parameters", "model", "weights", "trained", "base", "records"}
     assert b" " not in text
     tuned = HEADER.model_copy(update={"tuned_on": ("1-1-0000", "1-1-0001")})

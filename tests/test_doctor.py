@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from device_runner.adb import find_adb
 from device_runner.arm_bundle import build_bundle, layers
 from device_runner.contract import DeviceFacts
+from device_runner.errors import AsrDeployError
 from device_runner.facts import device_facts
 from toolchain import doctor, doctor_probes
 from toolchain.doctor import DEBIAN, EXTRAS, OLDEST_JDK, Report, Row, examine
@@ -188,6 +189,25 @@ def test_the_bundle_that_is_built_is_found(tmp_path: Path) -> None:
             packages["wheels"]["numpy"] = "0"
         (folder / runtime.name / "packages.json").write_text(json.dumps(packages))
         assert doctor.bundle_row(folder).state == "missing"
+
+
+def test_the_bundle_where_asrdeploy_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "arm64-0").mkdir()
+    (tmp_path / "arm64-0" / "python").write_text('runtime=$(cd "$here/../arm64-runtime-0" && pwd)\n')
+    (tmp_path / "arm64-runtime-0").mkdir()
+    (tmp_path / "arm64-runtime-0" / "packages.json").write_text("{}")
+    version = metadata.version
+
+    def lacking(name: str) -> str:
+        if name == "asrdeploy":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", lacking)
+    row = doctor.bundle_row(tmp_path)
+    assert row.state == "note" and "asrdeploy is not installed here" in row.found
+    with pytest.raises(AsrDeployError, match=r"^asrdeploy is not installed here, .*; install asrdeploy anew\.$"):
+        build_bundle(tmp_path)
 
 
 def test_the_bundle_on_a_system_that_is_no_debian(programs: Path, tmp_path: Path) -> None:
