@@ -12,7 +12,7 @@ ADB := adb=adb
 FSDD ?=
 SETTING ?= quick
 
-.PHONY: help setup demo device-demo test lint bench bench-compare train speech clean
+.PHONY: help setup demo device-demo test lint mutants coverage bench bench-compare train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -41,6 +41,15 @@ test: ## All checks and tests, the full-size architectures included
 	android/build
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
+mutants: ## Mutation tests of what counts errors, selects labels and reads bitstreams; see docs/tests.md
+	@scripts/setup
+	@scripts/mutants
+
+coverage: ## All tests with the lines that they reach, those of their processes too; see docs/tests.md
+	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB)
+	android/build
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered $(PYTEST)
+
 bench: ## All benchmarks, and docs/performance.md of what they found; SETTING=full takes long, RESUME=1 goes on
 	@scripts/setup
 	$(BIN)/python -m benchmarks run --setting $(SETTING) $(if $(RESUME),--resume)
@@ -56,4 +65,4 @@ train: ## Train the bundled model anew into runs/digits (hours); FSDD=folder add
 	$(BIN)/python -m toolchain.training run -o runs/digits $(if $(FSDD),--fsdd $(FSDD))
 
 clean: ## Remove what the targets made, but for .venv
-	rm -rf results artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf results artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants

@@ -28,10 +28,10 @@ import soundfile
 
 from benchmarks.common import REPOSITORY, Figures, Row, arguments_of, in_turn, ratio_of, report, run
 from device_runner.artifact import open_artifact
-from device_runner.facts import high_water_mark
+from device_runner.facts import high_water_mark, usable_cpus
 from toolchain.datasets import DataSet, open_data, read_folder
 from toolchain.evaluate import evaluate
-from toolchain.pools import LocalPool, cores
+from toolchain.pools import LocalPool
 from toolchain.subjects import open_subject
 
 SCRIPT = "scenario's script, torch fp32"
@@ -162,9 +162,9 @@ def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
         joined(data, 60 * min(minutes, BASE_MINUTES))
         weights = str(folder / "random.safetensors")
         save_file(load_model(NAMES[model], "random").state(), weights)
-    common = {"data": str(data), "subject": NAMES[model], "weights": weights, "workers": cores(), "bytes": None}
+    common = {"data": str(data), "subject": NAMES[model], "weights": weights, "workers": usable_cpus(), "bytes": None}
     found = [common | {"name": SCRIPT, "workers": 1}, common | {"name": "asrdeploy, torch fp32"}]
-    torch.set_num_threads(cores())
+    torch.set_num_threads(usable_cpus())
     for scheme in SCHEMES:
         artifact = folder / f"{model}-{scheme}"
         export_model(load_model(NAMES[model], weights), format_name="onnx", scheme_name=scheme, folder=artifact)
@@ -228,7 +228,7 @@ def main() -> None:
         for model in options.models.split(","):
             rows += measure(model, ways_of(model, Path(name), options.minutes), options.rounds)
     note = (
-        f"Ours: {cores()} workers of one thread. A worker more: peak memory with all workers less that with one, for each of the others; "
+        f"Ours: {usable_cpus()} workers of one thread. A worker more: peak memory with all workers less that with one, for each of the others; "
         "of the artifact: its share of the artifact's bytes."
     )
     report(Figures(benchmark="evaluate", baseline=SCRIPT, rows=tuple(rows), notes=(note,)), options.json)

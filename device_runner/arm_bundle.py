@@ -177,12 +177,14 @@ def pinned_versions() -> dict[str, str]:
     Raises:
         AsrDeployError: one is not installed here.
     """
+    return {name: _version_here(name) for name in WHEELS}
+
+
+def _version_here(name: str) -> str:
     try:
-        return {name: metadata.version(name) for name in WHEELS}
+        return metadata.version(name)
     except metadata.PackageNotFoundError as error:
-        raise AsrDeployError(
-            f"{error.name} is not installed here, so its version for the device is unknown; install asrdeploy anew."
-        ) from error
+        raise AsrDeployError(f"{name} is not installed here, so its version for the device is unknown; install asrdeploy anew.") from error
 
 
 def own_source() -> dict[str, bytes]:
@@ -198,8 +200,12 @@ def _passing(place: Path) -> bool:
 
 
 def starters(runtime: str) -> dict[str, bytes]:
-    """Return the files that start the bundle on a device, by path; ``runtime``: the name of its lower layer."""
-    version = metadata.version("asrdeploy")  # as an installed package has it, so that results on the device name it
+    """Return the files that start the bundle on a device, by path; ``runtime``: the name of its lower layer.
+
+    Raises:
+        AsrDeployError: asrdeploy itself is not installed here, only its source lies here.
+    """
+    version = _version_here("asrdeploy")  # as an installed package has it, so that results on the device name it
     return {
         "run": RUN.encode(),
         "python": PYTHON.format(runtime=runtime).encode(),

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from device_runner.errors import AsrDeployError
-from device_runner.files import sha256_of, write_text
+from device_runner.errors import AsrDeployError, first_problem
+from device_runner.files import sha256_of, write_record
 
 MANIFEST = "manifest.json"
 
@@ -140,9 +140,7 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise AsrDeployError(f"{path} is not a valid manifest: {where}: {first['msg']}.") from error
+        raise AsrDeployError(f"{path} is not a valid manifest: {first_problem(error)}.") from error
     except (ValueError, RecursionError) as error:
         raise AsrDeployError(f"{path} is not JSON: {error}.") from error
 
@@ -165,4 +163,4 @@ def describe_file(path: Path) -> ModelFile:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` into an artifact's folder."""
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    write_record(folder / MANIFEST, manifest)

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from device_runner.errors import AsrDeployError
-from device_runner.files import write_text
+from device_runner.errors import AsrDeployError, first_problem
+from device_runner.files import write_record, write_text
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Field(ge=0)]
@@ -163,7 +163,7 @@ def read_result(path: Path) -> Result:
 
 def write_result(path: Path, result: Result) -> None:
     """Write a result file, whole or not at all: its being there says that the job has ended."""
-    write_text(path, result.model_dump_json(indent=2) + "\n")
+    write_record(path, result)
 
 
 def lines_path(result: Path) -> Path:
@@ -241,6 +241,4 @@ def _parsed(model: type[Model], text: str, sentence: str) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise AsrDeployError(f"{sentence} of this version: {where}: {first['msg'].rstrip('.')}.") from error
+        raise AsrDeployError(f"{sentence} of this version: {first_problem(error)}.") from error

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ def int8_is_exact(features: list[str]) -> bool:
     return platform.machine() in {"aarch64", "arm64"} or any("vnni" in each or each == "amx_int8" for each in features)
 
 
+def usable_cpus() -> int:
+    """Return the logical CPUs of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def high_water_mark() -> int:
     """Return the largest resident memory [bytes] that this process has had since its start."""
     # Linux keeps ru_maxrss over fork and exec (getrusage(2)), so a child of a process that holds torch begins with its parent's
@@ -118,7 +124,9 @@ def _cpu() -> tuple[str, list[str]]:
     return facts.get("model name") or platform.machine(), [name for name in CPU_FEATURES if name in flags]
 
 
+@cache
 def _commit() -> str | None:
+    # Asked once a process: what it computes with was read at its start, and a checkout may change meanwhile.
     # Only where the package is a checkout: in site-packages the folder around belongs to somebody else.
     if not (Path(__file__).parent.parent / ".git").exists():
         return None

@@ -8,9 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device_runner.errors import AsrDeployError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel  # whoever writes one has it
 
 
 def cache_folder() -> Path:
@@ -92,6 +95,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write ``data`` as indented JSON with a final newline, atomically."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_record(path: Path, record: "BaseModel") -> None:
+    """Write a record, a pydantic model, as indented JSON with a final newline, atomically."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")
+
+
+def file_name_of(text: str) -> str:
+    """Return a name of a device or a job as it can stand in a file's name: letters, digits, ``-``, ``_`` and ``.``, the rest as ``-``."""
+    return "".join(each if each.isalnum() or each in "-_." else "-" for each in text)
 
 
 def sha256_of(path: Path) -> str:

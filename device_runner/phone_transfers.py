@@ -5,7 +5,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from device_runner.adb import SLOWEST_LINK, CommandFailed, DeviceLost, Phone, quoted
@@ -75,17 +75,11 @@ def push_checked(phone: Phone, local: Path, remote: str, digest: str) -> None:
     """
     part = f"{remote}.part"
     for _ in range(TRANSFERS):
-        try:
+        with _no_part_left(phone, part):
             phone.push(local, part)
             if _digest_of(phone, part) == digest:
                 phone.shell(f"{quoted('chmod', '644', part)} && {quoted('mv', part, remote)}")
                 return
-        except DeviceLost:
-            raise
-        except AsrDeployError:
-            with contextlib.suppress(CommandFailed):  # a part on a full disk is in the way of everything else
-                phone.shell(quoted("rm", "-f", part))
-            raise
     raise AsrDeployError(f"{local} arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
 
 
@@ -117,14 +111,8 @@ def push_batch(phone: Phone, batch: Mapping[str, Path], folder: str) -> None:
             for digest, path in left.items():
                 _link(path.resolve(), Path(name) / digest)
             phone.shell(quoted("rm", "-rf", part))  # into a folder that is there adb would put another one
-            try:
+            with _no_part_left(phone, part):
                 phone.push(Path(name), part, seconds=30 + sum(path.stat().st_size for path in left.values()) / SLOWEST_LINK)
-            except DeviceLost:
-                raise
-            except AsrDeployError:
-                with contextlib.suppress(CommandFailed):  # a part on a full disk is in the way of everything else
-                    phone.shell(quoted("rm", "-rf", part))
-                raise
         listed = said(phone, f"cd {quoted(part)} && chmod 644 * && sha256sum *", seconds=300)
         whole = [
             digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", listed, re.MULTILINE) if digest == name and digest in left
@@ -136,6 +124,19 @@ def push_batch(phone: Phone, batch: Mapping[str, Path], folder: str) -> None:
             phone.shell(quoted("rm", "-rf", part))
             return
     raise AsrDeployError(f"{len(left)} files arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
+
+
+@contextlib.contextmanager
+def _no_part_left(phone: Phone, part: str) -> Iterator[None]:
+    """Remove what was pushed of something that the device refuses; after a lost connection it stays, and the step is repeated."""
+    try:
+        yield
+    except DeviceLost:
+        raise
+    except AsrDeployError:
+        with contextlib.suppress(CommandFailed):  # a part on a full disk is in the way of everything else
+            phone.shell(quoted("rm", "-rf", part))
+        raise
 
 
 def _link(path: Path, name: Path) -> None:

@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from doctor_parts import no_adb_server, programs  # noqa: F401  (fixtures)
 from emulated_device.fixtures import adb_server, emulated  # noqa: F401  (fixtures)
 from helpers import TERMINAL_VARIABLES, Completed, run_command
 

@@ -80,10 +80,10 @@ def convolution(*, entry: str = "input_values", exit_: str = "logits", width: in
     return onnx.ModelProto.SerializeToString(model)
 
 
-def artifact_of(folder: Path, model: bytes, **changes: Any) -> Artifact:
+def artifact_of(folder: Path, content: bytes, **changes: Any) -> Artifact:
     """Write a formally valid artifact around the bytes of a model."""
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(content)
     facts: dict[str, Any] = {
         "model": "ELSEWHERE",
         "weights": "file",

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_runner.errors import AsrDeployError
-from device_runner.files import atomic_folder, atomic_path, sha256_of, write_json, write_text
+from device_runner.files import atomic_folder, atomic_path, file_name_of, sha256_of, write_json, write_text
 
 
 def ours(folder: Path) -> bool:
@@ -172,3 +172,19 @@ def test_a_file_in_the_place_of_a_folder_is_refused_and_stays(tmp_path: Path) ->
     with pytest.raises(AsrDeployError, match="Cannot write"), atomic_folder(tmp_path / "artifact" / "below", owned=ours):
         pass
     assert content(tmp_path) == {"artifact": "years of work"}
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("emulator-5554", "emulator-5554"),
+        ("10.0.0.7:5555", "10.0.0.7-5555"),
+        ("int8, of ../a", "int8--of-..-a"),
+        ("Größe_1", "Größe_1"),
+    ],
+)
+def test_names_of_devices_and_jobs_as_names_of_files(text: str, name: str) -> None:
+    assert file_name_of(text) == name

@@ -1,6 +1,5 @@
-"""Latency: statistics, conditions, validity, cold starts and drawings. No time that was measured decides a test."""
+"""Latency: statistics, conditions, validity, cold starts. No time that was measured decides a test."""
 
-import io
 import itertools
 import math
 import subprocess
@@ -8,83 +7,34 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import soundfile
+from helpers import artifact_of, convolution
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from latency_parts import RATE, noise, steady
 from pydantic import ValidationError
-from rich.console import Console
 
-from device_runner import latency, latency_views
-from device_runner.artifact import Artifact, Manifest, describe_file, open_artifact, write_manifest
+from device_runner import latency
+from device_runner.artifact import Artifact
 from device_runner.contract import DeviceFacts, Job, Result, State, Timed, job_digest, job_text
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of
 from device_runner.jobs import Task
 from device_runner.latency import QUICK, STANDARD, STRICT, Conditions, LatencyResult, Steady, summarise, why_invalid
 
-RATE = 16_000
 HOST = DeviceFacts(kind="host", model="m", cpu="c", int8_exact=True, abi="a", system="s", logical_cpus=2, memory_bytes=1)
-LABELS = ("-", "|", *(chr(ord("A") + index) for index in range(26)), "'")
-
-
-def make_artifact(folder: Path, *, model: bytes | None = None, trained: bool = True, name: str = "TINY", form: str = "onnx") -> Artifact:
-    """One convolution of 400 samples every 320: waveform [1, samples] → logits [1, frames, 29]."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weight = np.random.default_rng(0).normal(size=(len(LABELS), 1, 400)).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Unsqueeze", ["input_values", "axis"], ["channelled"]),
-            helper.make_node("Conv", ["channelled", "weight"], ["features"], strides=[320]),
-            helper.make_node("Transpose", ["features"], ["logits"], perm=[0, 2, 1]),
-        ],
-        "tiny",
-        [helper.make_tensor_value_info("input_values", TensorProto.FLOAT, [1, "samples"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "frames", len(LABELS)])],
-        [numpy_helper.from_array(np.array([1]), "axis"), numpy_helper.from_array(weight, "weight")],
-    )
-    path = folder / "model.onnx"
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path.write_bytes(onnx.ModelProto.SerializeToString(proto) if model is None else model)
-    manifest = Manifest(
-        model=name,
-        weights="random seed 0",
-        trained=trained,
-        format=form,
-        scheme="fp32",
-        files=(describe_file(path),),
-        labels=LABELS,
-        sample_rate=RATE,
-        normalised_waveform=False,
-        parameters=weight.size,
-        minimum_samples=400,
-        versions={},
-    )
-    write_manifest(folder, manifest)
-    return open_artifact(folder)
-
-
-def noise(*lengths: float) -> dict[float, np.ndarray]:
-    generator = np.random.default_rng(1)
-    return {seconds: generator.uniform(-1, 1, round(seconds * RATE)).astype(np.float32) for seconds in lengths}
 
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return make_artifact(tmp_path_factory.mktemp("tiny") / "artifact")
+    return artifact_of(tmp_path_factory.mktemp("tiny") / "artifact", convolution(), model="TINY")
 
 
 @pytest.fixture(scope="module")
 def result(artifact: Artifact) -> LatencyResult:
     """The real thing: fresh processes, onnxruntime, two lengths."""
     return latency.measure([artifact], noise(0.2, 0.5), threads=1, conditions=QUICK)[0]
-
-
-def steady(median: float = 0.2, rounds: int = 3, runs: int = 40, drift: float = 0.0) -> Steady:
-    """Every run of a round takes the same time; each round ``drift`` of the median longer than the one before."""
-    return summarise(2.0, [[median * (1 + drift * turn)] * runs for turn in range(rounds)])
 
 
 # Statistics
@@ -169,7 +119,7 @@ def paced() -> Paced:
 
 
 def test_artifacts_are_interleaved_over_the_rounds(artifact: Artifact, paced: Paced, tmp_path: Path) -> None:
-    other = make_artifact(tmp_path / "other", name="OTHER")
+    other = artifact_of(tmp_path / "other", convolution(), model="OTHER")
     conditions = Conditions(name="own", warmup=10, minimum_runs=7, minimum_seconds=0.0, rounds=3)
     found = latency.measure([artifact, other], noise(0.2, 0.5), device=paced, conditions=conditions, threads=2, provider="xnnpack")
     digests = [sha256_of(each.folder / "manifest.json") for each in (artifact, other)]
@@ -287,27 +237,27 @@ def test_module_needs_no_torch() -> None:
 
 
 def test_model_that_the_runtime_refuses(tmp_path: Path) -> None:
-    broken = make_artifact(tmp_path / "broken", model=b"no model at all")
+    broken = artifact_of(tmp_path / "broken", b"no model at all")
     with pytest.raises(AsrDeployError, match=r"^onnxruntime .* cannot load"):
         latency.measure([broken], noise(0.2), conditions=QUICK)
 
 
 def test_model_that_changed_since_it_was_opened(tmp_path: Path) -> None:
-    changed = make_artifact(tmp_path / "changed")
+    changed = artifact_of(tmp_path / "changed", convolution())
     changed.model_path.write_bytes(changed.model_path.read_bytes() + b" ")
     with pytest.raises(AsrDeployError, match="was changed or cut"):
         latency.measure([changed], noise(0.2), conditions=QUICK)
 
 
 def test_model_that_was_exported_again_meanwhile(tmp_path: Path, paced: Paced) -> None:
-    first = make_artifact(tmp_path / "again")
-    make_artifact(tmp_path / "again", name="OTHER")
+    first = artifact_of(tmp_path / "again", convolution())
+    artifact_of(tmp_path / "again", convolution(), model="OTHER")
     with pytest.raises(AsrDeployError, match="exported again"):
         latency.measure([first], noise(0.2), device=paced, conditions=QUICK)
 
 
 def test_format_without_engine(tmp_path: Path) -> None:
-    unknown = make_artifact(tmp_path / "unknown", form="tflite")
+    unknown = artifact_of(tmp_path / "unknown", convolution(), format="tflite")
     with pytest.raises(AsrDeployError, match="tflite"):
         latency.measure([unknown], noise(0.2), conditions=QUICK)
 
@@ -350,60 +300,3 @@ def test_real_speech_needs_recordings_and_lengths(tmp_path: Path) -> None:
     for length in (0.0, -2.0, math.inf, math.nan):
         with pytest.raises(AsrDeployError, match="positive number"):
             latency.real_speech([tmp_path / "missing.wav"], [length], RATE)
-
-
-# Drawings
-
-
-def with_steady(result: LatencyResult, measured: Steady, **facts: object) -> LatencyResult:
-    return result.model_copy(update={"steady": (measured,), "artifact": result.artifact.model_copy(update=facts)})
-
-
-def test_summary_table_shows_milliseconds(result: LatencyResult) -> None:
-    console = Console(file=io.StringIO(), width=200)
-    console.print(latency_views.summary_table(with_steady(result, steady(median=0.05, runs=10))))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "50.00" in text and "–" in text and "0.0250" in text and "not valid" in text and "1 thread" in text
-    console.print(latency_views.summary_table(with_steady(result, steady(median=0.05, runs=40))))
-    assert text.count("50.00") == 3 and console.file.getvalue().count("50.00") == 7  # type: ignore[attr-defined]
-
-
-def test_plot_is_a_png(result: LatencyResult, tmp_path: Path) -> None:
-    path = tmp_path / "figures" / "latency.png"
-    latency_views.plot([result, with_steady(result, steady())], path)
-    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 1000
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_plot_names_units_whiskers_and_random_weights(result: LatencyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure))
-    random = with_steady(result, summarise(2.0, [[float(value) / 1e3 for value in range(1, 102)]]), trained=False, model="LARGE")
-    latency_views.plot([random], tmp_path / "latency.png")
-    axes = drawn[0].axes[0]
-    assert axes.get_title().endswith("random weights: LARGE")
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("length of audio (s)", "latency (ms)")
-    segment = axes.collections[0].get_segments()[0]
-    assert np.allclose(segment, [[2, 51], [2, 91]])
-    assert "not valid" in axes.get_legend().get_texts()[0].get_text()
-    latency_views.plot([result], tmp_path / "latency.png")
-    assert "random" not in drawn[1].axes[0].get_title()
-
-
-def test_plot_keeps_emulated_devices_from_others(result: LatencyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure))
-    emulated = result.model_copy(update={"facts": result.facts.model_copy(update={"kind": "emulator"}), "device": "emulator-5554"})
-    latency_views.plot([result, emulated], tmp_path / "latency.png")
-    latency_views.plot([emulated], tmp_path / "latency.png")
-    labels = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in drawn]
-    assert len(labels[0]) == 1 and "emulator-5554" not in labels[0][0]
-    assert "emulator-5554" in labels[1][0] and "function only" in drawn[1].axes[0].get_title()
-
-
-def test_plot_that_cannot_be_drawn(result: LatencyResult, tmp_path: Path) -> None:
-    with pytest.raises(AsrDeployError, match="no latency result"):
-        latency_views.plot([], tmp_path / "latency.png")
-    for name in ("latency.xyz", "latency"):
-        with pytest.raises(AsrDeployError, match=r"end its name with \.png"):
-            latency_views.plot([result], tmp_path / name)

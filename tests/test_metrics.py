@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torcheval.metrics import WordErrorRate
 
-from toolchain.metrics import ErrorCounts, bootstrap_interval, count_errors
+from toolchain.metrics import ErrorCounts, bootstrap_interval, count_errors, resampled_rates
 
 WORDS = st.lists(st.sampled_from(["ONE", "TWO", "THREE", "ONE'S", "O"]), max_size=9)
 PAIRS = st.lists(st.tuples(WORDS.filter(bool), WORDS), min_size=1, max_size=6)
@@ -121,3 +121,22 @@ def test_interval_narrows_with_utterances_and_widens_with_confidence() -> None:
 
     assert width(50) > 1.5 * width(400) > 2.25 * width(3200)
     assert width(100, confidence=0.5) < width(100, confidence=0.9) < width(100, confidence=0.99)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95])
+def test_the_interval_leaves_out_as_much_below_as_above(confidence: float) -> None:
+    errors, words = drawn(100, 0.1)
+    rates = np.sort(resampled_rates(np.asarray(errors)[:, None], words, 4_000, 0)[:, 0])
+    low, high = bootstrap_interval(errors, words, confidence=confidence, samples=4_000)
+    outside = (1 - confidence) / 2
+    assert np.mean(rates < low) == pytest.approx(outside, abs=0.01) and np.mean(rates > high) == pytest.approx(outside, abs=0.01)
+    assert bootstrap_interval(errors, words) == bootstrap_interval(errors, words, confidence=0.95, samples=2_000, seed=0)
+
+
+def test_columns_are_resampled_alike() -> None:
+    first, words = drawn(60, 0.1)
+    columns = np.array([first, [2 * each for each in first], words]).T
+    rates = resampled_rates(columns, words)
+    assert rates.shape == (2_000, 3)
+    assert np.array_equal(rates[:, 0], resampled_rates(columns[:, :1], words, 2_000, seed=0)[:, 0])
+    assert np.allclose(rates[:, 1], 2 * rates[:, 0]) and np.array_equal(rates[:, 2], np.ones(2_000))

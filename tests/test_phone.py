@@ -1,35 +1,29 @@
-"""Jobs on an emulated phone through the real adb client, the Python runner in the app's place: faults of every kind, the commands."""
+"""Jobs on an emulated phone through the real adb client, the Python runner in the app's place: faults of every kind."""
 
-import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from android_fixtures import benchcore_jar
 from emulated_device.device import EmulatedDevice
 from emulated_device.fixtures import Connected, connect, disconnect
 from emulated_device.server import AdbServer
-from helpers import REPOSITORY, Completed, complaint
+from phone_parts import HASTY, accuracy, latency, opened, texts, with_app
 
-from device_runner.adb_device import AdbDevice, Patience
+from device_runner.adb_device import AdbDevice
 from device_runner.arm_bundle import qemu_launcher
 from device_runner.artifact import Artifact
-from device_runner.audio import read_audio
-from device_runner.contract import Heard, Result, Timed
+from device_runner.contract import Heard, Timed
 from device_runner.devices import local_device
 from device_runner.errors import AsrDeployError
-from device_runner.jobs import Task, make_task
+from device_runner.jobs import Task
 from device_runner.phone_runners import APP, AppRunner, ShellRunner
 from device_runner.phone_state import kind_of, merged, parse_state
-from device_runner.phone_transfers import ROOT
 from toolchain.datasets import DataSet
 
-HASTY = Patience(connection=30, silence=60, poll=0.05, cool_down=0, heat=0, heat_poll=0.05)
 SLOW_RUNNER = """
 import sys, time
 from pathlib import Path
@@ -54,24 +48,6 @@ def expected(task: Task) -> list[str]:
     return [each.hypothesis for each in local_device().run(task).transcripts]
 
 
-def accuracy(artifact: Artifact, data: DataSet, count: int, **settings: object) -> Task:
-    recordings = [(each.id, read_audio(each.path, 16_000)) for each in data.utterances[:count]]
-    return make_task(artifact, recordings, mode="accuracy", **settings)
-
-
-def latency(artifact: Artifact, data: DataSet, **settings: object) -> Task:
-    recordings = [(each.id, read_audio(each.path, 16_000)) for each in data.utterances[:2]]
-    return make_task(artifact, recordings, mode="latency", warmup=1, repeats=2, **settings)
-
-
-def with_app(device: EmulatedDevice, *command: str, version: int = 1) -> None:
-    """Install an app whose instrumentation is a command: by default the Python runner, which reads and writes the same files."""
-    words = command or (sys.executable, "-m", "device_runner")
-    device.change(
-        packages={APP: {"versionName": f"0.{version}.0", "versionCode": version, "path": f"/data/app/{APP}/base.apk"}}, instrument=[*words]
-    )
-
-
 @pytest.fixture
 def slow_app(emulated: Connected, tmp_path: Path) -> Path:
     """An app that takes its time for every utterance; returns the file that counts its starts."""
@@ -79,14 +55,6 @@ def slow_app(emulated: Connected, tmp_path: Path) -> Path:
     script.write_text(SLOW_RUNNER.format(log=str(log)))
     with_app(emulated.device, sys.executable, str(script))
     return log
-
-
-def opened(emulated: Connected, patience: Patience = HASTY) -> AdbDevice:
-    return AdbDevice(emulated.phone, AppRunner(), patience)
-
-
-def texts(result: Result) -> list[str]:
-    return [each.hypothesis for each in result.transcripts]
 
 
 def test_a_job_by_the_app_gives_what_this_machine_gives(emulated: Connected, task: Task, expected: list[str]) -> None:
@@ -336,127 +304,3 @@ def test_a_thousand_random_faults_end_in_a_clear_error_or_a_right_result(
             break
     print(f"{faults} faults, {results} right results, {len(errors)} errors in {time.monotonic() - started:.0f} s", set(errors))
     assert faults >= 1_000 and results > len(errors)
-
-
-# Commands
-
-
-@pytest.fixture
-def reached(emulated: Connected, adb_server: AdbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connected]:
-    """The emulated phone for commands: they talk to the tests' own adb server."""
-    monkeypatch.setenv("ASRDEPLOY_ADB_SERVER", adb_server.socket)
-    with_app(emulated.device)
-    yield emulated
-
-
-def test_devices_are_listed(reached: Connected, cli: Callable[..., Completed]) -> None:
-    shown = cli("devices").stdout
-    assert "local" in shown and "qemu-arm64" in shown
-    row = shown[shown.index(reached.serial) :]  # to the end: it is the last
-    assert all(word in row for word in ("phone", "ready", "Folder", "One", "arm64-v8a", "Android", "version 1"))
-
-
-def test_a_phone_is_evaluated_by_command(reached: Connected, cli: Callable[..., Completed], tiny_int8: Artifact, tmp_path: Path) -> None:
-    command = ("evaluate", tiny_int8.folder, "--limit", 5, "-o", "there", "--device", reached.serial)
-    done = cli(*command)
-    assert done.returncode == 0, done.stderr
-    cli("evaluate", tiny_int8.folder, "--limit", 5, "-o", "here")
-    heard = [[json.loads(line)["hypothesis"] for line in (tmp_path / name / "transcripts.jsonl").open()] for name in ("here", "there")]
-    assert heard[0] == heard[1] and len(heard[0]) == 5
-    result = json.loads((tmp_path / "there" / "result.json").read_text())
-    assert (result["device"], result["kind"], result["machine"]["runner"]) == (reached.serial, "phone", "python")
-    reached.device.refuse(60)
-    assert cli(*command).stdout == done.stdout  # the same command again needs nothing of the device
-
-
-def test_a_phone_is_benched_and_transcribes_by_command(
-    reached: Connected, cli: Callable[..., Completed], tiny_int8: Artifact, tiny_fp32: Artifact, speech: tuple, tmp_path: Path
-) -> None:
-    arguments = ("--seconds", "0.5", "--protocol", "quick", "--rounds", 2, "-o", "out", "--device", reached.serial)
-    reached.device.change(properties=reached.device.state["properties"] | {"ro.kernel.qemu": "1"})  # no wait between its jobs
-    done = cli("bench", tiny_int8.folder, tiny_fp32.folder, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "function only" in done.stdout.replace("\n", " ") and "no phone's" in done.stderr
-    results = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("bench-*.json"))]
-    assert [each["artifact"]["scheme"] for each in results] == ["fp32", "int8"]
-    assert all(each["facts"]["kind"] == "emulator" and len(each["states"]) == 2 and not each["valid"] for each in results)
-    heard = cli("transcribe", tiny_int8.folder, speech[0].path, speech[0].path, "--device", reached.serial)
-    assert heard.stdout.count(speech[0].reference) == 2 or heard.stdout.count(f"{speech[0].path}: ") == 2
-
-
-def test_mistakes_about_devices(reached: Connected, cli: Callable[..., Completed], tiny_int8: Artifact) -> None:
-    assert "Unknown device “lokal”. Did you mean local?" in complaint(cli("bench", tiny_int8.folder, "--device", "lokal"))
-    assert "no way onto a phone" in complaint(cli("bench", tiny_int8.folder, "--device", reached.serial, "--via", "air"))
-    assert "is no artifact's folder" in complaint(cli("evaluate", "DIGITS_ASR_TINY", "--device", reached.serial))
-    assert "There is no program nowhere" in complaint(cli("devices", "--adb", "nowhere"))
-    assert "Did you mean arm64?" in complaint(cli("setup", "arm46"))
-
-
-def test_what_jobs_left_is_removed(reached: Connected, cli: Callable[..., Completed], task: Task) -> None:
-    opened(reached).run(task)
-    assert (reached.folder / ROOT.lstrip("/")).is_dir()
-    assert cli("devices", "--clean", reached.serial).returncode == 0
-    assert not (reached.folder / ROOT.lstrip("/")).exists()
-
-
-JOBS = """
-[[job]]
-name = "int8 of the bundled model"
-artifact = "{artifact}"
-limit = 4
-protocol = "quick"
-seconds = [0.5]
-[job.limits]
-wer = {wer}
-artifact_mb = 2.5
-c_size = 0.4
-p90_ms = 5000
-real_time_factor = 9
-peak_memory_mb = 500
-parity = 0.5
-"""
-
-
-def test_jobs_are_tested_by_command(reached: Connected, cli: Callable[..., Completed], tiny_int8: Artifact, tmp_path: Path) -> None:
-    (tmp_path / "jobs.toml").write_text(JOBS.format(artifact=tiny_int8.folder, wer=20))
-    done = cli("test", "jobs.toml", "--device", reached.serial, "--junit", "report.xml", "-o", "out", "--cool-down", 0)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("kept") == 7
-    suite = ElementTree.parse(tmp_path / "report.xml").getroot()[0]
-    assert suite.get("tests") == "7" and suite.get("failures") == suite.get("errors") == suite.get("skipped") == "0"
-    # Of an emulator, times are not judged; a limit that is broken is code 1.
-    reached.device.change(properties=reached.device.state["properties"] | {"ro.kernel.qemu": "1"})
-    (tmp_path / "jobs.toml").write_text(JOBS.format(artifact=tiny_int8.folder, wer=0).replace("c_size = 0.4", "c_size = 0.3"))
-    done = cli("test", "jobs.toml", "--device", reached.serial, "--junit", "report.xml", "-o", "out", "--cool-down", 0)
-    assert done.returncode == 1 and "BROKEN" in done.stdout
-    suite = ElementTree.parse(tmp_path / "report.xml").getroot()[0]
-    assert suite.get("skipped") == "2" and int(suite.get("failures") or 0) >= 1
-    assert any("is emulated" in (each.get("message") or "") for each in suite.iter("skipped"))
-    # What could not run is code 2, whatever the others say.
-    (tmp_path / "jobs.toml").write_text(JOBS.format(artifact="nowhere", wer=20))
-    done = cli("test", "jobs.toml", "--device", reached.serial, "--junit", "report.xml", "-o", "out", "--cool-down", 0)
-    assert done.returncode == 2 and "could not run" in done.stderr
-    assert ElementTree.parse(tmp_path / "report.xml").getroot()[0].get("errors") == "1"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("job = [", "is not TOML"),
-        ("", "job: Field required"),
-        ("[[job]]\nname = 'a'\nartifact = 'a'\n[job.limits]", "a job without a limit tests nothing"),
-        ("[[job]]\nname = 'a'\n[job.limits]\nwer = 3", "give either artifact or export"),
-        ("[[job]]\nname = 'a'\nartifact = 'a'\n[job.limits]\nwer = nan", "wer must be a number"),
-        ("[[job]]\nname = 'a'\nartifact = 'a'\n[job.limits]\nword_error_rate = 3", "word_error_rate"),
-    ],
-)
-def test_files_of_jobs_that_are_refused(text: str, words: str, cli: Callable[..., Completed], tmp_path: Path) -> None:
-    (tmp_path / "jobs.toml").write_text(text)
-    assert words in complaint(cli("test", "jobs.toml"))
-    assert "does not exist" in complaint(cli("test", "none.toml"))
-
-
-def test_the_ready_jobs_are_valid() -> None:
-    from toolchain.job_limits import read_job_file
-
-    assert all(each.export is not None for each in read_job_file(REPOSITORY / "jobs" / "emulator.toml").job)

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import Completed, complaint
+from helpers import Completed, complaint, copied
 
-from device_runner.artifact import Artifact
+from device_runner.artifact import MANIFEST, Artifact
 from device_runner.engines import Engine
 from device_runner.errors import AsrDeployError
-from device_runner.facts import machine_facts
+from device_runner.facts import machine_facts, usable_cpus
 from device_runner.transcripts import Timing, Transcript
 from toolchain import pools
 from toolchain.datasets import DataSet, Utterance
 from toolchain.evaluate import earlier_threads, evaluate, use_cores
 from toolchain.models import load_model
-from toolchain.pools import LocalPool, cores, longest_first, measure_splits
+from toolchain.pools import LocalPool, longest_first, measure_splits
 from toolchain.run_folder import SETTINGS
 from toolchain.scoring import RESULT, TIMES, TRANSCRIPTS
 from toolchain.subjects import Subject, open_subject, subject_of
@@ -190,6 +190,14 @@ def test_no_worker_outlives_a_killed_parent(tiny_int8: Artifact, tmp_path: Path)
         time.sleep(0.05)
 
 
+def test_processes_do_not_open_and_hash_the_artifact_again(tiny_int8: Artifact, speech: tuple[Utterance, ...], tmp_path: Path) -> None:
+    chosen = open_subject(str(copied(tiny_int8, tmp_path / "artifact")))
+    (tmp_path / "artifact" / MANIFEST).unlink()
+    found = {each.utterance.id: each.hypothesis for each in Processes(2).hear(chosen, speech[:3])}
+    with_threads = LocalPool().hear(chosen, speech[:3])
+    assert found == {each.utterance.id: each.hypothesis for each in with_threads} and len(found) == 3
+
+
 # Which way to use the cores
 
 
@@ -207,7 +215,7 @@ def test_ways_to_use_the_cores_are_measured(tiny_int8: Artifact, test_clean: Dat
 def test_a_run_goes_on_with_the_threads_that_it_began_with(
     tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolchain.evaluate.cores", lambda: 2)
+    monkeypatch.setattr("toolchain.evaluate.usable_cpus", lambda: 2)
     few = test_clean.limited(3)
     subject = open_subject(str(tiny_int8.folder))
     evaluate(subject.with_threads(2), few, tmp_path)
@@ -220,7 +228,7 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
 
 
 def test_cores_are_those_that_we_may_use() -> None:
-    assert cores() == len(os.sched_getaffinity(0))
+    assert usable_cpus() == len(os.sched_getaffinity(0))
 
 
 # By command
@@ -230,7 +238,7 @@ def test_workers_and_threads_by_command(cli: Callable[..., Completed], tiny_int8
     done = cli("evaluate", tiny_int8.folder, "--limit", 4, "--workers", 3, "--threads", 2, "-o", "a")
     assert done.returncode == 0 and "3 of 2 thread(s)" in done.stdout
     done = cli("evaluate", tiny_int8.folder, "--limit", 4, "--normalizer", "whisper", "-o", "b")
-    assert done.returncode == 0 and "after whisper" in done.stdout and f"{cores()} of 1 thread(s)" in done.stdout
+    assert done.returncode == 0 and "after whisper" in done.stdout and f"{usable_cpus()} of 1 thread(s)" in done.stdout
     assert (tmp_path / "a" / TRANSCRIPTS).read_bytes() == (tmp_path / "b" / TRANSCRIPTS).read_bytes()
 
 

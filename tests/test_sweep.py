@@ -335,6 +335,18 @@ def test_curves_of_other_anchors_are_not_mixed() -> None:
     assert incomplete(once) == [f"{name} has 1 points in the range; a complete test case has 5." for name in "ab"]
 
 
+@pytest.mark.parametrize(
+    "changes", [{"wer": -0.1}, {"wer": math.nan}, {"wer": math.inf}, {"size_bits": 0}, {"c_size": math.inf}, {"wer_low": -1}]
+)
+def test_a_curve_of_impossible_figures_is_refused(changes: dict[str, float], tmp_path: Path) -> None:
+    write_curve(curve(point("a", 100, 0.06)), tmp_path)
+    plain = json.loads((tmp_path / "points.json").read_text())
+    plain["points"][0] |= changes
+    (tmp_path / "points.json").write_text(json.dumps(plain))
+    with pytest.raises(AsrDeployError, match="is not a curve of this version"):
+        read_curve(tmp_path)
+
+
 def test_a_report_by_commands(cli: Callable[..., Completed], tmp_path: Path) -> None:
     write_curve(curve(*(point("a", 100 * n, 0.08 / n) for n in range(1, 5))), tmp_path / "one")
     write_curve(curve(*(point("b", 70 * n, 0.08 / n) for n in range(1, 5))), tmp_path / "two")

@@ -22,7 +22,7 @@ from toolchain.training.batches import Batches, join, read_fsdd
 from toolchain.training.curve import plot_log
 from toolchain.training.score import connected_digits
 from toolchain.training.speech_sets import SPLITS, draw_texts
-from toolchain.training.synthesis import Manner, Speech, say, trim
+from toolchain.training.synthesis import Manner, Speech, check_synthesisers, say, training_voices, trim
 from toolchain.training.voices import DIGITS, ESPEAK_ACCENTS, ESPEAK_TRAIN_VARIANTS, TRAIN_VOICES, Voice
 
 MANNER = Manner(1.0, 1.0, 0)
@@ -54,6 +54,24 @@ def test_a_synthesiser_speaks(voice: Voice) -> None:
     assert len(long) > 1.5 * len(short)
     assert np.abs(long).max() == pytest.approx(0.5, abs=1e-3)
     assert len(say(voice, ("ONE", "SEVEN", "SIX"), Manner(1.4, 1.0, 0))) < len(long)
+
+
+@pytest.mark.parametrize("debian", [True, False])
+def test_synthesisers_that_are_missing_are_named_with_their_packages(debian: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if debian:
+        (tmp_path / "apt-get").write_text("#!/bin/sh\n")
+        (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = "apt-get install espeak-ng flite festival" if debian else "Debian's packages are espeak-ng flite festival"
+    with pytest.raises(AsrDeployError, match=rf"^The synthesisers espeak-ng, flite, festival are missing: .*{words} .*\.$"):
+        check_synthesisers()
+
+
+def test_without_pico_its_voices_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "ttspico", None)
+    assert {voice.family for voice, _ in training_voices()} == {voice.family for voice, _ in TRAIN_VOICES} - {"pico"}
+    said = capsys.readouterr().out
+    assert "SVOX pico is not installed" in said and "asrdeploy[training]" in said
 
 
 def test_an_unknown_voice_is_one_sentence() -> None:

@@ -167,9 +167,10 @@ def open_pool(engine: str, address: str | None, workers: int | None, threads: in
         with open_cluster(address, threads) as pool:
             yield pool
         return
-    from toolchain.pools import LocalPool, cores
+    from device_runner.facts import usable_cpus
+    from toolchain.pools import LocalPool
 
-    yield LocalPool(max(1, cores() // threads) if workers is None else workers)
+    yield LocalPool(max(1, usable_cpus() // threads) if workers is None else workers)
 
 
 def open_chosen(

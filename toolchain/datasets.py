@@ -60,14 +60,14 @@ class DataSet:
         return replace(self, utterances=self.utterances[:n])
 
 
-def open_data(data: str, split: str, *, download_allowed: bool = True, sha256: str | None = None) -> DataSet:
+def open_data(data: str, split: str, *, download_allowed: bool = True) -> DataSet:
     """Return the data set that a user names.
 
     Args:
         data: ``digits`` (bundled), ``librispeech`` (in the cache folder, ``ASRDEPLOY_CACHE`` or ~/.cache/asrdeploy) or a folder.
         split: for example ``test-clean``.
-        download_allowed: fetch a split of LibriSpeech that is not in the cache, from ``ASRDEPLOY_LIBRISPEECH_URL`` or OpenSLR.
-        sha256: of the archive, for a mirror with other archives; ``ASRDEPLOY_LIBRISPEECH_SHA256`` does the same.
+        download_allowed: fetch a split of LibriSpeech that is not in the cache, from ``ASRDEPLOY_LIBRISPEECH_URL`` (with archives of
+            ``ASRDEPLOY_LIBRISPEECH_SHA256``, where they are others) or OpenSLR.
 
     Raises:
         AsrDeployError: the set or the split is unknown, not there and not to be had, or damaged.
@@ -75,14 +75,14 @@ def open_data(data: str, split: str, *, download_allowed: bool = True, sha256: s
     if data == DIGITS:
         return read_folder(Path(__file__).parent / "assets" / "speech", split, DIGITS)
     if data == LIBRISPEECH:
-        return read_folder(_librispeech(split, download_allowed, sha256), split, LIBRISPEECH)
+        return read_folder(_librispeech(split, download_allowed), split, LIBRISPEECH)
     folder = Path(data).expanduser()
     if folder.name == data and not folder.is_dir():  # a bare name: more likely a misspelt set than a path
         raise nearest(data, (DIGITS, LIBRISPEECH), "data set or folder")
     return read_folder(folder, split, folder.resolve().name)
 
 
-def _librispeech(split: str, download_allowed: bool, sha256: str | None) -> Path:
+def _librispeech(split: str, download_allowed: bool) -> Path:
     """Return the corpus folder in the cache, with ``split`` in it."""
     if split not in LIBRISPEECH_SHA256:
         raise nearest(split, LIBRISPEECH_SHA256, "split of LibriSpeech")
@@ -93,7 +93,7 @@ def _librispeech(split: str, download_allowed: bool, sha256: str | None) -> Path
     if not download_allowed:
         raise AsrDeployError(f"LibriSpeech's {split} is not at {corpus / split}; allow the download or place the folder there by hand.")
     base = os.environ.get("ASRDEPLOY_LIBRISPEECH_URL") or LIBRISPEECH_URL
-    expected = sha256 or os.environ.get("ASRDEPLOY_LIBRISPEECH_SHA256") or LIBRISPEECH_SHA256[split]
+    expected = os.environ.get("ASRDEPLOY_LIBRISPEECH_SHA256") or LIBRISPEECH_SHA256[split]
     # The archive stays: a folder that was damaged or removed is unpacked again without a network.
     archive = download(f"{base.rstrip('/')}/{split}.tar.gz", cache / f"{split}.tar.gz", sha256=expected)
     unpack_tar(archive, cache, unless=corpus / split)

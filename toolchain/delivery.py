@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from device_runner.bitstream import read_header
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions
-from device_runner.files import sha256_of, write_json, write_text
+from device_runner.files import sha256_of, write_json, write_record
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.delivered import Delivered, Delivery
 from toolchain.reception import Reception
@@ -137,7 +137,7 @@ def deliver(
     after = median(each.seconds.load + each.seconds.first_inference for _, _, receptions in received for each in receptions)
     delivered = [Delivered(name=name, sha256=digest, receptions=each, after=after) for name, digest, each in received]
     result = Delivery(bitstreams=tuple(delivered), machine=machine_facts())
-    write_text(folder / "delivery.json", result.model_dump_json(indent=2) + "\n")
+    write_record(folder / "delivery.json", result)
     for ending in ("png", "svg"):
         plot_delivery(result, folder / f"delivery.{ending}")
     return result

@@ -1,13 +1,16 @@
 """Tables about devices: what is there, parity, outcomes of test jobs."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
 from device_runner.device_choice import Row
-from toolchain.job_limits import Outcome
-from toolchain.parity import DeviceParity
+
+if TYPE_CHECKING:
+    from toolchain.job_limits import Outcome  # it brings torch in, which a list of devices can do without
+    from toolchain.parity import DeviceParity
 
 
 def devices(rows: Iterable[Row]) -> Table:
@@ -20,7 +23,7 @@ def devices(rows: Iterable[Row]) -> Table:
     return table
 
 
-def parity(found: Iterable[DeviceParity]) -> Table:
+def parity(found: "Iterable[DeviceParity]") -> Table:
     """Draw devices beside the first one; no times: an emulated device's mean nothing."""
     title = "Parity with the first device: logits, best labels, word error rate on a fixed subset"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
@@ -32,7 +35,7 @@ def parity(found: Iterable[DeviceParity]) -> Table:
     return table
 
 
-def outcomes(found: Iterable[Outcome], device: str) -> Table:
+def outcomes(found: "Iterable[Outcome]", device: str) -> Table:
     """Draw every limit of every job."""
     table = Table(title=f"Test jobs on {device}", title_justify="left", box=box.SIMPLE, padding=(0, 1))
     for column in ("job", "limit", "found", "at most", "outcome"):

@@ -21,7 +21,7 @@ from device_runner.adb_text import parse_devices, short
 from device_runner.arm_bundle import check_tools, qemu_launcher
 from device_runner.contract import DeviceFacts
 from device_runner.errors import AsrDeployError
-from device_runner.facts import device_facts, package_versions
+from device_runner.facts import device_facts, package_versions, usable_cpus
 from device_runner.files import cache_folder
 from toolchain.doctor_probes import (
     CUDA,
@@ -41,7 +41,6 @@ from toolchain.doctor_probes import (
     server_address,
     server_name,
     torch_build,
-    usable_cpus,
 )
 from toolchain.extras import EXTRAS, extra_of
 

@@ -81,14 +81,8 @@ class Said:
     silent: bool = False
 
 
-def run_bounded(words: tuple[str, ...], seconds: float | None = None) -> Said:
-    """Run a program and all that it starts to its end, to a limit of time, or to a limit of output, whatever comes first.
-
-    Args:
-        words: program and arguments.
-        seconds: the limit; None: ``LIMIT``.
-    """
-    limit = LIMIT if seconds is None else seconds
+def run_bounded(words: tuple[str, ...]) -> Said:
+    """Run a program (with its arguments) and all that it starts to its end, to ``LIMIT``, or to ``MOST`` bytes, whatever comes first."""
     surroundings = {key: value for key, value in os.environ.items() if key != "ADB_TRACE"}  # it would print among the output
     surroundings["MAVEN_OPTS"] = f"{os.environ.get('MAVEN_OPTS', '')} -XX:-UsePerfData"  # else a JVM leaves a folder in /tmp
     try:
@@ -101,7 +95,7 @@ def run_bounded(words: tuple[str, ...], seconds: float | None = None) -> Said:
     code = None
     with process:
         try:
-            text, code = _read(process, time.monotonic() + limit)
+            text, code = _read(process, time.monotonic() + LIMIT)
         finally:
             if code is None:  # an ended process's number may be another's by now
                 with suppress(ProcessLookupError):
@@ -109,7 +103,7 @@ def run_bounded(words: tuple[str, ...], seconds: float | None = None) -> Said:
     said = text.decode(errors="replace")
     if code is None:
         endless = len(text) >= MOST
-        return Said(words[0], said, "prints without an end" if endless else f"does not answer within {limit:.3g} s", not endless)
+        return Said(words[0], said, "prints without an end" if endless else f"does not answer within {LIMIT:.3g} s", not endless)
     if code != 0:
         last = next((line for line in reversed(said.splitlines()) if line.strip()), "")
         how = f"ended with code {code}" if code > 0 else f"was ended by signal {-code}"
@@ -241,11 +235,6 @@ def torch_build() -> dict[str, str]:
     return known if "__version__" in known else {}
 
 
-def usable_cpus() -> int:
-    """Return the logical CPUs that this process may use, as ``pools.cores`` does, whose imports may be what is broken."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def free_memory() -> tuple[int | None, int | None]:
     """Return the bytes that are available now, and the container's limit; None: not known (Linux: proc(5), cgroup v2)."""
     free = limit = None
@@ -261,12 +250,12 @@ def built_bundle(folder: Path) -> Path | None:
     """Return the Arm bundle of this source and of the installed versions in a cache folder; None: it is to be built.
 
     Raises:
-        AsrDeployError: a package that it holds is not installed here.
+        AsrDeployError: asrdeploy, or a package that it holds, is not installed here.
     """
     pins, source = pinned_versions(), own_source()
     for starter in sorted(folder.glob("arm64-*/python")):
         # What is there is compared, file by file: another bundle of the same folder is of another version.
-        with suppress(OSError, LookupError, ValueError, metadata.PackageNotFoundError):
+        with suppress(OSError, LookupError, ValueError):
             runtime = layers(starter.parent)[0]
             packages = json.loads((runtime / "packages.json").read_text())
             wanted = {**source, **starters(runtime.name)}

@@ -10,12 +10,12 @@ from device_runner.audio import read_audio
 from device_runner.contract import Heard as HeardThere
 from device_runner.devices import Device
 from device_runner.errors import AsrDeployError
-from device_runner.facts import machine_facts, package_versions
+from device_runner.facts import machine_facts, package_versions, usable_cpus
 from device_runner.jobs import make_task
 from device_runner.transcripts import Timing, Transcript
 from toolchain.datasets import DataSet, Utterance
 from toolchain.metrics import count_errors
-from toolchain.pools import LocalPool, Pool, Split, cores, measure_splits
+from toolchain.pools import LocalPool, Pool, Split, measure_splits
 from toolchain.run_folder import RunFolder, earlier_settings, run_folder
 from toolchain.scoring import RESULT, Evaluation, make_evaluation, rescore
 from toolchain.splits import check_unseen
@@ -149,7 +149,7 @@ def use_cores(subject: Subject, data: DataSet) -> tuple[Subject, LocalPool, list
     Raises:
         AsrDeployError: see ``Pool.hear``.
     """
-    here = cores()
+    here = usable_cpus()
     if here == 1 or len(data.utterances) < WORTH_MEASURING * here:
         return subject, LocalPool(max(1, here // subject.threads)), []
     splits = measure_splits(subject, data.utterances, here)

@@ -71,7 +71,7 @@ def parity(
     for device, result in zip(devices, results, strict=True):
         relative, largest, equal = distances(_logits(result, artifact, device.name), first)
         counts = [count_errors(each.reference, line.hypothesis) for each, line in zip(utterances, result.transcripts, strict=True)]
-        errors = sum(each.substitutions + each.deletions + each.insertions for each in counts)
+        errors = sum(each.errors for each in counts)
         same = sum(ours.hypothesis == theirs.hypothesis for ours, theirs in zip(result.transcripts, results[0].transcripts, strict=True))
         wer = errors / sum(each.words for each in counts)
         found.append(DeviceParity(device.name, result.device.kind, relative, largest, equal, wer, same, len(utterances)))

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.errors import AsrDeployError
-from device_runner.files import write_text
+from device_runner.files import write_record, write_text
 from toolchain.scoring import Evaluation
 from toolchain.testcases import TestCase
 
@@ -21,14 +21,14 @@ FEWEST_IN_RANGE = 5
 class Point(BaseModel):
     """One test configuration's outcome. Word error rates and cSize as fractions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     configuration: str
-    size_bits: int
-    c_size: float
-    wer: float
-    wer_low: float
-    wer_high: float
+    size_bits: Annotated[int, Field(gt=0)]
+    c_size: Annotated[float, Field(gt=0)]
+    wer: Annotated[float, Field(ge=0)]
+    wer_low: Annotated[float, Field(ge=0)]
+    wer_high: Annotated[float, Field(ge=0)]
     in_range: bool = Field(description="the word error rate lies between the anchor's and the range above it")
     bits_per_parameter: float
     artifact_bytes: int | None
@@ -43,17 +43,17 @@ class Point(BaseModel):
 class Curve(BaseModel):
     """The points of a test case, with the anchor that they are compared with."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[2] = 2
     test_case: str
     data: str
     split: str
-    anchor_size_bits: int
-    anchor_wer: float
+    anchor_size_bits: Annotated[int, Field(gt=0)]
+    anchor_wer: Annotated[float, Field(ge=0)]
     anchor_wer_interval: tuple[float, float]
     anchor_evaluation: Path = Field(description="folder of the anchor's transcripts; in files relative to theirs")
-    wer_range: float
+    wer_range: Annotated[float, Field(ge=0)]
     points: tuple[Point, ...]
     machine: dict[str, Any]
 
@@ -120,7 +120,7 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 def write_curve(curve: Curve, folder: Path) -> None:
     """Write ``points.json`` and ``points.csv`` into a folder."""
     placed = _placed(curve, lambda path: Path(os.path.relpath(path, folder)))
-    write_text(folder / "points.json", placed.model_dump_json(indent=2) + "\n")
+    write_record(folder / "points.json", placed)
     table = io.StringIO()
     writer = csv.DictWriter(table, list(Point.model_fields), lineterminator="\n")
     writer.writeheader()

@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from device_runner.artifact import open_artifact
+from device_runner.artifact import Artifact
 from device_runner.audio import read_audio
 from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
@@ -171,7 +171,7 @@ def _threads(subject: Subject, workers: int) -> Iterator[Callable[[Utterance], "
 def _processes(subject: Subject, workers: int) -> Iterator[Callable[[Utterance], "Future[Heard]"]]:
     """Yield what submits an utterance to processes with an engine each."""
     assert subject.artifact is not None, "only artifacts' engines cannot be shared"
-    begun = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (str(subject.artifact.folder), subject.threads))
+    begun = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (subject.artifact, subject.threads))
     with shut_down(begun) as pool:
         yield lambda utterance: pool.submit(_work, utterance)
 
@@ -188,11 +188,10 @@ def shut_down(executor: Executor) -> Iterator[Executor]:
 _opened: list[tuple[Engine, tuple[str, ...], int]] = []  # of a worker process: its engine, labels, sample rate
 
 
-def _begin(folder: str, threads: int) -> None:
-    """Make a process of the pool ready."""
+def _begin(artifact: Artifact, threads: int) -> None:
+    """Make a process of the pool ready; the artifact's files were compared with its manifest when it was opened."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    artifact = open_artifact(Path(folder))
     _opened.append((open_engine(artifact, threads), artifact.manifest.labels, artifact.manifest.sample_rate))
 
 
@@ -207,11 +206,6 @@ def _end_with_parent() -> None:
 def _work(utterance: Utterance) -> Heard:
     engine, labels, sample_rate = _opened[-1]
     return hear(engine, read_audio(utterance.path, sample_rate), labels, sample_rate, utterance)
-
-
-def cores() -> int:
-    """Return the cores of this machine that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from device_runner.errors import AsrDeployError
-from device_runner.files import write_json, write_text
+from device_runner.files import write_json, write_record
 from device_runner.transcripts import Timing, Transcript, read_timings, read_transcripts, write_lines
 from toolchain.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation
 
@@ -55,7 +55,7 @@ class RunFolder:
         """Bring the lines into the set's order and write the result."""
         self.close()
         self.rewrite()
-        write_text(self.path / RESULT, result.model_dump_json(indent=2) + "\n")
+        write_record(self.path / RESULT, result)
 
     def earlier_result(self) -> Evaluation | None:
         """Return the result of an earlier run of the same settings; None where it did not end or is of another version."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.contract import Kind
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, first_problem
 from device_runner.facts import machine_facts
-from device_runner.files import write_text
+from device_runner.files import write_record
 from device_runner.transcripts import Timing, Transcript, read_transcripts
 from toolchain.metrics import ErrorCounts, bootstrap_interval, count_errors
 from toolchain.normalisers import NONE, normaliser
@@ -180,9 +180,9 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, list[Transcript]]:
     try:
         result = Evaluation.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-        raise AsrDeployError(f"{folder / RESULT} is no evaluation's result of this version ({reason}); evaluate again.") from error
+        raise AsrDeployError(
+            f"{folder / RESULT} is no evaluation's result of this version ({first_problem(error)}); evaluate again."
+        ) from error
     transcripts = read_transcripts(folder / TRANSCRIPTS)
     if not transcripts:
         raise AsrDeployError(f"{folder} holds no transcripts ({TRANSCRIPTS}): nothing can be scored; evaluate again.")
@@ -202,7 +202,7 @@ def rescore(folder: Path, normalizer: str = NONE) -> Evaluation:
     result, transcripts = read_evaluation(folder)
     # Through the constructor: what a file of results holds is valid.
     scored = Evaluation(**result.model_dump() | _scores(transcripts, normalizer))
-    write_text(folder / RESULT, scored.model_dump_json(indent=2) + "\n")
+    write_record(folder / RESULT, scored)
     return scored
 
 

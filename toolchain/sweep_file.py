@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, first_problem
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.rates import PLACEHOLDER, RATES, Rate
 
@@ -85,8 +85,7 @@ def describe(source: str, described: dict[str, Any]) -> SweepFile:
     try:
         return SweepFile.model_validate(described)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise AsrDeployError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg'].rstrip('.')}.") from error
+        raise AsrDeployError(f"{source}: {first_problem(error)}.") from error
 
 
 def moved(method: Method) -> Rate | None:

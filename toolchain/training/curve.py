@@ -1,13 +1,12 @@
 """The log of a training as a picture."""
 
 import csv
+import itertools
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
-
-import itertools
 
 from matplotlib import pyplot as plt  # the backend is chosen before
 from matplotlib.ticker import PercentFormatter

@@ -21,6 +21,7 @@ from scipy.signal import resample_poly
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import atomic_path, write_json
+from toolchain.doctor_probes import asrdeploy_command, debian_command
 from toolchain.training.voices import DIGITS, ESPEAK_ACCENTS, ESPEAK_TRAIN_VARIANTS, TRAIN_VOICES, Voice
 
 SAMPLE_RATE = 16_000
@@ -97,7 +98,7 @@ def _pico(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.NDAr
 
 @lru_cache
 def _pico_engine(name: str) -> Any:
-    import ttspico  # check_synthesisers has told who misses it
+    import ttspico  # training_voices has left its voices out where it is missing
 
     return ttspico.TtsEngine(name)
 
@@ -119,14 +120,15 @@ def check_synthesisers() -> None:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         packages = "espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
-        raise AsrDeployError(f"Missing {', '.join(missing)}; install with: apt-get install {packages}")
+        how = debian_command(packages) or f"Debian's packages are {packages}"
+        raise AsrDeployError(f"The synthesisers {', '.join(missing)} are missing: {how}.")
 
 
 def training_voices() -> list[tuple[Voice, int]]:
     """Return the voices of the corpus; without SVOX pico's package, which builds from source, its two are left out, and said so."""
     if importlib.util.find_spec("ttspico"):
         return list(TRAIN_VOICES)
-    print("SVOX pico is not installed (pip install ttspico): the corpus is made without its two voices.")
+    print(f"SVOX pico is not installed ({asrdeploy_command('training')}): the corpus is made without its two voices.")
     return [(voice, utterances) for voice, utterances in TRAIN_VOICES if voice.family != "pico"]
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Family = Literal["espeak-ng", "flite", "festival", "pico"]
-Role = Literal["train", "dev", "test"]
 
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
