@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain.cli_options import BaseOption, DecoderOption, console
+from toolchain.cli_options import BaseOption, CodeOption, DecoderOption, console
 
 
 def deliver(
@@ -20,6 +20,7 @@ def deliver(
     ] = False,
     host: Annotated[str, typer.Option(help="With --serve: the address to listen on; 0.0.0.0 for others too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="With --serve.", min=1, max=65535)] = 8750,
+    model: CodeOption = None,
 ) -> None:
     """Serve bitstreams, and measure the time to the first transcript. Example: asrdeploy deliver small.asrb large.asrb --rates 1,10"""
     from toolchain import delivery, tables
@@ -30,7 +31,7 @@ def deliver(
         return delivery.serve(bitstreams, host, port)
     chosen = [1e6 * each for each in _rates(rates)]
     with share_progress() as progress:
-        result = delivery.deliver(bitstreams, chosen, output, progress)
+        result = delivery.deliver(bitstreams, chosen, output, progress, model=model)
     console.print(tables.delivery(result))
     for sentence in tables.paying(result):
         console.print(sentence, highlight=False)
@@ -44,6 +45,7 @@ def receive(
     result: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     base: BaseOption = None,
     decoder: DecoderOption = None,
+    model: CodeOption = None,
 ) -> None:
     """Receive a bitstream, decoding while it arrives. Example: asrdeploy receive http://127.0.0.1:8750/tiny.asrb -o tiny.asrb"""
     from device_runner.files import write_text
@@ -53,7 +55,7 @@ def receive(
         raise AsrDeployError("--rate takes Mbit/s above 0.")
     limit = None if rate is None else 1e6 * rate
     with console.status("receiving") as status:
-        made = reception.receive(url, output, bits_per_second=limit, base=base, decoder=decoder, progress=status.update)
+        made = reception.receive(url, output, bits_per_second=limit, base=base, decoder=decoder, model=model, progress=status.update)
     if result is not None:
         write_text(result, made.model_dump_json(indent=2) + "\n")
     console.print(tables.reception(made))

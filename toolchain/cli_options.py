@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 console = Console()
 
 ModelOption = Annotated[
-    str, typer.Option("--model", "--testcase", help="Test case number or anchor name; `asrdeploy testcases` lists them.")
+    str,
+    typer.Option(
+        "--model",
+        "--testcase",
+        help="Test case, or a model of your own: a Hugging Face folder, FILE.toml, or package.module:factory; see docs/your-model.md.",
+    ),
+]
+CodeOption = Annotated[
+    str | None, typer.Option("--model", help="Of an own model's bitstream: the model, where a factory makes it, or for --base.")
 ]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="`random`, or a .safetensors/.pt file; default: the model's own.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of `--weights random`.")]

@@ -14,6 +14,7 @@ from device_runner.bitstream import Header, Record, Value, in_memory, write_bits
 from device_runner.decoders import State, Weights, decode_bitstream
 from device_runner.errors import AsrDeployError
 from device_runner.names import nearest
+from device_runner.network import Network
 from toolchain.compression.calibration import Calibration
 
 ENTRY_POINTS = "asrdeploy.codecs"
@@ -131,6 +132,7 @@ def encode(
     weights: str = "",
     trained: bool = True,
     tuned_on: tuple[str, ...] = (),
+    network: Network | None = None,
 ) -> bytes:
     """Return the bitstream of a state dict by the codec ``name``.
 
@@ -144,6 +146,7 @@ def encode(
         weights: where they come from, for the header.
         trained: False for random weights, for the header.
         tuned_on: ids of utterances that the weights or the base were tuned with before, for the header; the calibration's are added.
+        network: of an own model, for the header.
 
     Raises:
         AsrDeployError: an unknown codec, or weights that it cannot code.
@@ -173,6 +176,7 @@ def encode(
         trained=trained,
         base=None if base is None else digest_of(base),
         tuned_on=tuple(dict.fromkeys(tuned_on)),
+        network=network,
         records=records,
     )
     return write_bitstream(header, (each.payload for each in coded.values()))
