@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,7 +140,7 @@ def base_for(header: Header, name: str, base: str | None, own: AnchorModel | Non
         header: of the bitstream.
         name: the bitstream's, for messages.
         base: as ``--base`` names it: a file, or ``own``: the model's weights.
-        own: the own model that was given with the bitstream; one of a factory needs it, and an own model's update.
+        own: the own model that was given with the bitstream; one of a factory needs it, and ``own``.
 
     Raises:
         AsrDeployError: the own model is another one than the bitstream's, or is missing, or the base cannot be loaded.
@@ -151,13 +152,15 @@ def base_for(header: Header, name: str, base: str | None, own: AnchorModel | Non
         raise AsrDeployError(f"{name} is of {case.name} as it was when it was made; the given model is another one, or changed since.")
     if base is None:
         return None
-    if own is None:
-        raise AsrDeployError(f"{name} is an update of {case.name}, a model of somebody's own: give that model with --model, too.")
-    if base == "own":
-        return own
-    from toolchain.own_models import with_weights
+    if base != "own":
+        from toolchain.own_models import with_weights
 
-    return with_weights(own, base)
+        return with_weights(case, base, own)
+    if own is None:
+        raise AsrDeployError(
+            f"--base own: {name} is of {case.name}, a model of somebody's own: give that with --model, or its folder as base."
+        )
+    return own
 
 
 def read_weights(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[Header, dict[str, Tensor]]:
@@ -187,4 +190,4 @@ def _externally(reader: BitstreamReader, base: State | None, decoder: str | None
         return state
     if {name: each.shape for name, each in state.items()} != {name: each.shape for name, each in base.items()}:
         raise AsrDeployError("The decoder's tensors are not those of the base.")
-    return {name: base[name] + each for name, each in state.items()}
+    return {name: np.asarray(base[name] + each) for name, each in state.items()}

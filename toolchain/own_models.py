@@ -17,7 +17,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.network import Network
 from exporters.recogniser import Recogniser, not_finite, shortest_input
 from toolchain import own_toml
-from toolchain.models import AnchorModel, finish, with_random_weights
+from toolchain.models import AnchorModel, finish, model_with, with_random_weights
 from toolchain.networks import count_parameters
 from toolchain.own_checkpoints import described_of, from_folder, from_toml, identified, sample_rate_of
 from toolchain.own_labels import blank_first, check_labels, index_of_blank, our_labels
@@ -94,11 +94,16 @@ def load_own(name: str, weights: str | None = None, seed: int = 0) -> AnchorMode
         if described_of(model.case).architecture is None:
             raise AsrDeployError(f"--weights random: the weights of {name} are what the factory makes; leave --weights out.")
         return with_random_weights(model.case, seed)
-    return with_weights(model, weights)
+    return with_weights(model.case, weights, model)
 
 
-def with_weights(model: AnchorModel, weights: str) -> AnchorModel:
-    """Return a model around the weights of another own model of the same architecture and labels, or of a file of ``decompress``.
+def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None) -> AnchorModel:
+    """Return a case's model around the weights of another own model of the same architecture and labels, or of a file of ``decompress``.
+
+    Args:
+        case: of an own model.
+        weights: as ``--weights`` and ``--base`` name them.
+        model: the case's model, which weights of a file need where a factory makes it.
 
     Raises:
         AsrDeployError: they do not fit, or it cannot be said in which order their labels are.
@@ -106,18 +111,20 @@ def with_weights(model: AnchorModel, weights: str) -> AnchorModel:
     path = Path(weights)
     tuned_on = read_tuned_on(path) if path.is_file() and not own_toml.description_of(path).is_file() else None
     if tuned_on is not None:
-        digest = digest_of_file(path)
-        return model.with_state(read_state(path), f"file, sha256 {digest[:16]}", trained=True, tuned_on=tuned_on)
+        source, state = f"file, sha256 {digest_of_file(path)[:16]}", read_state(path)
+        if model is not None:
+            return model.with_state(state, source, trained=True, tuned_on=tuned_on)
+        return model_with(case, state, source, trained=True, tuned_on=tuned_on)
     if path.is_file() and path.suffix != DESCRIPTION and not own_toml.description_of(path).is_file():
         raise AsrDeployError(
             f"{path} does not say which labels its outputs are: give a Hugging Face folder, a checkpoint with a {DESCRIPTION} file beside, "
             "or what `asrdeploy decompress` wrote."
         )
     other = _load(weights)
-    ours, theirs = (each.model_copy(update={"factory": None}) for each in map(described_of, (model.case, other.case)))
+    ours, theirs = (each.model_copy(update={"factory": None}) for each in map(described_of, (case, other.case)))
     if ours != theirs:
-        raise AsrDeployError(f"{weights} has another architecture, other labels or another sample rate than {model.case.name}.")
-    return replace(other, case=model.case)
+        raise AsrDeployError(f"{weights} has another architecture, other labels or another sample rate than {case.name}.")
+    return replace(other, case=case)
 
 
 def from_factory(case: TestCase) -> AnchorModel:

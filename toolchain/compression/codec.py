@@ -158,7 +158,7 @@ def encode(
         known = as_arrays(base)
         if {key: each.shape for key, each in known.items()} != {key: each.shape for key, each in plain.items()}:
             raise AsrDeployError("The base does not have the model's tensors; an update needs the same architecture.")
-        plain = {key: each - known[key] for key, each in plain.items()}
+        plain = {key: np.asarray(each - known[key]) for key, each in plain.items()}
     coded = dict(made.code(plain, calibration))
     records = tuple(
         Record(name=key, kind=each.kind, shape=each.shape or plain[key].shape, bytes=len(each.payload), parameters=each.parameters)
