@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -52,10 +52,10 @@ class AnchorModel:
         """The fewest samples that give a frame."""
         return minimum_samples(self.network)
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
         """Send a factory's model to another process without its classes, which pickle would look for before anybody says where."""
         if self.case.network is None or self.case.network.factory is None:
-            return super().__reduce_ex__(4)
+            return super().__reduce_ex__(protocol)
         return _made_again, (self.case, self.state(), self.weights, self.trained, self.tuned_on)
 
     def state(self) -> dict[str, Tensor]:

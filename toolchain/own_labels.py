@@ -67,10 +67,11 @@ def our_labels(
     texts = []
     for index in blank_first(len(labels), blank):
         label = labels[index]
+        if index == blank:
+            texts.append(label.strip() or "-")  # whatever it is called, nobody prints it
+            continue
         if index in silent:
             label = ""
-        elif index == blank:
-            label = label or "-"  # whatever it is called, nobody reads it
         elif label and not label.strip():
             label = WORD_SEPARATOR
         elif separator is not None and separator != WORD_SEPARATOR:
@@ -79,5 +80,5 @@ def our_labels(
             label = label.replace(separator, WORD_SEPARATOR)
         if any(each.isspace() for each in label):
             raise AsrDeployError(f"{source}: the label “{label}” has white space in it; only the space between words may be a label.")
-        texts.append(label if index == blank else label.upper())
+        texts.append(label.upper())
     return tuple(texts)
