@@ -51,7 +51,7 @@ def fine_tune(model: AnchorModel, utterances: Sequence[Utterance], *, steps: int
         rate: of learning.
         seed: of the order of the utterances.
     """
-    tuned = model.with_state(model.state(), f"fine-tuned, {steps} steps")
+    tuned = model.with_state({name: each.clone() for name, each in model.state().items()}, f"fine-tuned, {steps} steps")
     network, labels = tuned.network, {label: index for index, label in enumerate(model.case.labels)}
     heard = [(torch.from_numpy(read_audio(each.path, model.case.sample_rate)), each.reference.replace(" ", "|")) for each in utterances]
     generator = torch.Generator().manual_seed(seed)

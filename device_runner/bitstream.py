@@ -16,6 +16,7 @@ from typing import Annotated, Any, BinaryIO, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.errors import AsrDeployError
+from device_runner.network import Network
 
 MAGIC, VERSION, SUFFIX = b"ASRB", 1, ".asrb"
 PREFIX = struct.Struct("<4sB3xII")  # magic, version, three zeros, bytes of the header, its CRC-32
@@ -61,6 +62,7 @@ class Header(BaseModel):
     tuned_on: tuple[str, ...] = Field(
         default=(), description="ids of the utterances that the codec was calibrated with; no word error rate comes from them"
     )
+    network: Network | None = Field(default=None, description="of a model that is no test case's; None: the model's name tells it")
     records: tuple[Record, ...] = ()
 
     @property
@@ -73,7 +75,8 @@ class Header(BaseModel):
 def write_bitstream(header: Header, payloads: Iterable[bytes]) -> bytes:
     """Return the bitstream of payloads, one for each of the header's records."""
     records = [[each.name, each.kind, list(each.shape), each.bytes, each.parameters] for each in header.records]
-    left_out = {"records"} if header.tuned_on else {"records", "tuned_on"}  # an uncalibrated model's bitstream pays nothing for it
+    # What does not concern a model costs its bitstream nothing.
+    left_out = {"records", *(name for name in ("tuned_on", "network") if not getattr(header, name))}
     plain = header.model_dump(exclude=left_out) | {"records": records}
     packed = zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 9)
     parts = [PREFIX.pack(MAGIC, VERSION, len(packed), zlib.crc32(packed)), packed]

@@ -212,5 +212,5 @@ DECODERS: dict[str, Decoder] = {
 def _updated(record: Record, difference: Weights, base: Mapping[str, Weights]) -> Weights:
     if record.name not in base or base[record.name].shape != difference.shape:
         raise AsrDeployError(f"The base has no {record.name} of the update's shape; give the weights that the update was made against.")
-    updated: Weights = base[record.name] + difference
+    updated: Weights = np.asarray(base[record.name] + difference)  # numpy makes a number of the sum where there is no axis
     return updated

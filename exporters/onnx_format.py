@@ -123,10 +123,10 @@ def write_tokens(labels: Sequence[str], path: Path) -> None:
     """Write labels as sherpa-onnx and its relatives read them: a line ``symbol index`` each, the blank ``<blk>``, the space ``\u2581``.
 
     Args:
-        labels: by index, the blank first, ``|`` for the space.
+        labels: by index, the blank first, ``|`` for the space; a label that prints nothing is named after its index, which those need.
         path: the file to write; our own engines read the manifest instead.
     """
-    names = ["<blk>", *("\u2581" if label == "|" else label for label in labels[1:])]
+    names = ["<blk>", *(label.replace("|", "\u2581") or f"<{index}>" for index, label in enumerate(labels[1:], 1))]
     write_text(path, "".join(f"{name} {index}\n" for index, name in enumerate(names)))
 
 

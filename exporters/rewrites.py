@@ -5,7 +5,7 @@ Modules of other families are left as they are.
 """
 
 import copy
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -268,7 +268,7 @@ def for_device(recogniser: Recogniser, format_name: str) -> tuple[Recogniser, tu
     shared = {id(parameter): parameter for parameter in network.parameters()}
     network = copy.deepcopy(network, memo=dict(shared))
     names: list[str] = []
-    if isinstance(network, Wav2Vec2Model):
+    if _rewritable(network):
         windows: type[Windows] = Slices if format_name == "onnx" else Unfold
         convolutions_as_products(network, windows)
         names.append("convolutions_as_products")
@@ -278,7 +278,16 @@ def for_device(recogniser: Recogniser, format_name: str) -> tuple[Recogniser, tu
         names.append("merged_attention")
     if format_name == "onnx":
         _linears_as_products(network)
-    return Recogniser(network, normalised_waveform=recogniser.normalised_waveform).eval(), tuple(names)
+    rewritten = Recogniser(network, normalised_waveform=recogniser.normalised_waveform, epsilon=recogniser.epsilon)
+    return rewritten.eval(), tuple(names)
+
+
+def _rewritable(network: nn.Module) -> TypeGuard[Wav2Vec2Model]:
+    """Tell whether a network is what the rewrites were proved on: TorchAudio's class serves WavLM too, whose attention is another one."""
+    if not isinstance(network, Wav2Vec2Model):
+        return False
+    attention = (each for each in network.modules() if isinstance(each, components.EncoderLayer))
+    return all(type(each.attention) is components.SelfAttention for each in attention)
 
 
 def is_convolution(name: str) -> bool:

@@ -1,6 +1,8 @@
 """The Ray engine on a real cluster of two nodes: the bytes of a local run, whatever dies meanwhile."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,14 +22,16 @@ from device_runner.artifact import Artifact
 from device_runner.errors import AsrDeployError
 from device_runner.transcripts import Timing, Transcript
 from toolchain import cluster
+from toolchain.bitstreams import coded
 from toolchain.cluster import RayPool, open_cluster
 from toolchain.datasets import DataSet, Utterance, open_data
 from toolchain.evaluate import evaluate
-from toolchain.models import load_model
+from toolchain.models import BUNDLED_WEIGHTS, load_model
 from toolchain.pools import LocalPool
 from toolchain.scoring import TRANSCRIPTS
 from toolchain.subjects import describe, open_subject, subject_of
 from toolchain.sweep import Sweep
+from toolchain.testcases import LABELS
 
 WORKER = b"ray::_hear_bunch"
 
@@ -39,8 +43,12 @@ def nodes() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [before])])  # own_recogniser is installed there
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     made.add_node(num_cpus=1)
+    os.environ.pop("PYTHONPATH")
+    os.environ.update({} if before is None else {"PYTHONPATH": before})
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
     try:
         yield made
@@ -78,6 +86,18 @@ def test_artifact_and_model_are_heard_as_here(pool: RayPool, tiny_int8: Artifact
         found = evaluate(open_subject(subject), few, tmp_path / f"ray{number}", pool=pool)
         assert found.workers == 2
         assert (tmp_path / f"ray{number}" / TRANSCRIPTS).read_bytes() == local(subject, few, tmp_path / f"here{number}")
+
+
+def test_own_models_are_heard_and_coded_there(pool: RayPool, test_clean: DataSet, tmp_path: Path) -> None:
+    shutil.copy(BUNDLED_WEIGHTS, tmp_path / "mine.safetensors")
+    (tmp_path / "mine.toml").write_text(f'architecture = "DIGITS_ASR_TINY"\nlabels = {json.dumps(LABELS)}\nsample_rate = 16000\n')
+    few = test_clean.limited(6)
+    for name, subject in (("described", str(tmp_path / "mine.toml")), ("factory", "own_recogniser:make")):
+        evaluate(open_subject(subject), few, tmp_path / f"ray-{name}", pool=pool)
+        assert (tmp_path / f"ray-{name}" / TRANSCRIPTS).read_bytes() == local(subject, few, tmp_path / f"here-{name}")
+        model = load_model(subject)
+        sent = pool.call(coded, model, "uniform", {"bits": 5}, None, None)
+        assert sent == coded(model, "uniform", {"bits": 5}, None, None)
 
 
 def test_a_killed_worker_costs_nothing_but_time(

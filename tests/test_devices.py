@@ -185,7 +185,7 @@ def test_distances() -> None:
 
 
 def test_fp32_here_is_torch(tiny_fp32: Artifact) -> None:
-    assert distance_to_torch(tiny_fp32, local_device()) < 1e-5
+    assert distance_to_torch(tiny_fp32, local_device(), "0") < 1e-5
     assert len({each.id.split("-")[0] for each in fixed_subset()}) >= 6  # speakers
 
 

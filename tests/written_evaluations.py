@@ -9,6 +9,7 @@ from device_runner.transcripts import Timing, Transcript, write_lines
 from toolchain.metrics import count_errors
 from toolchain.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation, make_evaluation
 from toolchain.subjects import Subject
+from toolchain.testcases import TEST_CASES
 
 Pair = tuple[str, str]  # what was said, what was heard
 
@@ -17,7 +18,7 @@ def subject(configuration: str = "A") -> Subject:
     """A recogniser that is only described."""
     return Subject(
         configuration=configuration,
-        case=None,
+        case=TEST_CASES[0],
         identity="0" * 64,
         trained=True,
         labels=("-", "|", "A"),

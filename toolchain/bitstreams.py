@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,9 @@ from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.compression.codec import as_arrays, check_base, encode
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.compression.external import decode_externally
-from toolchain.models import AnchorModel, model_with
+from toolchain.models import AnchorModel, load_model, model_with
 from toolchain.speech import calibration_speech
+from toolchain.testcases import TestCase, find_test_case, own_case
 
 Progress = Callable[[str, float], None]
 
@@ -82,33 +84,83 @@ def coded(
         weights=model.weights,
         trained=model.trained,
         tuned_on=model.tuned_on + (() if base is None else base.tuned_on),
+        network=model.case.network,
     )
 
 
-def reconstruct(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[AnchorModel, Header]:
+def reconstruct(
+    path: Path, *, base: AnchorModel | None = None, decoder: str | None = None, own: AnchorModel | None = None
+) -> tuple[AnchorModel, Header]:
     """Return the model that a bitstream holds, ready to be exported, and the header.
 
     Args:
         path: the bitstream.
         base: the model that an update was made against.
         decoder: the command that decodes what an external encoder made.
+        own: the model of the factory whose weights it holds, made here; others do without.
 
     Raises:
         AsrDeployError: no bitstream, a damaged one, one of another model, or an update without its base.
     """
     header, state = read_weights(path, base=base, decoder=decoder)
-    return model_of(header, state, str(path)), header
+    return model_of(header, state, str(path), own), header
 
 
-def model_of(header: Header, state: Mapping[str, Tensor], name: str) -> AnchorModel:
+def model_of(header: Header, state: Mapping[str, Tensor], name: str, own: AnchorModel | None = None) -> AnchorModel:
     """Return the model of a bitstream's header around its weights; ``name`` is the bitstream's for messages.
 
     Raises:
-        AsrDeployError: the header names no model, or the weights do not fit it.
+        AsrDeployError: the header names no model, the weights do not fit it, or a factory's model is not given.
+    """
+    case = case_of_header(header, name)
+    if case.network is None or case.network.factory is None:
+        return model_with(case, state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
+    if own is None:
+        raise AsrDeployError(
+            f"{name} holds weights of {case.network.factory}, and a bitstream brings no code: give it with --model, if you trust it."
+        )
+    return own.with_state(state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
+
+
+def case_of_header(header: Header, name: str) -> TestCase:
+    """Return the test case of a bitstream's model: a built-in one, or what the header says of an own one.
+
+    Raises:
+        AsrDeployError: the header names no model, or none that we know.
     """
     if not header.model:
         raise AsrDeployError(f"{name} does not say which model's weights it holds; `asrdeploy decompress` gives them as they are.")
-    return model_with(header.model, state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
+    return find_test_case(header.model) if header.network is None else own_case(header.model, header.network)
+
+
+def base_for(header: Header, name: str, base: str | None, own: AnchorModel | None) -> AnchorModel | None:
+    """Return the model that an update was made against, after a look at whether an own model is the bitstream's; None: no base is given.
+
+    Args:
+        header: of the bitstream.
+        name: the bitstream's, for messages.
+        base: as ``--base`` names it: a file, or ``own``: the model's weights.
+        own: the own model that was given with the bitstream; one of a factory needs it, and ``own``.
+
+    Raises:
+        AsrDeployError: the own model is another one than the bitstream's, or is missing, or the base cannot be loaded.
+    """
+    if header.network is None:
+        return None if base is None else load_model(header.model, None if base == "own" else base)
+    case = case_of_header(header, name)
+    if own is not None and own.case != case:
+        raise AsrDeployError(f"{name} is of {case.name} as it was when it was made; the given model is another one, or changed since.")
+    if base is None:
+        return None
+    if base != "own":
+        from toolchain.own_models import with_weights
+
+        return with_weights(case, base, own)
+    if own is None:
+        raise AsrDeployError(
+            f"--base own: {name} is of {case.name}, a model of somebody's own: give that with --model, or its folder as base."
+        )
+    return own
 
 
 def read_weights(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[Header, dict[str, Tensor]]:
@@ -138,4 +190,4 @@ def _externally(reader: BitstreamReader, base: State | None, decoder: str | None
         return state
     if {name: each.shape for name, each in state.items()} != {name: each.shape for name, each in base.items()}:
         raise AsrDeployError("The decoder's tensors are not those of the base.")
-    return {name: base[name] + each for name, each in state.items()}
+    return {name: np.asarray(base[name] + each) for name, each in state.items()}

@@ -63,13 +63,26 @@ def run(application: typer.Typer) -> None:
         raise
 
 
-def testcases(json_file: JsonOption = None) -> None:
+def testcases(
+    model: Annotated[
+        str | None, typer.Option("--model", "--testcase", help="Check this model, also one of your own, and show its row alone.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
     """List the test cases and their anchors. Example: asrdeploy testcases"""
     from toolchain import tables
     from toolchain.testcases import TEST_CASES
 
-    console.print(tables.test_cases(TEST_CASES))
-    write_figures(json_file, TEST_CASES)
+    if model is None:
+        console.print(tables.test_cases(TEST_CASES))
+        write_figures(json_file, TEST_CASES)
+        return
+    from toolchain.models import load_model
+
+    loaded = load_model(model)
+    console.print(tables.test_cases([loaded.case]))
+    console.print(tables.own_labels(loaded.case, loaded.weights), markup=False, highlight=False, soft_wrap=True)
+    write_figures(json_file, [loaded.case])
 
 
 def schemes(json_file: JsonOption = None) -> None:
@@ -120,10 +133,12 @@ def export(
         loaded = load_model(model, weights, seed)
     else:
         from device_runner.bitstream import read_header
-        from toolchain.bitstreams import reconstruct
+        from toolchain.bitstreams import base_for, reconstruct
+        from toolchain.testcases import names_own_model
 
-        known = None if base is None else load_model(read_header(source).model, None if base == "own" else base)
-        loaded, header = reconstruct(source, base=known, decoder=decoder)
+        own = load_model(model) if names_own_model(model) else None
+        known = base_for(read_header(source), str(source), base, own)
+        loaded, header = reconstruct(source, base=known, decoder=decoder, own=own)
         codec, transmitted = header.configuration, source.stat().st_size
     name = loaded.case.name if source is None else source.stem
     folder = output or Path("artifacts") / f"{name}-{format_name}-{quant}"

@@ -13,6 +13,7 @@ from toolchain.cli_options import (
     AddressOption,
     BaseOption,
     CalibrateSplitOption,
+    CodeOption,
     DecoderOption,
     EngineOption,
     JsonOption,
@@ -95,6 +96,7 @@ def decompress(
     output: Annotated[Path, typer.Option("-o", "--output", help="The weights (.safetensors, float32).")],
     base: BaseOption = None,
     decoder: DecoderOption = None,
+    model: CodeOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Reconstruct the weights of a bitstream. Example: asrdeploy decompress tiny.asrb -o tiny.safetensors"""
@@ -102,13 +104,14 @@ def decompress(
 
     from device_runner.bitstream import read_header
     from device_runner.files import atomic_path
-    from toolchain.bitstreams import read_weights
-    from toolchain.models import TUNED_ON, load_model
+    from toolchain.bitstreams import base_for, read_weights
+    from toolchain.models import load_model
+    from toolchain.weight_files import TUNED_ON
 
     if output.suffix != ".safetensors":
         raise AsrDeployError(f"-o {output}: weights are written as .safetensors.")
     header = read_header(bitstream)
-    known = None if base is None else load_model(header.model, None if base == "own" else base)
+    known = base_for(header, str(bitstream), base, None if model is None else load_model(model))
     with console.status("decoding"):
         _, state = read_weights(bitstream, base=known, decoder=decoder)
     with atomic_path(output) as temporary:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain.cli_options import BaseOption, DecoderOption, JsonOption, console, write_figures
+from toolchain.cli_options import BaseOption, CodeOption, DecoderOption, JsonOption, console, write_figures
 
 
 def deliver(
@@ -20,6 +20,7 @@ def deliver(
     ] = False,
     host: Annotated[str, typer.Option(help="With --serve: the address to listen on; 0.0.0.0 for others too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="With --serve.", min=1, max=65535)] = 8750,
+    model: CodeOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Serve bitstreams, and measure the time to the first transcript. Example: asrdeploy deliver tiny.asrb --rates 10,100"""
@@ -33,7 +34,7 @@ def deliver(
         return delivery.serve(bitstreams, host, port)
     chosen = [1e6 * each for each in _rates(rates)]
     with share_progress() as progress:
-        result = delivery.deliver(bitstreams, chosen, output, progress)
+        result = delivery.deliver(bitstreams, chosen, output, progress, model=model)
     console.print(tables.delivery(result))
     for sentence in tables.paying(result):
         console.print(sentence, highlight=False)
@@ -47,6 +48,7 @@ def receive(
     rate: Annotated[float | None, typer.Option(help="Limit of the rate in Mbit/s; default: none.")] = None,
     base: BaseOption = None,
     decoder: DecoderOption = None,
+    model: CodeOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Receive a bitstream, decoding while it arrives. Example: asrdeploy receive http://127.0.0.1:8750/tiny.asrb -o received.asrb"""
@@ -56,7 +58,7 @@ def receive(
         raise AsrDeployError("--rate takes Mbit/s above 0.")
     limit = None if rate is None else 1e6 * rate
     with console.status("receiving") as status:
-        made = reception.receive(url, output, bits_per_second=limit, base=base, decoder=decoder, progress=status.update)
+        made = reception.receive(url, output, bits_per_second=limit, base=base, decoder=decoder, model=model, progress=status.update)
     console.print(tables.reception(made))
     console.print(f"The bitstream is in {output}.")
     write_figures(json_file, made)

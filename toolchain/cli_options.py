@@ -73,8 +73,15 @@ def schemes_like(incomplete: str) -> list[str]:
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "--testcase", help="Test case number or anchor name; `asrdeploy testcases` lists them.", autocompletion=_models
+        "--model",
+        "--testcase",
+        help="Test case, or a model of your own: a Hugging Face folder, FILE.toml, or package.module:factory; see docs/your-model.md.",
+        autocompletion=_models,
     ),
+]
+CodeOption = Annotated[
+    str | None,
+    typer.Option("--model", "--testcase", help="Of an own model's bitstream: the model, where a factory makes it, or for --base."),
 ]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="`random`, or a .safetensors/.pt file; default: the model's own.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of `--weights random`.")]

@@ -1,6 +1,7 @@
 """A Ray cluster as the pool of an accuracy run or a sweep: utterances and test configurations are its tasks.
 
-Nodes need asrdeploy in the same versions, and nothing else: weights travel once to every node, recordings with their tasks.
+Nodes need asrdeploy in the same versions, and nothing else (but for the module of a factory that makes an own model): weights travel
+once to every node, recordings with their tasks.
 """
 
 import logging
@@ -275,7 +276,7 @@ def _pack(subject: Subject) -> Packed:
     assert model is not None, "a subject is an artifact or a model"
     state = {name: tensor.numpy() for name, tensor in model.state().items()}
     facts = {"half": subject.half, "trained": model.trained, "weights": model.weights}
-    return common | facts | {"model": model.case.name, "state": state}
+    return common | facts | {"case": model.case, "state": state}
 
 
 _engines: dict[tuple[object, ...], tuple[Engine, tuple[str, ...], int]] = {}
@@ -327,4 +328,9 @@ def _unpacked(packed: Packed) -> "AnchorModel":
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes into shared weights
         state = {name: torch.from_numpy(array) for name, array in packed["state"].items()}
-    return model_with(packed["model"], state, packed["weights"], trained=packed["trained"])
+    case = packed["case"]
+    if case.network is None or case.network.factory is None:
+        return model_with(case, state, packed["weights"], trained=packed["trained"])
+    from toolchain.own_models import from_factory  # the user named it for this very run
+
+    return from_factory(case).with_state(state, packed["weights"], trained=packed["trained"])

@@ -97,7 +97,12 @@ def serve(files: Sequence[Path], host: str, port: int) -> None:
 
 
 def deliver(
-    files: Sequence[Path], rates: Sequence[float], folder: Path, progress: Callable[[str, float], None] = lambda what, share: None
+    files: Sequence[Path],
+    rates: Sequence[float],
+    folder: Path,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+    *,
+    model: str | None = None,
 ) -> Delivery:
     """Send every bitstream at every rate to a receiver in a fresh process, and write and draw what it took into ``folder``.
 
@@ -108,6 +113,7 @@ def deliver(
         rates: of the content, in bits per second.
         folder: gets ``delivery.json``, ``delivery.png`` and ``delivery.svg``, and the receptions.
         progress: is told what goes on, and the share of the whole by expected seconds of transfer.
+        model: the own model that they are of, where a factory makes it.
 
     Raises:
         AsrDeployError: no bitstreams, of different models, updates, or a reception that failed.
@@ -115,11 +121,13 @@ def deliver(
     from toolchain.plots import plot_delivery  # a server draws nothing
 
     headers = {path: read_header(path) for path in files}
-    if len({header.model for header in headers.values()}) > 1:
+    if len({(header.model, header.network) for header in headers.values()}) > 1:
         raise AsrDeployError("These bitstreams are of different models; deliver those of one at a time.")
     for path, header in headers.items():
         if header.base is not None or header.codec == EXTERNAL or not header.model:
             raise AsrDeployError(f"{path} needs more than itself to be decoded; `asrdeploy receive` takes --base and --decoder.")
+        if model is None and header.network is not None and header.network.factory is not None:
+            raise AsrDeployError(f"{path} holds weights of {header.network.factory}, and a bitstream brings no code: give it with --model.")
     if folder.exists() and any(folder.iterdir()) and not (folder / "receptions").is_dir():
         raise AsrDeployError(f"{folder} exists and holds no delivery; choose another folder for the results.")
     files, rates = sorted(files, key=lambda path: path.stat().st_size), sorted(rates)
@@ -131,7 +139,7 @@ def deliver(
             receptions, digest = [], sha256_of(path)
             for rate in rates:
                 progress(f"{path.name} at {rate / 1e6:g} Mbit/s", passed / whole)
-                receptions.append(_reception(f"{address}/{path.name}", path.stat().st_size, digest, rate, folder))
+                receptions.append(_reception(f"{address}/{path.name}", path.stat().st_size, digest, rate, folder, model))
                 passed += 1 + 8 * path.stat().st_size / rate
             received.append((path.stem, digest, tuple(receptions)))
     after = median(each.seconds.load + each.seconds.first_inference for _, _, receptions in received for each in receptions)
@@ -143,7 +151,7 @@ def deliver(
     return result
 
 
-def _reception(url: str, size: int, digest: str, rate: float, folder: Path) -> Reception:
+def _reception(url: str, size: int, digest: str, rate: float, folder: Path, model: str | None) -> Reception:
     """Return an earlier reception of the same bitstream at the same rate by the same versions, or make one."""
     wanted = hashlib.sha256(json.dumps([digest, rate, package_versions()], sort_keys=True).encode()).hexdigest()[:16]
     kept = folder / "receptions" / f"{wanted}.json"
@@ -153,11 +161,16 @@ def _reception(url: str, size: int, digest: str, rate: float, folder: Path) -> R
         pass
     limit = LIMIT_SECONDS + 2 * 8 * size / rate
     command = [sys.executable, "-m", "toolchain.reception", url, repr(rate)]
+    surroundings = os.environ | {"no_proxy": "127.0.0.1"}  # a proxy would be measured, or know nothing of this machine
+    if model is not None:
+        command.append(model)
+        # A factory's module may lie here, where the command was given.
+        surroundings["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:  # `-m` looks in the current folder first, so a checkout that is not installed works too
         done = subprocess.run(
             command,
             cwd=Path(__file__).parent.parent,
-            env=os.environ | {"no_proxy": "127.0.0.1"},  # a proxy would be measured, or know nothing of this machine
+            env=surroundings,
             capture_output=True,
             text=True,
             timeout=limit,

@@ -20,6 +20,7 @@ from toolchain.datasets import open_data
 from toolchain.evaluate import evaluate_on_device
 from toolchain.scoring import Evaluation
 from toolchain.speech import bundled_speech
+from toolchain.testcases import built_in_case, case_of
 
 PROTOCOLS = {each.name: each for each in (STANDARD, STRICT, QUICK)}
 TIMED = ("p90_ms", "real_time_factor")  # limits that an emulated device says nothing about
@@ -132,7 +133,7 @@ class Outcome:
 
 
 def read_job_file(path: Path) -> JobFile:
-    """Read a file of test jobs; paths of artifacts in it are relative to it.
+    """Read a file of test jobs; paths of artifacts and of own models in it are relative to it.
 
     Raises:
         AsrDeployError: no such file, no TOML, or something unknown in it.
@@ -146,8 +147,18 @@ def read_job_file(path: Path) -> JobFile:
     except ValidationError as error:
         first = error.errors()[0]
         raise AsrDeployError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].rstrip('.')}.") from error
-    placed = [each if each.artifact is None else each.model_copy(update={"artifact": path.parent / each.artifact}) for each in found.job]
-    return JobFile(job=tuple(placed))
+    return JobFile(job=tuple(_placed(each, path.parent) for each in found.job))
+
+
+def _placed(job: JobEntry, folder: Path) -> JobEntry:
+    """Return a job whose paths, relative to its file, can be opened."""
+    if job.artifact is not None:
+        return job.model_copy(update={"artifact": folder / job.artifact})
+    assert job.export is not None  # the file's rules: one of the two
+    place = folder / str(job.export.model)
+    if built_in_case(str(job.export.model)) is not None or not place.exists():
+        return job
+    return job.model_copy(update={"export": job.export.model_copy(update={"model": str(place)})})
 
 
 def run_test_job(job: JobEntry, device: Device, folder: Path, say: Say = lambda sentence: None) -> Outcome:
@@ -188,7 +199,7 @@ def _checks(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say
     wanted = {name: value for name, value in job.limits if value is not None}
     found: dict[str, float | None] = {"artifact_mb": artifact.size_bytes / 1e6}
     if "c_size" in wanted:
-        found["c_size"] = _c_size(artifact)
+        found["c_size"] = artifact.transmitted_bits / case_of(artifact.manifest).anchor.size_bits
     if "wer" in wanted:
         found["wer"] = 100 * _evaluated(job, artifact, device, folder, say).wer
     emulated = device.kind in FUNCTION_ONLY
@@ -198,7 +209,8 @@ def _checks(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say
         from toolchain.parity import distance_to_torch
 
         say("comparing logits with torch")
-        found["parity"] = distance_to_torch(artifact, device, threads=job.threads, weights=job.export.weights if job.export else None)
+        model, weights = (str(job.export.model), job.export.weights) if job.export else (artifact.manifest.model, None)
+        found["parity"] = distance_to_torch(artifact, device, model, threads=job.threads, weights=weights)
     checks = []
     for name, most in wanted.items():
         if name in TIMED and emulated:
@@ -208,15 +220,6 @@ def _checks(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say
         else:
             checks.append(Check(name, most, found[name]))
     return checks
-
-
-def _c_size(artifact: Artifact) -> float:
-    from toolchain.subjects import describe
-
-    case = describe(artifact).case
-    if case is None:
-        raise AsrDeployError(f"{artifact.manifest.model} belongs to no test case, so it has no cSize: leave c_size out.")
-    return artifact.transmitted_bits / case.anchor.size_bits
 
 
 def _evaluated(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say: Say) -> Evaluation:

@@ -16,6 +16,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.jobs import make_task
 from toolchain.datasets import Utterance, open_data
 from toolchain.metrics import count_errors
+from toolchain.testcases import case_of
 
 UTTERANCES = 16
 
@@ -78,21 +79,26 @@ def parity(
     return found
 
 
-def distance_to_torch(artifact: Artifact, device: Device, *, threads: int = 1, weights: str | None = None) -> float:
+def distance_to_torch(artifact: Artifact, device: Device, model: str, *, threads: int = 1, weights: str | None = None) -> float:
     """Return the relative distance of a device's logits to those of the artifact's model in torch on this machine, in fp32.
 
     Args:
-        artifact: of a test case's model.
+        artifact: of the model, or of a codec's reconstruction of it.
         device: where it runs.
+        model: a test case's, or an own one.
         threads: of both.
         weights: of the model; None: its own.
 
     Raises:
-        AsrDeployError: the model is of no test case, or the device fails.
+        AsrDeployError: an own model's artifact is given without the model, or the device fails.
     """
     from toolchain.subjects import open_subject
 
-    reference = open_subject(artifact.manifest.model, weights=weights, threads=threads)
+    if case_of(artifact.manifest).number is None and model == artifact.manifest.model:
+        raise AsrDeployError(
+            f"{model} is an own model, which an artifact does not hold in fp32: give export instead of artifact in the job."
+        )
+    reference = open_subject(model, weights=weights, threads=threads)
     assert reference.engine is not None  # a model's subject has one
     utterances = fixed_subset()
     theirs = [reference.engine.logits(read_audio(each.path, reference.sample_rate)) for each in utterances]

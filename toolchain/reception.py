@@ -71,6 +71,7 @@ def receive(
     bits_per_second: float | None = None,
     base: str | None = None,
     decoder: str | None = None,
+    model: str | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Reception:
     """Receive a bitstream, decode it while it arrives, and transcribe two seconds of bundled speech with its model.
@@ -81,6 +82,7 @@ def receive(
         bits_per_second: limit of the rate.
         base: weights that an update is made against (a file), ``own``: the model's.
         decoder: command of an external codec's decoder.
+        model: the own model that the bitstream is of, where a factory makes it, or for its update.
         progress: is told the step.
 
     Raises:
@@ -89,37 +91,36 @@ def receive(
     # Before the clock starts: on a UE the application runs already when a model is sent to it.
     import torch
 
-    from toolchain.bitstreams import decode_weights, model_of
+    from toolchain.bitstreams import base_for, case_of_header, decode_weights, model_of
     from toolchain.models import load_model
     from toolchain.speech import bundled_speech
     from toolchain.subjects import subject_of
-    from toolchain.testcases import find_test_case
 
     if path is None:
         with tempfile.TemporaryDirectory(prefix="asrdeploy-") as folder:
-            return receive(
-                url, Path(folder) / f"received{SUFFIX}", bits_per_second=bits_per_second, base=base, decoder=decoder, progress=progress
-            )
+            path = Path(folder) / f"received{SUFFIX}"
+            return receive(url, path, bits_per_second=bits_per_second, base=base, decoder=decoder, model=model, progress=progress)
     _return_freed_memory()
     torch.set_num_threads(1)  # as for the inference; more would wait for each other at every small tensor
+    own = None if model is None else load_model(model)  # its code was there before the weights, as an application's is
     baseline = high_water_mark()
     with Receiver(url, path, bits_per_second=bits_per_second) as receiver:
         progress("receiving and decoding")
         reader = BitstreamReader(receiver)
         header = reader.header
         waited, opened = receiver.waited_seconds, time.perf_counter()
-        known = None if base is None else load_model(header.model, None if base == "own" else base)
+        rate = case_of_header(header, url).sample_rate
+        known = base_for(header, url, base, own)
         state = decode_weights(reader, base=known, decoder=decoder)
         decoded = time.perf_counter()
         busy = decoded - opened - (receiver.waited_seconds - waited)
         receiver.keep()
     progress("loading")
     float_bytes = sum(each.numel() * 4 for each in state.values())
-    model = model_of(header, state, url)
-    del state
-    subject = subject_of(model, header.configuration, url, 8 * receiver.offer.length, threads=1)
+    received = model_of(header, state, url, own)
+    del state, own, known
+    subject = subject_of(received, header.configuration, url, 8 * receiver.offer.length, threads=1)
     loaded = time.perf_counter()
-    rate = find_test_case(header.model).sample_rate
     waveform = bundled_speech([AUDIO_SECONDS], rate)[AUDIO_SECONDS]
     progress("transcribing")
     ready = time.perf_counter()  # reading the speech is the microphone's part
@@ -160,8 +161,8 @@ def _return_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
-if __name__ == "__main__":  # the fresh process that ``delivery.deliver`` starts: URL, bits per second
+if __name__ == "__main__":  # the fresh process that ``delivery.deliver`` starts: URL, bits per second, and an own model where it takes one
     try:
-        print(receive(sys.argv[1], None, bits_per_second=float(sys.argv[2])).model_dump_json())
+        print(receive(sys.argv[1], None, bits_per_second=float(sys.argv[2]), model=next(iter(sys.argv[3:]), None)).model_dump_json())
     except AsrDeployError as problem:
         sys.exit(str(problem))

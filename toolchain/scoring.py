@@ -150,13 +150,13 @@ def make_evaluation(
     audio, compute = sum(each.audio_seconds for each in transcripts), sum(each.compute_seconds for each in timings)
     return Evaluation(
         configuration=subject.configuration,
-        model=subject.case.name if subject.case else None,
+        model=subject.case.name,
         identity=subject.identity,
         data=data_name,
         split=split,
         **_scores(transcripts, normalizer),
         size_bits=subject.transmitted_bits,
-        c_size=subject.transmitted_bits / subject.case.anchor.size_bits if subject.case else None,
+        c_size=subject.transmitted_bits / subject.case.anchor.size_bits,
         artifact_bytes=subject.artifact_bytes,
         audio_seconds=audio,
         compute_seconds=compute,

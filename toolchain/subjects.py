@@ -1,16 +1,16 @@
-"""What can be run and scored: an artifact's folder, or the name of an anchor model."""
+"""What can be run and scored: an artifact's folder, or the name of an anchor or an own model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device_runner.artifact import Artifact, open_artifact
+from device_runner.artifact import MANIFEST, Artifact, open_artifact
 from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from device_runner.labels import select_labels
-from toolchain.testcases import TEST_CASES, TestCase, find_test_case
+from toolchain.testcases import CHECKPOINTS, CONFIG, DESCRIPTION, TestCase, case_of, find_test_case, names_own_model
 
 if TYPE_CHECKING:
     from toolchain.models import AnchorModel  # it brings torch in, which artifacts can do without
@@ -22,7 +22,7 @@ class Subject:
 
     Args:
         configuration: name of the test configuration.
-        case: its test case; None for a model of no test case.
+        case: its test case.
         identity: what decides the transcripts: the sha256 of an artifact, or name and weights of an anchor.
         transmitted_bits: what reaches the UE.
         engine: None: it runs on a device.
@@ -36,7 +36,7 @@ class Subject:
     """
 
     configuration: str
-    case: TestCase | None
+    case: TestCase
     identity: str
     trained: bool
     labels: tuple[str, ...]
@@ -97,7 +97,7 @@ class Subject:
 def open_subject(
     name: str, *, weights: str | None = None, seed: int = 0, threads: int = 1, torch_device: str = "cpu", half: bool = False
 ) -> Subject:
-    """Open an artifact's folder, or an anchor by number or name as the torch reference.
+    """Open an artifact's folder, or an anchor by number or name, or an own model, as the torch reference.
 
     Args:
         name: see above.
@@ -111,20 +111,28 @@ def open_subject(
         AsrDeployError: it is neither, or cannot be opened.
     """
     path = Path(name)
-    if path.exists() or "/" in name:
+    if _names_artifact(name):
         if weights is not None:
             raise AsrDeployError("--weights is for models; an artifact has its own.")
         if torch_device != "cpu" or half:
             raise AsrDeployError("--torch-device and --half are for models in torch; an artifact runs as it was exported.")
         if not path.exists():
-            raise AsrDeployError(f"{path} does not exist; give an artifact's folder or a model's name.")
+            raise AsrDeployError(f"{path} does not exist; give an artifact's folder, a model's name, or your own model.")
         artifact = open_artifact(path)
         return describe(artifact, open_engine(artifact, threads), threads)
-    find_test_case(name)  # an unknown name is answered before torch is imported
+    if not names_own_model(name):
+        find_test_case(name)  # an unknown name is answered before torch is imported
     from toolchain.models import load_model
 
     model = load_model(name, weights, seed)
     return subject_of(model, model.case.name, f"{model.case.name}, {model.weights}", None, threads, torch_device, half=half)
+
+
+def _names_artifact(name: str) -> bool:
+    path = Path(name)
+    if path.is_dir():
+        return (path / MANIFEST).is_file() or not (path / CONFIG).is_file()
+    return (path.exists() or "/" in name) and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
 
 
 def describe(artifact: Artifact, engine: Engine | None = None, threads: int = 1) -> Subject:
@@ -132,7 +140,7 @@ def describe(artifact: Artifact, engine: Engine | None = None, threads: int = 1)
     manifest = artifact.manifest
     return Subject(
         configuration=artifact.folder.resolve().name,
-        case=next((case for case in TEST_CASES if case.name == manifest.model), None),
+        case=case_of(manifest),
         identity=artifact.digest,
         trained=manifest.trained,
         labels=manifest.labels,

@@ -294,7 +294,7 @@ class Sweep:
                 self.anchor, self.codec, self._parameters(self.rate.value_of(rate)), bitstream, calibration=calibration, call=self.pool.call
             )
         progress = self.watcher.configuration(name, f"transcribing {data.split}", len(data.utterances))
-        model, _ = reconstruct(bitstream, decoder=self.decoder)
+        model, _ = reconstruct(bitstream, decoder=self.decoder, own=self.anchor)
         subject = subject_of(model, name, sha256_of(bitstream), 8 * bitstream.stat().st_size, self.threads)
         if data is self.dev:  # a search may hear what its codec was calibrated with: it reports nothing of it
             subject = replace(subject, tuned_on=frozenset())

@@ -47,8 +47,20 @@ def test_cases(cases: Iterable[TestCase]) -> Table:
         wer = case.anchor.wer
         rates = ("measured", "+5 points") if wer is None else (f"{wer:.1%}", f"{100 * wer:.1f} .. {wer + case.wer_range:.1%}")
         sizes = (f"{case.anchor.num_param:,}", _megabit(case.anchor.size_bits))
-        table.add_row(str(case.number), case.name, *sizes, *rates, "yes" if case.anchor.normalised_waveform else "no")
+        table.add_row(
+            "own" if case.number is None else str(case.number),
+            case.name,
+            *sizes,
+            *rates,
+            "yes" if case.anchor.normalised_waveform else "no",
+        )
     return table
+
+
+def own_labels(case: TestCase, weights: str) -> str:
+    """Return in words what is not in the row of a test case: labels, sample rate, and where the weights come from."""
+    shown = " ".join(label or "(nothing)" for label in case.labels[1:41]) + (" …" if len(case.labels) > 41 else "")
+    return f"{len(case.labels)} labels at {case.sample_rate:,} Hz: the blank, then {shown}\nWeights: {weights}"
 
 
 def schemes(known: Iterable[Scheme]) -> Table:

@@ -122,10 +122,11 @@ def _input_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
     """Return a layer's input as rows ``[frames, columns]`` that its weight's rows are multiplied with; groups are taken together."""
     if not isinstance(layer, nn.Conv1d):
         return inputs.reshape(-1, inputs.shape[-1])
-    padding = layer.padding[0]
-    assert isinstance(padding, int)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = nn.functional.pad(inputs, layer._reversed_padding_repeated_twice, mode)  # numbers, where the layer was made with a word, too
+    (kernel,), (step,) = layer.kernel_size, layer.dilation
     # [batch, channels, frames, kernel]
-    windows = nn.functional.pad(inputs, (padding, padding)).unfold(2, layer.kernel_size[0], layer.stride[0])
+    windows = padded.unfold(2, (kernel - 1) * step + 1, layer.stride[0])[..., ::step]
     batch, channels, count, kernel = windows.shape
     grouped = windows.reshape(batch, layer.groups, channels // layer.groups, count, kernel)
     return grouped.permute(0, 1, 3, 2, 4).reshape(batch * layer.groups * count, channels // layer.groups * kernel)

@@ -14,6 +14,7 @@ from device_runner.bitstream import Header, Record, Value, in_memory, write_bits
 from device_runner.decoders import State, Weights, decode_bitstream
 from device_runner.errors import AsrDeployError
 from device_runner.names import nearest
+from device_runner.network import Network
 from toolchain.compression.calibration import Calibration
 
 ENTRY_POINTS = "asrdeploy.codecs"
@@ -136,6 +137,7 @@ def encode(
     weights: str = "",
     trained: bool = True,
     tuned_on: tuple[str, ...] = (),
+    network: Network | None = None,
 ) -> bytes:
     """Return the bitstream of a state dict by the codec ``name``.
 
@@ -149,6 +151,7 @@ def encode(
         weights: where they come from, for the header.
         trained: False for random weights, for the header.
         tuned_on: ids of utterances that the weights or the base were tuned with before, for the header; the calibration's are added.
+        network: of an own model, for the header.
 
     Raises:
         AsrDeployError: an unknown codec, or weights that it cannot code.
@@ -160,7 +163,7 @@ def encode(
         known = as_arrays(base)
         if {key: each.shape for key, each in known.items()} != {key: each.shape for key, each in plain.items()}:
             raise AsrDeployError("The base does not have the model's tensors; an update needs the same architecture.")
-        plain = {key: each - known[key] for key, each in plain.items()}
+        plain = {key: np.asarray(each - known[key]) for key, each in plain.items()}
     coded = dict(made.code(plain, calibration))
     records = tuple(
         Record(name=key, kind=each.kind, shape=each.shape or plain[key].shape, bytes=len(each.payload), parameters=each.parameters)
@@ -178,6 +181,7 @@ def encode(
         trained=trained,
         base=None if base is None else digest_of(base),
         tuned_on=tuple(dict.fromkeys(tuned_on)),
+        network=network,
         records=records,
     )
     return write_bitstream(header, (each.payload for each in coded.values()))
