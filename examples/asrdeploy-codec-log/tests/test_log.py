@@ -39,7 +39,7 @@ def test_a_damaged_record_is_refused() -> None:
     assert decoder.decode(described, record.payload).shape == (16,)
     many = described.model_copy(update={"parameters": record.parameters | {"levels": 10**9}})
     for wrong, payload in ((many, record.payload), (described, record.payload[:-4]), (described, record.payload + b"more")):
-        with pytest.raises(ValueError, match="number of levels|too short|too long"):
+        with pytest.raises(ValueError, match=r"number of levels|too short|too long"):
             decoder.decode(wrong, payload)
 
 
