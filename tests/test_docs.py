@@ -226,6 +226,7 @@ def page_folder(
         recording = min((REPOSITORY / "toolchain" / "assets" / "speech" / "test-clean").rglob("*.flac"))
         shutil.copy(recording, folder / "recording.flac")
         env = surroundings() | {"PLUGINS": str(plugins), "ASRDEPLOY_CACHE": str(cache), "PORT": str(free_port())}
+        env["OMP_NUM_THREADS"] = "1"  # more would spin against each other where the tests share their processor
         env |= {"PYTHONPATH": f"{REPOSITORY}:{plugins}", "PATH": f"{programs}:{os.environ['PATH']}"}
         return folder, env
 
