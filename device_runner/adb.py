@@ -27,7 +27,7 @@ from device_runner.adb_text import (
     state_in,
     verdict,
 )
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, DeviceFailed
 from device_runner.files import atomic_path
 
 SERVER_VARIABLE = "ASRDEPLOY_ADB_SERVER"
@@ -42,11 +42,11 @@ LONGEST_COMMAND = 65_000  # bytes; adb's server reads lengths of four hexadecima
 ADDRESS = re.compile(r".+:\d+")
 
 
-class DeviceLost(AsrDeployError):
+class DeviceLost(DeviceFailed):
     """The device or its connection is gone: wait for it, and go on."""
 
 
-class CommandFailed(AsrDeployError):
+class CommandFailed(DeviceFailed):
     """A command on the device ended with a code other than 0.
 
     Args:

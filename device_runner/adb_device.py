@@ -15,7 +15,7 @@ from typing import TypeVar
 from device_runner.adb import DeviceLost, Phone, quoted
 from device_runner.contract import Heard, Job, Kind, Result, State, Timed, job_digest, job_text, parse_line
 from device_runner.devices import Progress, finished
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, DeviceFailed
 from device_runner.files import sha256_of
 from device_runner.jobs import Task
 from device_runner.phone_runners import PhoneRunner, Place, alive, last_words, start
@@ -132,7 +132,7 @@ class AdbDevice:
             except DeviceLost as error:
                 self.say(f"{error} Waiting for it.")
                 self.phone.wait(self.patience.connection)
-        raise AsrDeployError(f"The connection to {self.phone.serial} was lost {MOST_LOSSES} times; look at its cable, and run this again.")
+        raise DeviceLost(f"The connection to {self.phone.serial} was lost {MOST_LOSSES} times; look at its cable, and run this again.")
 
     def _send(self, task: Task) -> None:
         """Push the files that the device does not have, under their sha256."""
@@ -170,7 +170,7 @@ class AdbDevice:
             if not reasons:
                 return
             if time.monotonic() >= end:
-                raise AsrDeployError(
+                raise DeviceFailed(
                     f"{self.name} stayed {reasons[0].replace(' before the job', '')} for {self.patience.heat:g} s: let it cool."
                 )
             self.say(f"waiting: {reasons[0]}")
@@ -196,7 +196,7 @@ class AdbDevice:
                 failures = 0 if finished_lines > lines_at_start else failures + 1
                 if failures >= RESTARTS:
                     reason = self._steadily(lambda: last_words(self.phone, there))
-                    raise AsrDeployError(f"The runner on {self.name} ended {RESTARTS} times without a result: {reason}.")
+                    raise DeviceFailed(f"The runner on {self.name} ended {RESTARTS} times without a result: {reason}.")
                 self.say("the runner ended early; it is started again and goes on")
                 # A runner writes the lines that it keeps anew; those that were told already are passed over.
                 lines_at_start = told = finished_lines
@@ -204,7 +204,7 @@ class AdbDevice:
                 self._start(there)
             elif time.monotonic() - since > self.patience.silence:
                 self._steadily(lambda: self.runner.stop(self.phone, there))
-                raise AsrDeployError(f"The runner on {self.name} finished nothing for {self.patience.silence:g} s and was stopped.")
+                raise DeviceFailed(f"The runner on {self.name} finished nothing for {self.patience.silence:g} s and was stopped.")
             else:
                 time.sleep(self.patience.poll)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from device_runner.contract import Heard, Kind, Result, Timed, job_digest, job_text, lines_path, parse_line, read_lines, read_result
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, DeviceFailed
 from device_runner.files import cache_folder, write_text
 from device_runner.jobs import Task
 
@@ -99,7 +99,7 @@ class ProcessDevice:
             if not result.is_file():
                 said.seek(0)
                 last = said.read().decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-                raise AsrDeployError(f"The runner on {self.name} ended with code {runner.returncode} and no result: {last[0].rstrip('.')}.")
+                raise DeviceFailed(f"The runner on {self.name} ended with code {runner.returncode} and no result: {last[0].rstrip('.')}.")
 
 
 def local_device() -> ProcessDevice:

@@ -1,6 +1,7 @@
 """What an artifact really holds, read from its file: weights by kind and module, operators, and what it asks of a runtime."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
@@ -67,6 +68,20 @@ class Inspection:
     def bytes_by_module(self, depth: int) -> dict[str, int]:
         """Bytes by module path of ``depth`` parts, largest first."""
         return accounting.bytes_by_module(self.weights, depth)
+
+    def figures(self, depth: int) -> dict[str, Any]:
+        """Return all of it as plain values, for files; see ``bytes_by_module`` for ``depth``."""
+        return {
+            "manifest": self.artifact.manifest,
+            "bytes": self.artifact.size_bytes,
+            "bytes_by_kind": self.bytes_by_kind,
+            "bytes_by_module": self.bytes_by_module(depth),
+            "weights_by_bits": self.elements_by_bits,
+            "nominal_bits": self.nominal_bits,
+            "operators": self.operators,
+            "runtime": self.runtime,
+            "lacking": self.lacking or None,
+        }
 
 
 def inspect(artifact: Artifact) -> Inspection:

@@ -289,7 +289,7 @@ def test_colours_are_for_terminals(terminal: bool, runs: tuple[Path, Path]) -> N
 
 def test_figures_and_plot_as_files(cli: Callable[..., Completed], runs: tuple[Path, Path], tmp_path: Path) -> None:
     done = cli("compare", "A", "B", "--json", "out/c.json", "--plot", "out/c.png")
-    assert done.returncode == 0 and "Written: out/c.json, out/c.png." in done.stdout
+    assert done.returncode == 0 and "The plot is in out/c.png.\nThe figures are in out/c.json.\n" in done.stdout
     found = RunComparison.model_validate_json((tmp_path / "out" / "c.json").read_text())
     assert found == compare_runs(Path("A"), Path("B"))
     assert {"a", "b", "difference", "interval", "p", "better", "worse", "equal", "differing"} <= json.loads(

@@ -36,8 +36,8 @@ from toolchain.doctor import DEBIAN, EXTRAS, OLDEST_JDK, Report, Row, examine
 from toolchain.doctor_probes import Said, adb_devices, json_lines, run_bounded, server_address, server_name
 
 NAMES = [
-    *("Python", "CPU", "memory", "cache", "this folder", "torch", "onnxruntime", "executorch", "extra ray", "extra phones"),
-    *("extra training", "adb", "devices", "JDK", "Maven", "qemu", "Arm bundle"),
+    *("Python", "CPU", "memory", "cache", "this folder", "torch", "onnxruntime", "executorch", "extra toolchain"),
+    *("extra ray", "extra phones", "extra training", "extra docs", "adb", "devices", "JDK", "Maven", "qemu", "Arm bundle"),
 ]
 ENDLESS = "while :; do echo 0123456789012345678901234567890123456789; done"
 
@@ -149,14 +149,14 @@ def makefile(*lists: str) -> dict[str, str]:
 
 def test_the_packages_are_those_of_pyproject_and_the_makefile() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    extras = {name: {re.split("[=>]", each)[0] for each in project["optional-dependencies"][name]} for name in EXTRAS}
+    extras = {name: {re.split(r"[=>\[]", each)[0] for each in project["optional-dependencies"][name]} - {"asrdeploy"} for name in EXTRAS}
     assert {name: set(packages) for name, packages in EXTRAS.items()} == extras
     assert set(project["optional-dependencies"]) == {*EXTRAS, "dev"}
     listed = makefile("ANDROID", "ARM", "ADB")
     assert {*listed.items()} - {*DEBIAN.items()} == {("npm", "npm"), ("mksh", "mksh")}  # the page's and the device's tests need them
     assert {*DEBIAN.items()} <= {*listed.items()}
     wanted = {re.split("[=>]", each)[0] for each in project["dependencies"]}
-    assert {"torch", "onnxruntime", "executorch", "numpy"} <= wanted
+    assert {"onnxruntime", "numpy"} <= wanted and {"torch", "executorch"} <= EXTRAS["toolchain"].keys()
     build = (REPOSITORY / "android" / "build").read_text()
     assert f"install {DEBIAN['javac']} {DEBIAN['mvn']}" in build and f"-ge {OLDEST_JDK} ]" in build
 
@@ -343,12 +343,12 @@ def test_an_import_that_does_not_end_breaks_nothing() -> None:
 
 
 def test_packages_that_are_not_there() -> None:
-    for row in (
-        doctor.torch_row(None, {}, {}, "2"),
-        doctor.onnxruntime_row(None, None, ask("true"), "1"),
-        doctor.executorch_row(None, "1"),
+    for row, what in (
+        (doctor.torch_row(None, {}, {}, "2"), "'asrdeploy[toolchain]'"),
+        (doctor.onnxruntime_row(None, None, ask("true"), "1"), "asrdeploy"),
+        (doctor.executorch_row(None, "1"), "'asrdeploy[toolchain]'"),
     ):
-        assert row.state == "missing" and row.needed_by and row.command and row.command.endswith("-m pip install asrdeploy")
+        assert row.state == "missing" and row.needed_by and row.command and row.command.endswith(f"-m pip install {what}")
 
 
 def test_the_build_of_torch() -> None:

@@ -129,7 +129,7 @@ def test_a_test_set_under_another_name_is_not_tuned_with(
 
 @pytest.mark.parametrize("command", [("sweep",), ("smallest", "--wer-budget", 2)], ids=lambda command: command[0])
 @pytest.mark.parametrize(
-    ("more", "words"), [((), "The search on mine"), (("--limit", 1, "--calibrate"), "The codec's calibration on mine")]
+    ("more", "words"), [((), "The search on mine"), (("--limit", 1, "--calibrated"), "The codec's calibration on mine")]
 )
 def test_a_search_and_its_result_share_no_utterance(
     command: tuple[object, ...], more: tuple[object, ...], words: str, cli: Callable[..., Completed], tmp_path: Path

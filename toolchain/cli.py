@@ -1,40 +1,39 @@
 """The `asrdeploy` command line: each command parses, calls one function and prints."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, DeviceFailed
 from toolchain import cli_compression, cli_delivery, cli_devices, cli_doctor, cli_runs, cli_scores
 from toolchain.cli_options import (
     BaseOption,
+    CalibrateSplitOption,
     DecoderOption,
+    JsonOption,
+    LimitOption,
     ModelOption,
     SeedOption,
     WeightsOption,
     WorkersOption,
     complain,
     console,
+    one_of,
     open_pool,
+    schemes_like,
+    write_figures,
 )
+from toolchain.extras import lacking
 
 # Imports of torch and of runtimes are inside the commands: `--help` and mistakes are answered at once.
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost."
 )
-for command in (
-    *cli_runs.COMMANDS,
-    *cli_scores.COMMANDS,
-    *cli_compression.COMMANDS,
-    *cli_delivery.COMMANDS,
-    *cli_devices.COMMANDS,
-    *cli_doctor.COMMANDS,
-):
-    app.command()(command)
-INTERRUPTED = 130  # what typer makes of Ctrl-C
+MENDABLE, DEVICE_FAILED, INTERRUPTED = 2, 3, 130  # exit codes; 130 is what typer makes of Ctrl-C
 
 
 def main() -> None:
@@ -43,32 +42,37 @@ def main() -> None:
 
 
 def run(application: typer.Typer) -> None:
-    """Run a command line; what a user can mend is one sentence and exit code 2."""
+    """Run a command line; what a user can mend is one sentence and exit code 2, a device that broke off exit code 3."""
     try:
         application()
     except AsrDeployError as error:
         complain(str(error))
-        sys.exit(2)
+        sys.exit(DEVICE_FAILED if isinstance(error, DeviceFailed) else MENDABLE)
+    except ModuleNotFoundError as error:
+        sentence = lacking(error)
+        if sentence is None:
+            raise
+        complain(sentence)
+        sys.exit(MENDABLE)
     except OSError as error:  # a full disk, a folder that may not be written
         complain(f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
-        sys.exit(2)
+        sys.exit(MENDABLE)
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
             complain("Interrupted; what was finished is kept, and the same command goes on from there.")
         raise
 
 
-@app.command()
-def testcases() -> None:
+def testcases(json_file: JsonOption = None) -> None:
     """List the test cases and their anchors. Example: asrdeploy testcases"""
     from toolchain import tables
     from toolchain.testcases import TEST_CASES
 
     console.print(tables.test_cases(TEST_CASES))
+    write_figures(json_file, TEST_CASES)
 
 
-@app.command()
-def schemes() -> None:
+def schemes(json_file: JsonOption = None) -> None:
     """List the schemes that --quant names. Example: asrdeploy schemes"""
     from exporters.schemes import SCHEMES, VARIANTS, third_party
     from toolchain import tables
@@ -79,13 +83,15 @@ def schemes() -> None:
         console.print(f"NAME+{name}: {summary}", highlight=False)
     for name, reason in broken.items():
         complain(f"The scheme {name} of another package cannot be used: {reason}.")
+    write_figures(json_file, [*SCHEMES.values(), *theirs.values()])
 
 
-@app.command()
 def export(
     model: ModelOption = "DIGITS_ASR_TINY",
-    format_name: Annotated[str, typer.Option("--format", help="Artifact format: onnx or executorch.")] = "onnx",
-    quant: Annotated[str, typer.Option("--quant", help="Scheme; `asrdeploy schemes` lists them.")] = "fp32",
+    format_name: Annotated[
+        str, typer.Option("--format", help="Artifact format: onnx or executorch.", autocompletion=one_of("onnx", "executorch"))
+    ] = "onnx",
+    quant: Annotated[str, typer.Option("--quant", help="Scheme; `asrdeploy schemes` lists them.", autocompletion=schemes_like)] = "fp32",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the artifact; default: artifacts/MODEL-FORMAT-QUANT.")
     ] = None,
@@ -96,7 +102,8 @@ def export(
     decoder: DecoderOption = None,
     max_seconds: Annotated[float, typer.Option(help="Longest audio that the artifact takes; ExecuTorch plans memory for it.")] = 35.0,
     calibrate: Annotated[str, typer.Option(help="Data for schemes with calibration: `digits`, `librispeech`, or a folder.")] = "digits",
-    calibrate_split: Annotated[str, typer.Option(help="Its split; never a test split.")] = "dev-clean",
+    calibrate_split: CalibrateSplitOption = "dev-clean",
+    json_file: JsonOption = None,
 ) -> None:
     """Export a model to an artifact and compare it with torch. Example: asrdeploy export --quant int8"""
     from exporters.export import check_choice
@@ -133,14 +140,16 @@ def export(
         )
     console.print(tables.artifact(artifact, loaded.case, seconds))
     console.print(f"The artifact is in {folder}.")
+    figures = {"folder": folder, "bytes": artifact.size_bytes, "c_size": 8 * artifact.size_bytes / loaded.case.anchor.size_bits}
+    write_figures(json_file, figures | {"seconds": seconds, "manifest": artifact.manifest})
 
 
-@app.command()
 def inspect(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT|BITSTREAM", help="An artifact's folder, or a bitstream (.asrb).")],
     depth: Annotated[int, typer.Option(help="Depth of the tree of modules.")] = 3,
+    json_file: JsonOption = None,
 ) -> None:
-    """Show what an artifact or a bitstream really holds. Example: asrdeploy inspect artifacts/A"""
+    """Show what an artifact or a bitstream really holds. Example: asrdeploy inspect artifacts/DIGITS_ASR_TINY-onnx-int8"""
     from toolchain import tables
 
     if artifact.is_file():
@@ -151,19 +160,22 @@ def inspect(
             for _ in reader.records():  # every checksum
                 pass
         console.print(tables.bitstream(reader.header, artifact.stat().st_size, depth))
+        write_figures(json_file, {"bytes": artifact.stat().st_size, "header": reader.header})
         return
     from device_runner.artifact import open_artifact
     from exporters.inspection import inspect as inspect_artifact
 
-    for table in tables.inspection(inspect_artifact(open_artifact(artifact)), depth):
+    found = inspect_artifact(open_artifact(artifact))
+    for table in tables.inspection(found, depth):
         console.print(table)
+    write_figures(json_file, found.figures(depth))
 
 
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("results/demo"),
-    limit: Annotated[int | None, typer.Option(help="Only the first N utterances, to try out.")] = None,
+    limit: LimitOption = None,
     workers: WorkersOption = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Test case 0 in several test configurations: table, points and plot. Example: asrdeploy demo"""
     from toolchain import tables
@@ -180,6 +192,25 @@ def demo(
     if not curve.complete:
         complain(f"Only {len(curve.in_range)} points lie in the range; a complete test case has five.")
     console.print(f"points.csv, points.json and curve.png are in {output}.")
+    write_figures(json_file, curve)
+
+
+def _add(command: Callable[..., None]) -> None:
+    """Add a command; the example in its docstring closes its help."""
+    text, _, example = (command.__doc__ or "").partition("Example: ")
+    app.command(help=text.strip(), epilog=f"Example: {example.strip()}")(command)
+
+
+for each in (
+    *(testcases, schemes, export, inspect, demo),
+    *cli_runs.COMMANDS,
+    *cli_scores.COMMANDS,
+    *cli_compression.COMMANDS,
+    *cli_delivery.COMMANDS,
+    *cli_devices.COMMANDS,
+    *cli_doctor.COMMANDS,
+):
+    _add(each)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ from device_runner.errors import AsrDeployError
 from toolchain.cli_options import (
     AddressOption,
     BaseOption,
+    CalibrateSplitOption,
     DecoderOption,
     EngineOption,
+    JsonOption,
+    LimitOption,
     ModelOption,
     SeedOption,
     ThreadsOption,
@@ -22,6 +25,7 @@ from toolchain.cli_options import (
     complain,
     console,
     open_pool,
+    write_figures,
 )
 
 if TYPE_CHECKING:
@@ -30,14 +34,16 @@ if TYPE_CHECKING:
     from toolchain.sweep_file import SweepFile
 
 
-def codecs() -> None:
+def codecs(json_file: JsonOption = None) -> None:
     """List the codecs that `compress --codec` names, with their parameters. Example: asrdeploy codecs"""
     from toolchain import compression, tables
 
     theirs, broken = compression.third_party()
-    console.print(tables.codecs(compression.CODECS | theirs))
+    known = compression.CODECS | theirs
+    console.print(tables.codecs(known))
     for name, reason in broken.items():
         complain(f"The codec {name} of another package cannot be used: {reason}.")
+    write_figures(json_file, {name: compression.defaults(made) for name, made in known.items()})
 
 
 def compress(
@@ -48,10 +54,11 @@ def compress(
     calibrate: Annotated[
         str | None, typer.Option(help="Data whose inputs the codec may know: `digits`, `librispeech`, or a folder; default: none.")
     ] = None,
-    calibrate_split: Annotated[str, typer.Option(help="Its split; never a test split.")] = "dev-clean",
+    calibrate_split: CalibrateSplitOption = "dev-clean",
     weights: WeightsOption = None,
     seed: SeedOption = 0,
     base: BaseOption = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Compress a model's weights to a bitstream. Example: asrdeploy compress --codec ectcq --set bits=2 --calibrate digits -o tiny.asrb"""
     from toolchain import tables
@@ -79,6 +86,8 @@ def compress(
         header = compress_model(loaded, codec, parameters, output, calibration=calibration, base=known)
     console.print(tables.bitstream(header, output.stat().st_size, depth=0))
     console.print(f"The bitstream is in {output}.")
+    size = output.stat().st_size
+    write_figures(json_file, {"bytes": size, "c_size": 8 * size / loaded.case.anchor.size_bits, "header": header})
 
 
 def decompress(
@@ -86,6 +95,7 @@ def decompress(
     output: Annotated[Path, typer.Option("-o", "--output", help="The weights (.safetensors, float32).")],
     base: BaseOption = None,
     decoder: DecoderOption = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Reconstruct the weights of a bitstream. Example: asrdeploy decompress tiny.asrb -o tiny.safetensors"""
     from safetensors.torch import save_file
@@ -104,6 +114,7 @@ def decompress(
     with atomic_path(output) as temporary:
         save_file(state, temporary, {TUNED_ON: json.dumps(header.tuned_on)})
     console.print(f"{len(state)} tensors are in {output}.")
+    write_figures(json_file, {"tensors": len(state), "weights": sum(each.numel() for each in state.values()), "header": header})
 
 
 CodecOption = Annotated[str, typer.Option(help="ectcq, uniform, palette, lowrank or prune: its rate is searched.")]
@@ -112,9 +123,8 @@ CodecsOption = Annotated[
 ]
 ResultsOption = Annotated[Path, typer.Option("-o", "--output", help="Folder of the results; a stopped run goes on there.")]
 FixedOption = Annotated[list[str] | None, typer.Option("--set", help="A fixed parameter of the codec, NAME=VALUE.")]
-KnowOption = Annotated[bool, typer.Option("--calibrate", help="The codec may know the inputs of dev-clean.")]
+CalibratedOption = Annotated[bool, typer.Option("--calibrated", help="The codec may know the inputs of dev-clean.")]
 SplitsOption = Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder with dev-clean and test-clean.")]
-LimitOption = Annotated[int | None, typer.Option(help="Only the first N utterances of each split, to try out.")]
 
 
 def sweep(
@@ -123,7 +133,7 @@ def sweep(
     model: ModelOption = "DIGITS_ASR_TINY",
     config: Annotated[Path | None, typer.Option(help="A TOML file of sweeps, instead of the other options; see docs/codecs.md.")] = None,
     settings: FixedOption = None,
-    calibrate: KnowOption = False,
+    calibrated: CalibratedOption = False,
     data: SplitsOption = "digits",
     limit: LimitOption = None,
     weights: WeightsOption = None,
@@ -131,8 +141,12 @@ def sweep(
     workers: WorkersOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
+    json_file: JsonOption = None,
 ) -> None:
-    """Search codecs' rates until five points lie in the range. Example: asrdeploy sweep --codec ectcq --calibrate -o results/ectcq"""
+    """Search codecs' rates until five points lie in the range.
+
+    Example: asrdeploy sweep --codec uniform --limit 20 -o results/uniform
+    """
     from toolchain import tables
     from toolchain.report import incomplete
     from toolchain.sweep import run_all
@@ -143,13 +157,14 @@ def sweep(
     if config is not None:
         described = read_sweep_file(config)
     else:
-        described = _described(codec or [], settings, calibrate, testcase=model, weights=weights, data=data, limit=limit, threads=threads)
+        described = _described(codec or [], settings, calibrated, testcase=model, weights=weights, data=data, limit=limit, threads=threads)
     with open_pool(engine, address, workers, described.threads) as pool, _sweeps(described, output, pool) as prepared:
         curve = run_all(prepared)
     console.print(tables.curve(curve))
     for sentence in incomplete(curve):
         complain(sentence)
     console.print(f"points.csv, points.json and curve.png are in {output}; `asrdeploy report` compares such folders.")
+    write_figures(json_file, curve)
 
 
 def smallest(
@@ -158,7 +173,7 @@ def smallest(
     wer_budget: Annotated[float, typer.Option(help="Points of word error rate above the anchor's, at the upper end of the interval.")],
     model: ModelOption = "DIGITS_ASR_TINY",
     settings: FixedOption = None,
-    calibrate: KnowOption = False,
+    calibrated: CalibratedOption = False,
     data: SplitsOption = "digits",
     limit: LimitOption = None,
     weights: WeightsOption = None,
@@ -166,24 +181,29 @@ def smallest(
     workers: WorkersOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
+    json_file: JsonOption = None,
 ) -> None:
-    """Find the smallest bitstream within a budget. Example: asrdeploy smallest --wer-budget 1.5 --codec ectcq -o results/small"""
+    """Find the smallest bitstream within a budget.
+
+    Example: asrdeploy smallest --wer-budget 1.5 --codec uniform --limit 20 -o results/small
+    """
     from toolchain import tables
 
     if not 0 <= wer_budget <= 100:
         raise AsrDeployError("--wer-budget takes 0 to 100 points.")
-    described = _described([codec], settings, calibrate, testcase=model, weights=weights, data=data, limit=limit, threads=threads)
+    described = _described([codec], settings, calibrated, testcase=model, weights=weights, data=data, limit=limit, threads=threads)
     with open_pool(engine, address, workers, threads) as pool, _sweeps(described, output, pool) as (prepared,):
         found = prepared.smallest(wer_budget / 100)
     console.print(tables.smallest(found))
     console.print(f"The bitstream is {found.folder / 'model.asrb'}.")
+    write_figures(json_file, found)
 
 
-def _described(codecs: list[str], settings: list[str] | None, calibrate: bool, **more: object) -> "SweepFile":
+def _described(codecs: list[str], settings: list[str] | None, calibrated: bool, **more: object) -> "SweepFile":
     from toolchain.sweep_file import describe
 
     fixed = dict(_setting(each) for each in settings or [])
-    return describe("The command line", more | {"method": [{"codec": each, "calibrate": calibrate, "set": fixed} for each in codecs]})
+    return describe("The command line", more | {"method": [{"codec": each, "calibrate": calibrated, "set": fixed} for each in codecs]})
 
 
 @contextmanager
@@ -229,8 +249,9 @@ def report(
         str | None,
         typer.Option(help="Where the recordings are, for the page: `digits`, `librispeech`, or a folder; default: the curves' own."),
     ] = None,
+    json_file: JsonOption = None,
 ) -> None:
-    """Draw several curves and say which method sends fewer bits. Example: asrdeploy report results/ectcq results/uniform"""
+    """Draw several curves and say which method sends fewer bits. Example: asrdeploy report results/uniform"""
     from toolchain import tables
     from toolchain.page import write_report
     from toolchain.points import read_curve
@@ -246,6 +267,7 @@ def report(
         complain(sentence)
     names = ", ".join(sorted(path.name for path in written.files))
     console.print(f"{names} are in {output}; report.html shows all of it.")
+    write_figures(json_file, {"curve": curve, "savings": written.savings, "comparisons": written.comparisons})
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain.cli_options import BaseOption, DecoderOption, console
+from toolchain.cli_options import BaseOption, DecoderOption, JsonOption, console, write_figures
 
 
 def deliver(
@@ -20,11 +20,14 @@ def deliver(
     ] = False,
     host: Annotated[str, typer.Option(help="With --serve: the address to listen on; 0.0.0.0 for others too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="With --serve.", min=1, max=65535)] = 8750,
+    json_file: JsonOption = None,
 ) -> None:
-    """Serve bitstreams, and measure the time to the first transcript. Example: asrdeploy deliver small.asrb large.asrb --rates 1,10"""
+    """Serve bitstreams, and measure the time to the first transcript. Example: asrdeploy deliver tiny.asrb --rates 10,100"""
     from toolchain import delivery, tables
     from toolchain.progress import share_progress
 
+    if serve and json_file is not None:
+        raise AsrDeployError("--serve measures nothing; leave --json out.")
     if serve:
         console.print(f"Offered: {', '.join(f'http://{host}:{port}/{path.name}' for path in bitstreams)}", soft_wrap=True, highlight=False)
         return delivery.serve(bitstreams, host, port)
@@ -35,18 +38,18 @@ def deliver(
     for sentence in tables.paying(result):
         console.print(sentence, highlight=False)
     console.print(f"delivery.json, delivery.png and delivery.svg are in {output}.")
+    write_figures(json_file, result)
 
 
 def receive(
     url: Annotated[str, typer.Argument(help="Address of a bitstream, as `deliver --serve` prints it.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The bitstream (.asrb); a cut reception goes on beside it.")],
     rate: Annotated[float | None, typer.Option(help="Limit of the rate in Mbit/s; default: none.")] = None,
-    result: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     base: BaseOption = None,
     decoder: DecoderOption = None,
+    json_file: JsonOption = None,
 ) -> None:
-    """Receive a bitstream, decoding while it arrives. Example: asrdeploy receive http://127.0.0.1:8750/tiny.asrb -o tiny.asrb"""
-    from device_runner.files import write_text
+    """Receive a bitstream, decoding while it arrives. Example: asrdeploy receive http://127.0.0.1:8750/tiny.asrb -o received.asrb"""
     from toolchain import reception, tables
 
     if rate is not None and not 0 < rate < 1e6:
@@ -54,10 +57,9 @@ def receive(
     limit = None if rate is None else 1e6 * rate
     with console.status("receiving") as status:
         made = reception.receive(url, output, bits_per_second=limit, base=base, decoder=decoder, progress=status.update)
-    if result is not None:
-        write_text(result, made.model_dump_json(indent=2) + "\n")
     console.print(tables.reception(made))
     console.print(f"The bitstream is in {output}.")
+    write_figures(json_file, made)
 
 
 def _rates(text: str) -> list[float]:

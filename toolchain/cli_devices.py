@@ -13,17 +13,20 @@ from toolchain.cli_options import (
     ApkOption,
     CoolDownOption,
     DeviceOption,
+    JsonOption,
     ThreadsOption,
     ViaOption,
     complain,
     console,
     open_chosen,
+    write_figures,
 )
 
 
 def devices(
     adb: AdbOption = None,
     clean: Annotated[str | None, typer.Option(help="Remove all that jobs left on this device: files, bundles, results.")] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """List where jobs can run: this machine, qemu, phones and emulators. Example: asrdeploy devices"""
     from device_runner import device_choice
@@ -31,6 +34,8 @@ def devices(
     from toolchain import device_tables
 
     if clean is not None:
+        if json_file is not None:
+            raise AsrDeployError("--clean removes and lists nothing; leave --json out.")
         device_choice.clean(find_adb(adb).phone(clean))
         console.print(f"Nothing of earlier jobs is left on {clean}.")
         return
@@ -41,12 +46,17 @@ def devices(
         if adb is not None:
             raise
         client, missing = None, str(error)
-    console.print(device_tables.devices(device_choice.list_devices(client)))
+    listed = device_choice.list_devices(client)
+    console.print(device_tables.devices(listed))
     if missing is not None:
         complain(missing)
+    write_figures(json_file, listed)
 
 
-def setup(what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")]) -> None:
+def setup(
+    what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")],
+    json_file: JsonOption = None,
+) -> None:
     """Build what devices need, from Debian's and PyPI's packages. Example: asrdeploy setup arm64"""
     from device_runner.arm_bundle import build_bundle, layers
     from device_runner.names import nearest
@@ -55,10 +65,11 @@ def setup(what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the 
         raise nearest(what, ["arm64"], "thing to set up")
     with console.status("") as status:
         bundle = build_bundle(progress=status.update)
-    for layer in layers(bundle):
-        size = sum(path.stat().st_size for path in layer.rglob("*") if path.is_file())
+    sizes = {str(layer): sum(path.stat().st_size for path in layer.rglob("*") if path.is_file()) for layer in layers(bundle)}
+    for layer, size in sizes.items():
         console.print(f"{layer}: {size / 1e6:.0f} MB", soft_wrap=True)
     console.print(f"The Arm bundle is {bundle}; `--device qemu-arm64` and `--via shell` use it.", soft_wrap=True)
+    write_figures(json_file, {"bundle": bundle, "layer_bytes": sizes})
 
 
 def parity(
@@ -68,13 +79,13 @@ def parity(
     via: ViaOption = None,
     adb: AdbOption = None,
     apk: ApkOption = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the figures to this file (JSON).")] = None,
+    json_file: JsonOption = None,
 ) -> None:
-    """Compare devices on a fixed set of utterances. Example: asrdeploy parity artifacts/A --devices local,qemu-arm64"""
-    from dataclasses import asdict
+    """Compare devices on a fixed set of utterances.
 
+    Example: asrdeploy parity artifacts/DIGITS_ASR_TINY-onnx-int8 --devices local,qemu-arm64
+    """
     from device_runner.artifact import open_artifact
-    from device_runner.files import write_json
     from toolchain import device_tables
     from toolchain.parity import parity as compare
 
@@ -83,9 +94,7 @@ def parity(
     with console.status("") as status:
         found = compare(opened, [open_chosen(each, via, adb, apk, complain) for each in chosen], threads=threads, say=status.update)
     console.print(device_tables.parity(found))
-    if output is not None:
-        write_json(output, [asdict(each) for each in found])
-        console.print(f"The figures are in {output}.")
+    write_figures(json_file, found)
 
 
 def test(
@@ -97,8 +106,9 @@ def test(
     junit: Annotated[Path | None, typer.Option(help="Write the outcome as JUnit XML to this file.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the results; default: results/test-NAME.")] = None,
     cool_down: CoolDownOption = 60.0,
+    json_file: JsonOption = None,
 ) -> None:
-    """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs/emulator.toml"""
+    """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs.toml"""
     from toolchain import device_tables
     from toolchain.job_limits import read_job_file, run_test_job, write_junit
 
@@ -119,6 +129,9 @@ def test(
         if outcome.problem is not None:
             complain(f"{outcome.job} could not run: {outcome.problem}")
     console.print(f"Results are in {folder}{'' if junit is None else f', the report in {junit}'}.")
+    write_figures(json_file, outcomes)
+    if any(each.device_failed for each in outcomes):
+        sys.exit(3)
     if any(each.problem is not None for each in outcomes):
         sys.exit(2)
     if any(each.broken for each in outcomes):

@@ -1,12 +1,9 @@
 """The command `asrdeploy doctor`: what this machine can do, and how what is missing is added."""
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from toolchain.cli_options import complain, console
+from toolchain.cli_options import JsonOption, complain, console, write_figures
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,13 +13,10 @@ if TYPE_CHECKING:
 STYLES = {"ok": "green", "missing": "yellow", "note": "cyan"}
 
 
-def doctor(
-    output: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write it to this file (JSON).")] = None,
-) -> None:
+def doctor(json_file: JsonOption = None) -> None:
     """Show what this machine can do, and the command that adds what is missing. Example: asrdeploy doctor"""
     from rich.text import Text
 
-    from device_runner.files import write_text
     from toolchain.doctor import examine
 
     with console.status("") as status:
@@ -37,9 +31,7 @@ def doctor(
     for command, names in commands.items():
         console.print(Text(f"  {', '.join(names)}"))
         console.print(Text(f"    {command}"), soft_wrap=True)  # whole, however long it is: to be copied
-    if output is not None:
-        write_text(output, report.model_dump_json(indent=2) + "\n")
-        console.print(Text(f"It is also in {output}."), soft_wrap=True)
+    write_figures(json_file, report)
     for sentence in report.broken:
         complain(sentence)
     if report.broken:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,8 +16,65 @@ if TYPE_CHECKING:
 
 console = Console()
 
+STANDARD_OUTPUT = Path("-")
+
+
+def _figures_alone(file: Path | None) -> Path | None:
+    """Where the figures go to standard output, all else goes to the error stream."""
+    console.stderr = file == STANDARD_OUTPUT
+    return file
+
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", callback=_figures_alone, help="File (JSON) for the figures too; -: standard output alone."),
+]
+
+
+def write_figures(file: Path | None, figures: Any) -> None:
+    """Write what a command shows as JSON, where that was asked for; what is no number (NaN, infinity) becomes null.
+
+    Args:
+        file: of ``--json``.
+        figures: models, dataclasses, and plain values of them.
+    """
+    if file is None:
+        return
+    from pydantic_core import to_json
+
+    from device_runner.files import write_text
+
+    text = to_json(figures, indent=2, inf_nan_mode="null").decode() + "\n"
+    if file == STANDARD_OUTPUT:
+        typer.echo(text, nl=False)
+    else:
+        write_text(file, text)
+        console.print(f"The figures are in {file}.", highlight=False, markup=False, soft_wrap=True)
+
+
+def one_of(*names: str) -> Callable[[str], list[str]]:
+    """Return the shell's completion of an option that takes one of these names."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+def _models(incomplete: str) -> list[str]:
+    from toolchain.testcases import TEST_CASES
+
+    return one_of(*(case.name for case in TEST_CASES))(incomplete)
+
+
+def schemes_like(incomplete: str) -> list[str]:
+    """Return the schemes, and their variants, that begin as what was typed."""
+    from exporters.schemes import SCHEMES, VARIANTS
+
+    return one_of(*SCHEMES, *(f"{name}+{variant}" for name in SCHEMES for variant in VARIANTS))(incomplete)
+
+
 ModelOption = Annotated[
-    str, typer.Option("--model", "--testcase", help="Test case number or anchor name; `asrdeploy testcases` lists them.")
+    str,
+    typer.Option(
+        "--model", "--testcase", help="Test case number or anchor name; `asrdeploy testcases` lists them.", autocompletion=_models
+    ),
 ]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="`random`, or a .safetensors/.pt file; default: the model's own.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of `--weights random`.")]
@@ -25,14 +82,27 @@ BaseOption = Annotated[str | None, typer.Option("--base", help="Weights that an 
 DecoderOption = Annotated[
     str | None, typer.Option("--decoder", help="Command of an external codec's decoder, with {input} and {output} in it.")
 ]
+DataOption = Annotated[str, typer.Option("--data", help="`digits` (bundled), `librispeech`, or a folder in LibriSpeech's layout.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first N utterances of each split, to try out.")]
+CalibrateSplitOption = Annotated[str, typer.Option("--calibrate-split", help="Its split; never a test split.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of the runtime.")]
 NormalizerOption = Annotated[
-    str, typer.Option("--normalizer", help="Of both sides before words are counted: none (the scenario's) or whisper (English).")
+    str,
+    typer.Option(
+        "--normalizer",
+        help="Of both sides before words are counted: none (the scenario's) or whisper (English).",
+        autocompletion=one_of("none", "whisper"),
+    ),
 ]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", help="Utterances that are heard at the same time; default: as many as the cores have room for.")
 ]
-EngineOption = Annotated[str, typer.Option("--engine", help="Who transcribes: local, or ray, a cluster (needs the extra ray).")]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine", help="Who transcribes: local, or ray, a cluster (needs the extra ray).", autocompletion=one_of("local", "ray")
+    ),
+]
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="Of the Ray cluster, HOST:PORT; default: RAY_ADDRESS, or one of this machine alone.")
 ]
@@ -41,12 +111,22 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="local, qemu-arm64, or the serial of an adb device; `asrdeploy devices` lists them.")
 ]
 ViaOption = Annotated[
-    str | None, typer.Option("--via", help="The way onto a phone: app or shell; default: the app where it is installed, else the shell.")
+    str | None,
+    typer.Option(
+        "--via",
+        help="The way onto a phone: app or shell; default: the app where it is installed, else the shell.",
+        autocompletion=one_of("app", "shell"),
+    ),
 ]
 AdbOption = Annotated[Path | None, typer.Option("--adb", help="The adb program; default: the one on the PATH, or of the package adbutils.")]
 ApkOption = Annotated[Path | None, typer.Option("--apk", help="The app's APK, installed where the device has none or an older one.")]
 CoolDownOption = Annotated[float, typer.Option("--cool-down", min=0.0, help="Seconds between two latency jobs on a phone.")]
-ProviderOption = Annotated[str, typer.Option("--provider", help="What ONNX Runtime computes with: cpu, xnnpack or nnapi.")]
+ProviderOption = Annotated[
+    str,
+    typer.Option(
+        "--provider", help="What ONNX Runtime computes with: cpu, xnnpack or nnapi.", autocompletion=one_of("cpu", "xnnpack", "nnapi")
+    ),
+]
 
 
 def complain(sentence: str) -> None:

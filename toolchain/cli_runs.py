@@ -12,8 +12,11 @@ from toolchain.cli_options import (
     AddressOption,
     ApkOption,
     CoolDownOption,
+    DataOption,
     DeviceOption,
     EngineOption,
+    JsonOption,
+    LimitOption,
     NormalizerOption,
     ProviderOption,
     ThreadsOption,
@@ -23,8 +26,10 @@ from toolchain.cli_options import (
     check_pool,
     complain,
     console,
+    one_of,
     open_chosen,
     open_pool,
+    write_figures,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +50,7 @@ def transcribe(
     via: ViaOption = None,
     adb: AdbOption = None,
     apk: ApkOption = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Print what a recogniser hears. Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav"""
     from device_runner.audio import read_audio
@@ -56,8 +62,11 @@ def transcribe(
     else:
         opened = open_subject(subject, weights=weights, threads=threads)
         heard = (_named(file, lambda path: opened.hear(read_audio(path, opened.sample_rate))) for file in files)
+    texts = []
     for file, text in zip(files, heard, strict=True):
-        typer.echo(f"{file}: {text}" if len(files) > 1 else text)
+        typer.echo(f"{file}: {text}" if len(files) > 1 else text, err=console.stderr)
+        texts.append({"file": file, "text": text})
+    write_figures(json_file, texts)
 
 
 def _heard_on(artifact: "Artifact", files: list[Path], threads: int, device: "Device") -> list[str]:
@@ -90,9 +99,9 @@ def _artifact_for(subject: str, device: str, weights: str | None) -> "Artifact":
 
 def evaluate(
     subject: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
-    data: Annotated[str, typer.Option(help="`digits` (bundled), `librispeech`, or a folder in LibriSpeech's layout.")] = "digits",
+    data: DataOption = "digits",
     split: Annotated[str, typer.Option(help="For example test-clean or dev-clean.")] = "test-clean",
-    limit: Annotated[int | None, typer.Option(help="Only the first N utterances.")] = None,
+    limit: LimitOption = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of transcripts and result; default: results/NAME-DATA-SPLIT.")
     ] = None,
@@ -112,8 +121,9 @@ def evaluate(
     adb: AdbOption = None,
     apk: ApkOption = None,
     provider: ProviderOption = "cpu",
+    json_file: JsonOption = None,
 ) -> None:
-    """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20"""
+    """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20 -o results/fp32"""
     from toolchain import tables
     from toolchain.datasets import open_data
     from toolchain.evaluate import check_trained, earlier_threads, finished_on_device, use_cores
@@ -164,6 +174,7 @@ def evaluate(
     if warning:
         complain(warning)
     console.print(f"Transcripts and result are in {folder}.")
+    write_figures(json_file, result)
 
 
 def _evaluated_on(artifact: "Artifact", data: "DataSet", folder: Path, device: "Device", asked: dict[str, Any]) -> "Evaluation":
@@ -179,7 +190,13 @@ def bench(
     artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT…", help="Artifacts' folders; several are measured in turn.")],
     seconds: Annotated[str, typer.Option(help="Lengths of audio.")] = "2,5,10,15",
     threads: ThreadsOption = 1,
-    protocol: Annotated[str, typer.Option(help="standard, strict (1024 runs, 60 s) or quick (to try out; never valid).")] = "standard",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="standard, strict (1024 runs, 60 s) or quick (to try out; never valid).",
+            autocompletion=one_of("standard", "strict", "quick"),
+        ),
+    ] = "standard",
     rounds: Annotated[int | None, typer.Option(help="Rounds, each a fresh process for every artifact; default: the protocol's.")] = None,
     output: Annotated[
         Path | None,
@@ -191,8 +208,12 @@ def bench(
     apk: ApkOption = None,
     provider: ProviderOption = "cpu",
     cool_down: CoolDownOption = 60.0,
+    json_file: JsonOption = None,
 ) -> None:
-    """Measure latency: cold load, first inference, steady state. Example: asrdeploy bench artifacts/DIGITS_ASR_TINY-onnx-int8"""
+    """Measure latency: cold load, first inference, steady state.
+
+    Example: asrdeploy bench artifacts/DIGITS_ASR_TINY-onnx-int8 --seconds 2 --protocol quick
+    """
     from device_runner import latency, latency_views
     from device_runner.artifact import open_artifact
     from device_runner.files import write_text
@@ -224,6 +245,7 @@ def bench(
             complain(f"Not valid as a measurement: {reason}")
     latency_views.plot(results, plot)
     console.print(f"All samples are in {', '.join(map(str, files))}, the plot in {plot}.")
+    write_figures(json_file, results)
 
 
 def _bench_files(artifacts: list[Path], output: Path | None, device: str) -> tuple[list[Path], Path]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from toolchain.cli_options import NormalizerOption, complain, console
+from toolchain.cli_options import JsonOption, NormalizerOption, complain, console, write_figures
 
 
 def compare(
@@ -14,11 +14,10 @@ def compare(
     normalizer: NormalizerOption = "none",
     show: Annotated[int, typer.Option(min=0, help="Utterances shown, those with the largest difference first.")] = 10,
     better: Annotated[bool, typer.Option("--better", help="Show the utterances that got better too.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="File for all figures and all utterances that differ.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="File (.png, .svg) for the distribution of the difference.")] = None,
+    json_file: JsonOption = None,
 ) -> None:
-    """Say where two evaluations differ and whether chance explains it. Example: asrdeploy compare results/A results/B"""
-    from device_runner.files import write_text
+    """Say where two evaluations differ and whether chance explains it. Example: asrdeploy compare results/fp32 results/int8"""
     from toolchain import comparison_views
     from toolchain.comparison import compare_with_differences
     from toolchain.normalisers import check_normalizer
@@ -31,21 +30,18 @@ def compare(
     console.print(comparison_views.verdict(found), highlight=False, markup=False)
     for each in comparison_views.utterances(found, show=show, better=better):
         console.print(each)
-    if json_file is not None:
-        write_text(json_file, found.model_dump_json(indent=2) + "\n")
     if plot_file is not None:
         comparison_views.plot(found, drawn, plot_file)
-    if written := [str(each) for each in (json_file, plot_file) if each is not None]:
-        console.print(f"\nWritten: {', '.join(written)}.", highlight=False, markup=False)
+        console.print(f"The plot is in {plot_file}.", highlight=False, markup=False, soft_wrap=True)
+    write_figures(json_file, found)
 
 
 def score(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of finished evaluations.")],
     normalizer: NormalizerOption = "none",
-    json_file: Annotated[Path | None, typer.Option("--json", help="File for the results of all of them.")] = None,
+    json_file: JsonOption = None,
 ) -> None:
-    """Count the errors of evaluations anew, without inference. Example: asrdeploy score results/A --normalizer whisper"""
-    from device_runner.files import write_text
+    """Count the errors of evaluations anew, without inference. Example: asrdeploy score results/fp32 --normalizer whisper"""
     from toolchain.comparison_views import scores
     from toolchain.normalisers import check_normalizer
     from toolchain.scoring import ScoredRun, ScoredRuns, read_evaluation, rescore
@@ -57,9 +53,7 @@ def score(
     for run, earlier in zip(runs, before, strict=True):
         if run.result.score != earlier.score:
             complain(f"{run.folder} had another score, {earlier.wer:.2%}, than its transcripts give, {run.result.wer:.2%}.")
-    if json_file is not None:
-        write_text(json_file, ScoredRuns(runs=tuple(runs)).model_dump_json(indent=2) + "\n")
-        console.print(f"Written: {json_file}.", highlight=False, markup=False)
+    write_figures(json_file, ScoredRuns(runs=tuple(runs)))
 
 
 COMMANDS = (compare, score)

@@ -43,9 +43,9 @@ from toolchain.doctor_probes import (
     torch_build,
     usable_cpus,
 )
+from toolchain.extras import EXTRAS, extra_of
 
-# Of pyproject.toml and of the Makefile's lists; a test compares them.
-EXTRAS = {"ray": ("ray",), "phones": ("adbutils",), "training": ("scipy", "ttspico")}
+# Of the Makefile's lists; a test compares them.
 DEBIAN = {"adb": "adb", "qemu-aarch64-static": "qemu-user-static", "javac": "openjdk-17-jdk-headless", "mvn": "maven"}
 OLDEST_JDK = 17  # android/build refuses older ones
 MEMORY = 7_100_000_000  # bytes that an export of HUBERT_ASR_LARGE to ONNX takes
@@ -54,9 +54,11 @@ NEEDS = {
     "torch": ("export", "compress", "sweep", "evaluate MODEL"),
     "onnxruntime": ("export", "evaluate", "transcribe", "bench"),
     "executorch": ("--format executorch",),
+    "toolchain": ("export", "compress", "sweep", "report", "deliver", "MODEL in torch", "executorch"),
     "ray": ("evaluate, sweep, smallest: --engine ray",),
     "phones": ("--device SERIAL, where no other adb is",),
     "training": ("make train",),
+    "docs": ("make docs",),
     "adb": ("devices", "--device SERIAL"),
     "JDK": ("android/build", "make device-demo"),
     "Maven": ("android/build", "make device-demo"),
@@ -377,7 +379,7 @@ def bundle_row(folder: Path) -> Row:
 
 
 def _absent(name: str) -> Row:
-    return Row(name=name, state="missing", found="not installed", command=asrdeploy_command(), needed_by=NEEDS[name])
+    return Row(name=name, state="missing", found="not installed", command=asrdeploy_command(extra_of(name)), needed_by=NEEDS[name])
 
 
 def _versioned(name: str, known: str, version: str, pin: str | None) -> Row:

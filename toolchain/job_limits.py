@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.devices import Device
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, DeviceFailed
 from device_runner.files import write_text
 from device_runner.latency import FUNCTION_ONLY, QUICK, STANDARD, STRICT, LatencyResult, measure
 from device_runner.transcripts import Timing, Transcript
@@ -118,11 +118,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job; ``problem`` where it could not run."""
+    """What came of a job; ``problem`` where it could not run, which may be the device's fault."""
 
     job: str
     checks: tuple[Check, ...] = ()
     problem: str | None = None
+    device_failed: bool = False
 
     @property
     def broken(self) -> bool:
@@ -166,7 +167,7 @@ def run_test_job(job: JobEntry, device: Device, folder: Path, say: Say = lambda 
         artifact = _artifact(job, folder, told)
         return Outcome(job.name, tuple(_checks(job, artifact, device, folder, told)))
     except AsrDeployError as error:
-        return Outcome(job.name, problem=str(error))
+        return Outcome(job.name, problem=str(error), device_failed=isinstance(error, DeviceFailed))
 
 
 def _artifact(job: JobEntry, folder: Path, say: Say) -> Artifact:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -62,11 +61,13 @@ def schemes(known: Iterable[Scheme]) -> Table:
 
 def codecs(known: "Mapping[str, Callable[..., Codec]]") -> Table:
     """Draw the codecs with their parameters and what they do."""
+    from toolchain.compression import defaults
+
     table = Table(title="Codecs", title_justify="left", box=box.SIMPLE, padding=(0, 1))
     for column in ("codec", "parameters (--set)", "what it does"):
         table.add_column(column)
     for name, made in known.items():
-        parameters = [f"{each.name}={'?' if each.default is MISSING else each.default}" for each in fields(made)]  # type: ignore[arg-type]
+        parameters = [f"{parameter}={value}" for parameter, value in defaults(made).items()]
         table.add_row(name, ", ".join(parameters), (made.__doc__ or "").strip().splitlines()[0])
     return table
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
@@ -78,6 +78,11 @@ def third_party() -> tuple[dict[str, Callable[..., Codec]], dict[str, str]]:
         else:
             found[point.name] = made
     return found, broken
+
+
+def defaults(make: Callable[..., Codec]) -> dict[str, Any]:
+    """Return a codec's parameters with their defaults; "?": it has to be given."""
+    return {each.name: "?" if each.default is MISSING else each.default for each in fields(make)}  # type: ignore[arg-type]
 
 
 def make_codec(name: str, **parameters: Any) -> Codec:
