@@ -25,8 +25,9 @@ from device_runner.facts import machine_facts
 from device_runner.files import write_json
 from exporters.onnx_graph import export_plain_onnx
 from exporters.schemes import find_scheme
-from toolchain.exporting import bundled_speech, export_model
+from toolchain.exporting import export_model
 from toolchain.models import AnchorModel, load_model
+from toolchain.speech import bundled_speech
 from toolchain.torch_engine import TorchEngine
 
 MODELS = {"tiny": "DIGITS_ASR_TINY", "base": "WAV2VEC2_ASR_BASE_960H", "large": "HUBERT_ASR_LARGE"}

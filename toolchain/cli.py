@@ -110,8 +110,9 @@ def export(
     from toolchain import tables
 
     scheme = check_choice(format_name, quant)  # before weights are loaded or downloaded
-    from toolchain.exporting import calibration_speech, export_model
+    from toolchain.exporting import export_model
     from toolchain.models import load_model
+    from toolchain.speech import calibration_speech
 
     recordings = calibration_speech(calibrate, calibrate_split) if scheme.calibrated else None
     codec, transmitted = None, None
