@@ -12,7 +12,7 @@ ADB := adb=adb
 FSDD ?=
 SETTING ?= quick
 
-.PHONY: help setup demo device-demo test lint mutants coverage bench bench-compare train clean
+.PHONY: help setup demo device-demo docs test lint mutants coverage bench bench-compare train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -27,6 +27,11 @@ demo: ## Run the main job on the bundled test case; results in results/demo
 device-demo: ## Run jobs on an emulated phone through the real adb; results in results/device-demo
 	@scripts/setup $(ANDROID) $(ARM) $(ADB)
 	@$(BIN)/python scripts/device_demo.py "$$(android/build | tail -n 1)"
+
+docs: ## Build the documentation into build/docs; strict: a link that leads nowhere is an error
+	@scripts/setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'The documentation is build/docs/index.html. Its search needs a server: $(BIN)/python -m http.server -d build/docs'
 
 lint: ## Style, types and the directions of imports
 	@scripts/setup

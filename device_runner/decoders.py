@@ -1,7 +1,13 @@
-"""Reconstruction of tensors from the records of a bitstream, in numpy: what a receiver runs."""
+"""Reconstruction of tensors from the records of a bitstream, in numpy: what a receiver runs.
+
+Third parties add kinds of records through the entry point group ``asrdeploy.decoders``: each entry point is called as the kind, and names a
+function of a record and its payload. It runs on the receiver's side: it should import no torch.
+"""
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,6 +20,7 @@ from device_runner.trellis import MOST_LEVELS, POLYNOMIALS, Layout, decode_level
 Weights = npt.NDArray[np.float32]
 State = dict[str, Weights]
 Decoder = Callable[[Record, bytes], Weights]
+ENTRY_POINTS = "asrdeploy.decoders"
 
 
 def decode_bitstream(
@@ -50,13 +57,35 @@ def decode_record(record: Record, payload: bytes) -> Weights:
     Raises:
         AsrDeployError: an unknown kind, or a payload that does not fit the record.
     """
-    if record.kind not in DECODERS:
-        raise AsrDeployError(f"The bitstream codes {record.name} as {record.kind}, which is unknown here: install a newer asrdeploy.")
+    decoder = DECODERS.get(record.kind) or theirs(record.kind)
+    if decoder is None:
+        raise AsrDeployError(
+            f"The bitstream codes {record.name} as {record.kind}, which is unknown here: install a newer asrdeploy, or its codec's package."
+        )
     try:
-        weights = DECODERS[record.kind](record, payload)
+        weights = decoder(record, payload)
         return np.ascontiguousarray(weights, np.float32).reshape(record.shape)
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, zlib.error) as error:
         raise AsrDeployError(f"The bitstream's record of {record.name} is not valid: {error}.") from error
+
+
+@cache
+def theirs(kind: str) -> Decoder | None:
+    """Return another installed package's decoder of a kind of records; None where no package brings one.
+
+    Raises:
+        AsrDeployError: there is one, and it cannot be used.
+    """
+    for point in entry_points(group=ENTRY_POINTS, name=kind):
+        try:
+            found: Any = point.load()
+        except Exception as error:  # whatever another package's import raises
+            raise AsrDeployError(f"The decoder of {kind} of another package cannot be used: {point.value}: {error}.") from error
+        if not callable(found):
+            raise AsrDeployError(f"The decoder of {kind} of another package cannot be used: {point.value} is no function.")
+        decoder: Decoder = found
+        return decoder
+    return None
 
 
 def unpack(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint8]:
@@ -71,8 +100,8 @@ def unpack(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[
     return np.packbits(np.pad(flat.reshape(count, bits), ((0, 0), (8 - bits, 0))), axis=1)[:, 0]
 
 
-class _Parts:
-    """Reads a payload's parts one after the other; what is missing is a ValueError."""
+class Parts:
+    """Reads a payload's parts one after the other; what is missing is a ValueError, which ``decode_record`` makes a sentence of."""
 
     def __init__(self, payload: bytes) -> None:
         self._payload, self._place = payload, 0
@@ -106,7 +135,7 @@ def _whole(record: Record, key: str, low: int, high: int) -> int:
 
 def _floats(record: Record, payload: bytes) -> Weights:
     kind = {"fp32": "f4", "fp16": "f2", "bf16": "u2"}[record.kind]
-    parts = _Parts(payload)
+    parts = Parts(payload)
     values = parts.array(kind, record.elements)
     parts.end()
     if record.kind == "bf16":  # the upper half of a float32
@@ -119,7 +148,7 @@ def _uniform(record: Record, payload: bytes) -> Weights:
     rows, columns = _matrix(record)
     bits, group = _whole(record, "bits", 1, 8), _whole(record, "group", 0, 2**31)
     blocks = 1 if group == 0 else rows * -(-columns // group)
-    parts = _Parts(payload)
+    parts = Parts(payload)
     scales = parts.array("f2", blocks).astype(np.float32)
     offsets = parts.array("f2", blocks).astype(np.float32) if record.parameters["offsets"] else None
     levels = unpack(parts.array("u1", -(-record.elements * bits // 8)), bits, record.elements).astype(np.float32).reshape(rows, columns)
@@ -133,8 +162,12 @@ def _uniform(record: Record, payload: bytes) -> Weights:
     return levels if offsets is None else levels + offsets.reshape(rows, -1)[:, where]
 
 
-def _coded(parts: _Parts, count: int, categories: int) -> npt.NDArray[np.int32]:
-    """Read symbols under one model: the number of words, the frequencies of the categories, the words."""
+def entropy_decoded(parts: Parts, count: int, categories: int) -> npt.NDArray[np.int32]:
+    """Read ``count`` symbols of ``0 … categories - 1`` under one model: what ``toolchain.compression.plain.entropy_coded`` wrote.
+
+    Raises:
+        ValueError: what is there was not written so.
+    """
     import constriction
 
     number = int(parts.array("u4", 1)[0])
@@ -154,17 +187,17 @@ def _coded(parts: _Parts, count: int, categories: int) -> npt.NDArray[np.int32]:
 
 def _palette(record: Record, payload: bytes) -> Weights:
     """Indices into a codebook of the tensor, entropy-coded."""
-    parts, size = _Parts(payload), _whole(record, "colours", 2, 4096)
+    parts, size = Parts(payload), _whole(record, "colours", 2, 4096)
     book = parts.array("f2", size).astype(np.float32)
-    indices = _coded(parts, record.elements, size)
+    indices = entropy_decoded(parts, record.elements, size)
     parts.end()
     return book[indices]
 
 
 def _sparse(record: Record, payload: bytes) -> Weights:
     """A mask, entropy-coded, and the weights that it keeps in half precision."""
-    parts = _Parts(payload)
-    mask = _coded(parts, record.elements, 2)
+    parts = Parts(payload)
+    mask = entropy_decoded(parts, record.elements, 2)
     kept = parts.array("f2", int(mask.sum()))
     parts.end()
     weights = np.zeros(record.elements, np.float32)
@@ -174,7 +207,7 @@ def _sparse(record: Record, payload: bytes) -> Weights:
 
 def _factors(record: Record, payload: bytes) -> Weights:
     """Two factors in half precision: ``[rows, rank]`` and ``[rank, columns]``."""
-    (rows, columns), parts = _matrix(record), _Parts(payload)
+    (rows, columns), parts = _matrix(record), Parts(payload)
     rank = _whole(record, "rank", 1, 2**20)
     left = parts.array("f2", rows * rank).astype(np.float32).reshape(rows, rank)
     right = parts.array("f2", rank * columns).astype(np.float32).reshape(rank, columns)
@@ -187,7 +220,7 @@ def _trellis(record: Record, payload: bytes) -> Weights:
     """Trellis-coded weights: see ``device_runner.trellis``."""
     if not record.elements:
         return np.zeros(0, np.float32)
-    layout, parts = Layout(*_matrix(record)), _Parts(payload)
+    layout, parts = Layout(*_matrix(record)), Parts(payload)
     states, levels = _whole(record, "states", 8, max(POLYNOMIALS)), _whole(record, "levels", 1, MOST_LEVELS)
     spread, step = _whole(record, "spread", 0, 32 * MOST_LEVELS + 16), record.parameters["step"]
     if states not in POLYNOMIALS or not isinstance(step, float) or not 0 < step < 1e30:

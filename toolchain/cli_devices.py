@@ -98,7 +98,7 @@ def parity(
 
 
 def test(
-    jobs: Annotated[Path, typer.Argument(metavar="JOBS.toml", help="Test jobs; see docs/devices.md.")],
+    jobs: Annotated[Path, typer.Argument(metavar="JOBS.toml", help="Test jobs; see docs/ci.md.")],
     device: DeviceOption = "local",
     via: ViaOption = None,
     adb: AdbOption = None,

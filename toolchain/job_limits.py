@@ -141,7 +141,7 @@ def read_job_file(path: Path) -> JobFile:
     try:
         found = JobFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise AsrDeployError(f"{path} does not exist; docs/devices.md shows what a file of test jobs looks like.") from error
+        raise AsrDeployError(f"{path} does not exist; docs/ci.md shows what a file of test jobs looks like.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise AsrDeployError(f"{path} is not TOML: {str(error).rstrip('.')}.") from error
     except ValidationError as error:

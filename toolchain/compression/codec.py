@@ -33,8 +33,8 @@ class Coded:
 class Codec(Protocol):
     """Compresses the weights of a model: a frozen dataclass whose fields are the codec's parameters.
 
-    What a receiver does is in ``device_runner.decoders``, by the kind of each record; a codec of another package that needs a kind of its
-    own adds it to ``DECODERS`` there.
+    Another package brings one by the entry point group ``asrdeploy.codecs``. What a receiver does is in ``device_runner.decoders``, by the
+    kind of each record; a package whose codec needs a kind of its own brings its decoder by the group ``asrdeploy.decoders``.
     """
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:

@@ -1,0 +1,1 @@
+"""A codec for asrdeploy: weights on logarithmic levels, entropy-coded."""

@@ -1,0 +1,81 @@
+"""A hook of mkdocs: writes the reference of the command line from the commands themselves, each time the site is built."""
+
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from toolchain.cli import app
+
+PAGE = "reference/commands.md"
+EXAMPLE = "Example: "  # stands in front of a command's example in its docstring
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the page to those that lie in docs/."""
+    files.append(File.generated(config, PAGE, content=commands_page(app)))
+    return files
+
+
+def commands_page(application: typer.Typer) -> str:
+    """Return the reference of a command line as Markdown: every command with its arguments, options and example."""
+    group: Any = typer.main.get_command(application)
+    head = [
+        "# Command line",
+        "",
+        f"{group.help} This page is made of the commands themselves when the site is built; `asrdeploy COMMAND --help` says the same.",
+        "",
+    ]
+    return "\n".join(head + [line for name in sorted(group.commands) for line in _command(name, group.commands[name])])
+
+
+def _command(name: str, command: Any) -> list[str]:
+    summary, _, example = " ".join((command.help or "").split()).partition(EXAMPLE)
+    example = example or " ".join((command.epilog or "").split()).removeprefix(EXAMPLE)
+    shown = [each for each in command.params if not getattr(each, "hidden", False) and "--help" not in each.opts]
+    arguments = [each for each in shown if not _is_option(each)]
+    options = [each for each in shown if _is_option(each)]
+    needed = [f"{each.opts[0]} {each.name.upper()}" for each in options if each.required]
+    more = ["[OPTIONS]"] if len(options) > len(needed) else []
+    usage = " ".join(["asrdeploy", name, *(_metavar(each) for each in arguments), *needed, *more])
+    lines = [f"## {name}", "", _text(summary.strip()), "", "```text", usage, "```", ""]
+    if shown:
+        lines += ["| | | default |", "| --- | --- | --- |"]
+        lines += [_row(f"`{_cell(_metavar(each))}`", each) for each in arguments]
+        lines += [_row(", ".join(f"`{option}`" for option in [*each.opts, *each.secondary_opts]), each) for each in options]
+        lines += [""]
+    if example:
+        lines += ["Example:", "", "```sh", example.strip(" `"), "```", ""]
+    return lines
+
+
+def _row(names: str, parameter: Any) -> str:
+    required = parameter.required and _is_option(parameter)
+    default = "required" if required else _default(parameter)
+    again = " May be given again." if parameter.multiple and "again" not in (parameter.help or "") else ""
+    return f"| {names} | {_cell(_text((parameter.help or '') + again))} | {default} |"
+
+
+def _default(parameter: Any) -> str:
+    value = parameter.default
+    if value is None or callable(value) or value in ((), [], "") or isinstance(value, bool):
+        return ""
+    return f"`{_cell(str(value))}`"
+
+
+def _is_option(parameter: Any) -> bool:
+    return any(each.startswith("-") for each in parameter.opts)
+
+
+def _metavar(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper())
+
+
+def _text(words: str) -> str:
+    """Keep what stands in angle brackets or braces from being read as markup."""
+    return words.replace("<", "&lt;").replace("*", "\\*")
+
+
+def _cell(words: str) -> str:
+    return words.replace("|", "\\|")
