@@ -10,11 +10,12 @@ ANDROID := javac=openjdk-17-jdk-headless mvn=maven npm=npm
 ARM := qemu-aarch64-static=qemu-user-static mksh=mksh
 ADB := adb=adb
 FSDD ?=
+SETTING ?= quick
 
-.PHONY: help setup demo device-demo test lint mutants coverage bench train clean
+.PHONY: help setup demo device-demo test lint mutants coverage bench bench-compare train clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: ## Make .venv with everything (done by the other targets)
 	@scripts/setup
@@ -49,11 +50,14 @@ coverage: ## All tests with the lines that they reach, those of their processes 
 	android/build
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered $(PYTEST)
 
-bench: ## Benchmarks with ratios against a baseline of the same run
+bench: ## All benchmarks, and docs/performance.md of what they found; SETTING=full takes long, RESUME=1 goes on
 	@scripts/setup
-	$(BIN)/python benchmarks/evaluate.py
-	$(BIN)/python benchmarks/codecs.py
-	$(BIN)/python benchmarks/exporters.py
+	$(BIN)/python -m benchmarks run --setting $(SETTING) $(if $(RESUME),--resume)
+	$(BIN)/python -m benchmarks page
+
+bench-compare: ## All benchmarks anew into results/benchmarks, and their ratios to the stored ones; NEW=folder runs nothing
+	@scripts/setup
+	$(BIN)/python -m benchmarks compare --setting $(SETTING) $(if $(NEW),--new $(NEW)) $(if $(AGAINST),--against $(AGAINST))
 
 train: ## Train the bundled model anew into runs/digits (hours); FSDD=folder adds recorded digits
 	@scripts/setup $(SPEAKERS) cc=build-essential

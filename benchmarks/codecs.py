@@ -1,44 +1,27 @@
-"""Codecs: bits per weight, signal-to-noise, encode and decode seconds per million parameters, against a plain fp16 cast in the same run.
+"""Codecs: bits a weight, signal-to-noise ratio, seconds to encode and decode a million weights, against an fp16 cast in the same run.
 
-    python benchmarks/codecs.py [--json FILE] [--rounds 3] [--base]
+    python -m benchmarks.codecs [--json FILE] [--rounds 3] [--base]
 
 The weights are Gaussian and Laplacian with a fixed seed (2 M each) and the bundled model's (1.5 M, trained); ``--base`` adds
-WAV2VEC2_ASR_BASE_960H (94.4 M, seeded random weights; ectcq at 3 bits only). The distance is to Shannon's bound of a Gaussian source,
-6.02 dB a bit. The printed reference is the standard's own encoder, measured elsewhere (see ``REFERENCE``), not in this run.
+WAV2VEC2_ASR_BASE_960H (94.4 M, seeded random weights; ectcq at 3 bits only). SNR is the signal-to-noise ratio, gap what a
+Gaussian source's SNR lacks to Shannon's bound, 6.02 dB a bit.
 """
 
-import argparse
 import math
-import statistics
-import sys
-import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-# This folder has an exporters.py, which would stand for the package.
-sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
-
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from device_runner.facts import machine_facts
-from device_runner.files import write_json
+from benchmarks.common import Figures, Row, arguments_of, in_turn, report, run, timed, timing_rows
 from toolchain.compression.codec import decode, encode
 from toolchain.models import load_model
 
 BASELINE = "fp16"
-# NNCodec 2.1.3 (ISO/IEC 15938-17) on Gaussian weights, one x86 core: bits, dB to the bound, encode and decode seconds per million.
-REFERENCE = (
-    (1.32, 1.53, 0.33, 0.04),
-    (2.10, 1.35, 0.36, 0.05),
-    (2.95, 1.13, 0.51, 0.06),
-    (3.85, 0.84, 0.63, 0.07),
-    (4.82, 0.85, 0.80, 0.12),
-)
-CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
+Choices = dict[str, tuple[str, dict[str, Any]]]
+CHOICES: Choices = {
     BASELINE: ("fp16", {}),
     "bf16": ("bf16", {}),
     **{f"uniform-{bits}": ("uniform", {"bits": bits}) for bits in (8, 4, 3, 2)},
@@ -48,6 +31,27 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"ectcq-{bits}": ("ectcq", {"bits": bits}) for bits in (2, 3, 4, 5)},
     "ectcq-3, 32 states": ("ectcq", {"bits": 3, "states": 32}),
 }
+BASE_CHOICES: Choices = {name: CHOICES[name] for name in (BASELINE, "ectcq-3")}
+GAUSSIAN = "Gaussian"
+
+
+@dataclass
+class Coding:
+    """One codec on one set of weights; what it encoded last is what it decodes."""
+
+    codec: str
+    parameters: dict[str, Any]
+    state: dict[str, Tensor]
+    bitstream: bytes = b""
+    decoded: dict[str, Tensor] = field(default_factory=dict)
+
+    def encode(self) -> None:
+        """Make the bitstream."""
+        self.bitstream = encode(self.codec, self.parameters, self.state)
+
+    def decode(self) -> None:
+        """Make weights of it again."""
+        self.decoded = decode(self.bitstream)
 
 
 def signal_to_noise(state: dict[str, Tensor], decoded: dict[str, Tensor]) -> float:
@@ -57,84 +61,52 @@ def signal_to_noise(state: dict[str, Tensor], decoded: dict[str, Tensor]) -> flo
     return 10 * math.log10(signal / max(noise, 1e-30))
 
 
-def main() -> None:
-    """Run the rounds, interleaved, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--base", action="store_true", help="BASE_960H's architecture too (94.4 M random weights)")
-    options = parser.parse_args()
+def sources(*, base: bool) -> dict[str, tuple[dict[str, Tensor], Choices]]:
+    """Return the weights by name, and what they are coded with."""
     generator = torch.Generator().manual_seed(0)
     gaussian = {f"layer{index}.weight": torch.randn(1000, 1000, generator=generator) for index in range(2)}
     signs = {name: torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1 for name, tensor in gaussian.items()}
-    sources = {
-        "Gaussian": (gaussian, CHOICES),
-        "Laplacian": ({name: sign * torch.empty(sign.shape).exponential_(generator=generator) for name, sign in signs.items()}, CHOICES),
-        "DIGITS_ASR_TINY": (load_model("0").state(), CHOICES),
+    laplacian = {name: sign * torch.empty(sign.shape).exponential_(generator=generator) for name, sign in signs.items()}
+    found = {
+        GAUSSIAN: (gaussian, CHOICES),
+        "Laplacian": (laplacian, CHOICES),
+        "DIGITS_ASR_TINY, trained": (load_model("0").state(), CHOICES),
     }
-    if options.base:
-        chosen = {name: CHOICES[name] for name in (BASELINE, "ectcq-3")}
-        sources["BASE_960H, random"] = (load_model("1", "random").state(), chosen)
+    if base:
+        found["WAV2VEC2_ASR_BASE_960H, random weights"] = (load_model("1", "random").state(), BASE_CHOICES)
+    return found
+
+
+def measure(source: str, state: dict[str, Tensor], choices: Choices, rounds: int) -> Iterator[Row]:
+    """Yield the rows of one set of weights."""
+    weights = sum(tensor.numel() for tensor in state.values())
+    codings = {name: Coding(codec, parameters, state) for name, (codec, parameters) in choices.items()}
+    ways: dict[tuple[str, str], Callable[[], float]] = {}
+    for name, coding in codings.items():  # a bitstream is decoded just after it was made
+        ways |= {("encode", name): timed(coding.encode), ("decode", name): timed(coding.decode)}
+    seconds = in_turn(ways, rounds)
+    for name, coding in codings.items():
+        bits, distance = 8 * len(coding.bitstream) / weights, signal_to_noise(state, coding.decoded)
+        yield Row(group=source, what=name, measure="rate", value=bits, unit="bit a weight", better="less")
+        yield Row(group=source, what=name, measure="SNR", value=distance, unit="dB", better="more")
+        if source == GAUSSIAN:
+            yield Row(group=source, what=name, measure="gap", value=20 * math.log10(2) * bits - distance, unit="dB", better="less")
+    for step in ("encode", "decode"):
+        times = {name: seconds[step, name] for name in choices}
+        yield from timing_rows(source, step, times, BASELINE, unit="s/M", scale=1e6 / weights)
+
+
+def main() -> None:
+    """Run the rounds, in turn, and print the tables."""
+    parser = arguments_of(__doc__, rounds=3)
+    parser.add_argument("--base", action="store_true", help="BASE_960H's architecture too (94.4 M random weights)")
+    options = parser.parse_args()
     encode("ectcq", {"bits": 3}, {"warm.up": torch.randn(32, 32)})  # the compiler's time is the first call's alone
-    rows: list[dict[str, Any]] = []
-    for source, (state, codecs) in sources.items():
-        millions = sum(tensor.numel() for tensor in state.values()) / 1e6
-        encoding: dict[str, list[float]] = {name: [] for name in codecs}
-        decoding: dict[str, list[float]] = {name: [] for name in codecs}
-        outcome = {}
-        for _ in range(options.rounds):
-            for name, (codec, parameters) in codecs.items():
-                started = time.perf_counter()
-                bitstream = encode(codec, parameters, state)
-                encoded = time.perf_counter()
-                decoded = decode(bitstream)
-                decoding[name].append((time.perf_counter() - encoded) / millions)
-                encoding[name].append((encoded - started) / millions)
-                outcome[name] = (8 * len(bitstream) / millions / 1e6, signal_to_noise(state, decoded))
-        for name, (bits, ratio) in outcome.items():
-            rows.append(
-                {
-                    "source": source,
-                    "codec": name,
-                    "bits_per_weight": bits,
-                    "snr_db": ratio,
-                    "gap_to_shannon_db": 20 * math.log10(2) * bits - ratio if source == "Gaussian" else None,
-                    "encode_seconds": statistics.median(encoding[name]) * millions,
-                    "decode_seconds": statistics.median(decoding[name]) * millions,
-                    "encode_seconds_per_million": statistics.median(encoding[name]),
-                    "decode_seconds_per_million": statistics.median(decoding[name]),
-                    "encode_ratio": statistics.median(own / base for base, own in zip(encoding[BASELINE], encoding[name], strict=True)),
-                    "decode_ratio": statistics.median(own / base for base, own in zip(decoding[BASELINE], decoding[name], strict=True)),
-                }
-            )
-    table = Table(box=box.SIMPLE, padding=0)
-    for column in ("weights", "codec", "bits/w", "SNR dB", "gap dB", "enc s/M", "x fp16", "dec s/M", "x fp16"):
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        gap = "" if row["gap_to_shannon_db"] is None else f"{row['gap_to_shannon_db']:.2f}"
-        times = (f"{row['encode_seconds_per_million']:.4f}", f"{row['encode_ratio']:.1f}")
-        more = (f"{row['decode_seconds_per_million']:.4f}", f"{row['decode_ratio']:.1f}")
-        table.add_row(str(row["source"]), str(row["codec"]), f"{row['bits_per_weight']:.2f}", f"{row['snr_db']:.2f}", gap, *times, *more)
-    for bits, distance, slow, fast in REFERENCE:
-        table.add_row(
-            "Gaussian",
-            "(NNCodec, elsewhere)",
-            f"{bits:.2f}",
-            f"{6.0206 * bits - distance:.2f}",
-            f"{distance:.2f}",
-            f"{slow:.2f}",
-            "",
-            f"{fast:.2f}",
-            "",
-        )
-    console = Console()
-    console.print(table)
-    for row in rows:
-        if row["source"].startswith("BASE"):
-            console.print(f"{row['source']}, {row['codec']}: encode {row['encode_seconds']:.1f} s, decode {row['decode_seconds']:.1f} s")
-    if options.json:
-        write_json(options.json, {"rows": rows, "reference": REFERENCE, "machine": machine_facts()})
+    rows: list[Row] = []
+    for source, (state, choices) in sources(base=options.base).items():
+        rows += measure(source, state, choices, options.rounds)
+    report(Figures(benchmark="codecs", baseline=BASELINE, rows=tuple(rows)), options.json)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """Accuracy runs: `asrdeploy evaluate` against the scenario's own script, in one run.
 
-    python benchmarks/evaluate.py [--json FILE] [--rounds 3] [--models tiny,base] [--minutes 20]
+    python -m benchmarks.evaluate [--json FILE] [--rounds 3] [--models tiny,base] [--minutes 20]
 
 The baseline is the scenario's procedure as it is written: torch in fp32, a data loader with batch 1, the number of threads that torch
 chooses. Ours have a worker of one thread for every core. Every way runs in a process of its own, in turn; its time begins when the model is
@@ -18,21 +18,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-# This folder has an exporters.py, which would stand for the package.
-sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
-
 import numpy as np
 import soundfile
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import REPOSITORY, Figures, Row, arguments_of, in_turn, ratio_of, report, run
 from device_runner.artifact import open_artifact
-from device_runner.facts import high_water_mark, machine_facts, usable_cpus
-from device_runner.files import write_json
+from device_runner.facts import high_water_mark, usable_cpus
 from toolchain.datasets import DataSet, open_data, read_folder
 from toolchain.evaluate import evaluate
 from toolchain.pools import LocalPool
@@ -132,7 +128,9 @@ def _add(folder: Path, speaker: str, chapter: int, number: str, reference: str) 
 
 def in_a_process(way: dict[str, Any]) -> dict[str, Any]:
     """Run one way in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--way", json.dumps(way)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.evaluate", "--way", json.dumps(way)], cwd=REPOSITORY, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{way['name']} failed:\n{done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -177,82 +175,64 @@ def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
     return found
 
 
-def measure(ways: list[dict[str, Any]], rounds: int) -> tuple[list[dict[str, Any]], float]:
-    """Run the ways in turn and return a row each, and the seconds of audio."""
+def measure(model: str, ways: list[dict[str, Any]], rounds: int) -> list[Row]:
+    """Run the ways in turn and return the rows."""
     data = read_folder(Path(ways[0]["data"]), "test-clean", "benchmark")
     audio = sum(soundfile.info(each.path).duration for each in data.utterances)
-    found: dict[str, list[dict[str, Any]]] = {way["name"]: [] for way in ways}
-    for _ in range(rounds):
-        for way in ways:
-            found[way["name"]].append(in_a_process(way))
+    group = f"{NAMES[model]}, {'trained' if model == 'tiny' else 'random weights'}, {audio / 60:.1f} min of audio"
+    runs: dict[str, list[dict[str, Any]]] = {way["name"]: [] for way in ways}
+
+    def seconds_of(way: dict[str, Any]) -> float:
+        runs[way["name"]].append(in_a_process(way))
+        return float(runs[way["name"]][-1]["seconds"])
+
+    seconds = in_turn({way["name"]: partial(seconds_of, way) for way in ways}, rounds)
+    script_peak = max(each["peak_bytes"] for each in runs[SCRIPT])
     rows = []
     for way in ways:
-        runs = found[way["name"]]
-        # Rounds are compared with their own baseline: the machine's speed drifts.
-        ratios = [base["seconds"] / own["seconds"] for base, own in zip(found[SCRIPT], runs, strict=True)]
-        alone = in_a_process(way | {"workers": 1})["peak_bytes"] if way["workers"] > 1 else None
-        peak = max(each["peak_bytes"] for each in runs)
-        extra = None if alone is None else (peak - alone) / (way["workers"] - 1)
-        rows.append(
-            {
-                "way": way["name"],
-                "workers": way["workers"],
-                "audio_seconds_per_second": audio / statistics.median(each["seconds"] for each in runs),
-                "ratio": statistics.median(ratios),
-                "wer": runs[0]["wer"],
-                "peak_bytes": peak,
-                "artifact_bytes": way["bytes"],
-                "bytes_of_another_worker": extra,
-                "another_worker_over_artifact": None if extra is None or way["bytes"] is None else extra / way["bytes"],
-                "seconds": [each["seconds"] for each in runs],
-            }
-        )
-    return rows, audio
+        name = way["name"]
+        common = {"group": group, "what": name}
+        ratio, spread = ratio_of(seconds[SCRIPT], seconds[name])
+        speed = audio / statistics.median(seconds[name])
+        rows.append(Row(**common, measure="speed", value=speed, unit="audio s/s", better="more", ratio=ratio, spread=spread))
+        if model == "tiny":
+            rows.append(Row(**common, measure="wer", value=100 * runs[name][0]["wer"], unit="%", better="less"))
+        peak = max(each["peak_bytes"] for each in runs[name])
+        rows.append(Row(**common, measure="peak", value=peak / 1e6, unit="MB", better="less", ratio=peak / script_peak))
+        if way["workers"] > 1:
+            extra = (peak - in_a_process(way | {"workers": 1})["peak_bytes"]) / (way["workers"] - 1)
+            rows.append(Row(**common, measure="a worker more", value=extra / 1e6, unit="MB", better="less"))
+            if way["bytes"] is not None:
+                share = 100 * extra / way["bytes"]
+                rows.append(Row(**common, measure="of the artifact", value=share, unit="%", better="less"))
+    return rows
 
 
-def table(model: str, rows: list[dict[str, Any]], audio: float, rounds: int) -> Table:
-    """Draw a model's rows."""
-    trained = model == "tiny"
-    title = f"{NAMES[model]}, {'trained' if trained else 'random weights'}: {audio / 60:.1f} min of audio, median of {rounds} round(s)"
-    drawn = Table(title=title, title_justify="left")
-    for column in ("way", "audio s/s", "ratio", "wer", "peak MB", "more for a worker"):
-        drawn.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
-    for row in rows:
-        extra, share = row["bytes_of_another_worker"], row["another_worker_over_artifact"]
-        more = "" if extra is None else f"{extra / 1e6:.0f} MB" + ("" if share is None else f" = {share:.2f}")
-        drawn.add_row(
-            row["way"].removeprefix("asrdeploy, "),
-            f"{row['audio_seconds_per_second']:.1f}",
-            f"{row['ratio']:.2f}",
-            f"{row['wer']:.2%}" if trained else "—",
-            f"{row['peak_bytes'] / 1e6:.0f}",
-            more,
-        )
-    return drawn
+def options_of() -> argparse.Namespace:
+    """Read the command line; ``--way`` is what a process of its own is given."""
+    parser = arguments_of(__doc__, rounds=3)
+    parser.add_argument("--models", default="tiny,base")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of audio for the bundled model")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Run the models' ways and print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--models", default="tiny,base")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of audio for the bundled model")
-    parser.add_argument("--way", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = options_of()
     if options.way:
         print(json.dumps(run_way(json.loads(options.way))))
         return
-    results = {}
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         for model in options.models.split(","):
-            rows, audio = measure(ways_of(model, Path(name), options.minutes), options.rounds)
-            results[model] = {"audio_seconds": audio, "rows": rows}
-            Console().print(table(model, rows, audio, options.rounds))
-    Console().print("ratio: to the script; more for a worker: peak memory of one worker more, and that over the artifact's bytes")
-    if options.json:
-        write_json(options.json, results | {"machine": machine_facts()})
+            rows += measure(model, ways_of(model, Path(name), options.minutes), options.rounds)
+    note = (
+        f"Ours: {usable_cpus()} workers of one thread. A worker more: peak memory with all workers less that with one, for each of the "
+        "others; of the artifact: its share of the artifact's bytes."
+    )
+    report(Figures(benchmark="evaluate", baseline=SCRIPT, rows=tuple(rows), notes=(note,)), options.json)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,33 +1,23 @@
 """Updates: a fine-tuned model sent as the difference to the weights that the UE holds, against the same model sent in full, in one run.
 
-    python benchmarks/updates.py [--json FILE] [--bits 2] [--steps 40]
+    python -m benchmarks.updates [--json FILE] [--bits 2] [--steps 40]
 
 The UE holds the bundled model, received as a calibrated ectcq bitstream. The model is fine-tuned on every second recording of dev-clean
 (CTC loss, seeded, one thread); the others choose the update's rate: the lowest at which it has no more errors than the full bitstream.
 Test-clean is heard by neither and reported. Baseline of the sizes: the full bitstream of the same run, at the rate of what the UE holds.
 """
 
-import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-# This folder has an exporters.py, which would stand for the package.
-sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
+from benchmarks.common import Figures, Row, arguments_of, report, run
 from device_runner.audio import read_audio
-from device_runner.facts import machine_facts
-from device_runner.files import write_json
 from device_runner.transcripts import read_transcripts
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.comparison import Comparison, compare
@@ -102,8 +92,8 @@ def paired(ours: Path, theirs: Path) -> Comparison:
     return found
 
 
-def measure(bits: float, steps: int, folder: Path) -> dict[str, Any]:
-    """Fine-tune, send both ways, evaluate; return sizes in bytes and word error rates."""
+def measure(bits: float, steps: int, folder: Path) -> Figures:
+    """Fine-tune, send both ways, evaluate."""
     test, (heard, kept) = open_data("digits", "test-clean"), halves(open_data("digits", "dev-clean"))
     anchor = load_model("0")
     known = calibration_of(anchor, "digits", "dev-clean", cache=None)
@@ -118,80 +108,39 @@ def measure(bits: float, steps: int, folder: Path) -> dict[str, Any]:
         update_bytes, updated = transmitted(tuned, update_bits, known, folder / "update.asrb", held)
         if scored(updated, UPDATE, kept, folder / "kept" / f"{update_bits}").wer <= wanted.wer:
             break
-    models: dict[str, tuple[int | None, AnchorModel]] = {
-        ANCHOR: (None, anchor),
-        TUNED: (None, tuned),
-        HELD: (held_bytes, held),
-        FULL: (full_bytes, full),
-        UPDATE: (update_bytes, updated),
-    }
+    group = f"DIGITS_ASR_TINY, {steps} steps of fine-tuning, {CODEC} with bits={bits:g}"
     rows = []
-    for name, (size, model) in models.items():
-        share = size / full_bytes if size is not None and name != HELD else None
-        on_test, on_kept = scored(model, name, test, folder / "test" / name), scored(model, name, kept, folder / "dev" / name)
-        rows.append(
-            {
-                "name": name,
-                "bytes": size,
-                "share": share,
-                "test_wer": on_test.wer,
-                "test_wer_interval": on_test.wer_interval,
-                "dev_wer": on_kept.wer,
-                "dev_wer_interval": on_kept.wer_interval,
-            }
+    for name, size in {HELD: held_bytes, FULL: full_bytes, UPDATE: update_bytes}.items():
+        rows.append(Row(group=group, what=name, measure="size", value=size, unit="bytes", better="less", ratio=size / full_bytes))
+    for name, model in {ANCHOR: anchor, TUNED: tuned, HELD: held, FULL: full, UPDATE: updated}.items():
+        for measured, data in {"test-clean": test, "dev-clean": kept}.items():
+            found = scored(model, name, data, folder / measured / name)
+            low, high = (100 * each for each in found.wer_interval)
+            rows.append(
+                Row(group=group, what=name, measure=f"wer {measured}", value=100 * found.wer, unit="%", better="less", interval=(low, high))
+            )
+    notes = [f"Fine-tuning took {seconds:.0f} s; the update has bits={update_bits:g}."]
+    for measured in ("test-clean", "dev-clean"):
+        pair = paired(folder / measured / UPDATE, folder / measured / FULL)
+        low, high = (100 * each for each in pair.interval)
+        notes.append(
+            f"{measured}: the update's word error rate less the full bitstream's is {100 * pair.difference:+.2f} points "
+            f"({low:+.2f} .. {high:+.2f})."
         )
-    pairs = {split: asdict(paired(folder / split / UPDATE, folder / split / FULL)) for split in ("test", "dev")}
-    return {
-        "codec": CODEC,
-        "bits": bits,
-        "update_bits": update_bits,
-        "steps": steps,
-        "seconds_of_fine_tuning": seconds,
-        "rows": rows,
-        "share": update_bytes / full_bytes,
-        **pairs,
-        "machine": machine_facts(),
-    }
-
-
-def table(found: dict[str, Any]) -> Table:
-    """Draw the sizes and the word error rates, narrow enough for 80 columns."""
-    title = f"{found['steps']} steps of fine-tuning; {CODEC} with bits={found['bits']:g}, the update with bits={found['update_bits']:g}"
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
-    for column in ("model", "bytes", "of full", "wer test", "95 %", "wer dev", "95 %"):
-        drawn.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
-    for row in found["rows"]:
-        size = ("" if row["bytes"] is None else f"{row['bytes']:,}", "" if row["share"] is None else f"{row['share']:.1%}")
-        rates = [
-            text
-            for split in ("test", "dev")
-            for text in (f"{row[f'{split}_wer']:.2%}", "{:.1f}..{:.1f}".format(*(100 * each for each in row[f"{split}_wer_interval"])))
-        ]
-        drawn.add_row(row["name"], *size, *rates)
-    return drawn
+    return Figures(benchmark="updates", baseline=FULL, rows=tuple(rows), notes=tuple(notes))
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = arguments_of(__doc__)
     parser.add_argument("--bits", type=float, default=2.0)
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(options.bits, options.steps, Path(folder))
-    Console().print(table(found))
-    for split in ("test", "dev"):
-        difference, (low, high) = found[split]["difference"], found[split]["interval"]
-        Console().print(
-            f"{split}-clean: the update's word error rate less the full bitstream's is {100 * difference:+.2f} points "
-            f"({100 * low:+.2f} .. {100 * high:+.2f}).",
-            highlight=False,
-        )
-    if options.json:
-        write_json(options.json, found)
+        figures = measure(options.bits, options.steps, Path(folder))
+    report(figures, options.json)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,11 @@ def run_command(*args: object, cwd: Path, env: dict[str, str] | None = None) -> 
     surroundings = {key: value for key, value in os.environ.items() if key not in TERMINAL_VARIABLES} | (env or {})
     command = [sys.executable, "-m", "toolchain.cli", *map(str, args)]
     return subprocess.run(command, cwd=cwd, env=surroundings, capture_output=True, text=True, timeout=600)
+
+
+def hears_ctrl_c() -> None:
+    """For ``preexec_fn``: in the background of a shell Ctrl-C is ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def complaint(done: Completed, *, alone: bool = True) -> str:

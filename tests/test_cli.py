@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import TERMINAL_VARIABLES, Completed, artifact_of, complaint, convolution, copied
+from helpers import TERMINAL_VARIABLES, Completed, artifact_of, complaint, convolution, copied, hears_ctrl_c
 
 from device_runner.artifact import MANIFEST, Artifact, open_artifact
 from device_runner.latency import LatencyResult
@@ -76,11 +76,9 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(asrdeploy: Command, tmp_path: P
 def test_an_interrupted_evaluation_says_how_it_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "toolchain.cli", "evaluate", "DIGITS_ASR_TINY", "-o", "results"]
 
-    def listen() -> None:
-        """Where the tests run in the background of a shell, Ctrl-C is ignored, and that is inherited."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c
+    ) as process:
         try:
             limit = time.monotonic() + 60
             while not (tmp_path / "results" / TRANSCRIPTS).exists() and time.monotonic() < limit:

@@ -93,7 +93,7 @@ def offered(bitstream: str, folder: Path) -> Iterator[int]:
 def test_every_example_works(cli: Command, speech: tuple[Utterance, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other in one folder, as a reader would; with its figures as JSON on standard output and nothing else there.
 
-    The one of `demo` is run in test_full_size.py.
+    The one of `demo` is run in test_package.py.
     """
     assert sorted(ORDER) == sorted(COMMANDS.keys() - {"demo"}) and EXAMPLES["demo"] == "asrdeploy demo"
     monkeypatch.delenv("ASRDEPLOY_CACHE")  # the Arm bundle stays where it was built
@@ -112,7 +112,8 @@ def test_every_example_works(cli: Command, speech: tuple[Utterance, ...], tmp_pa
     assert {each["name"] for each in figures["testcases"]} >= {"DIGITS_ASR_TINY", "HUBERT_ASR_LARGE"}
     assert "bits" in figures["codecs"]["uniform"] and figures["schemes"][0]["name"] == "fp32"
     assert figures["transcribe"] == [{"file": "recording.wav", "text": speech[0].reference}]
-    assert figures["evaluate"] == json.loads((tmp_path / "results" / "fp32" / "result.json").read_text())
+    written = json.loads((tmp_path / "results" / "fp32" / "result.json").read_text())
+    assert figures["evaluate"] == written | {"normalised": None} and written["normalised"], "`score` added what it was asked for"
     assert figures["export"]["bytes"] == figures["inspect"]["bytes"] == sum(figures["inspect"]["bytes_by_kind"].values())
     assert figures["compress"]["bytes"] == (tmp_path / "tiny.asrb").stat().st_size == (tmp_path / "received.asrb").stat().st_size
     assert figures["decompress"]["weights"] == 1_524_892 - 31  # the weight norm is folded

@@ -27,8 +27,8 @@ from toolchain.compression.ectcq import Plan
 from toolchain.compression.feedback import feedback_factor, quantise_with_feedback
 from toolchain.compression.viterbi import search
 from toolchain.demo import Configuration, _earlier_codec
-from toolchain.exporting import bundled_speech
 from toolchain.models import AnchorModel
+from toolchain.speech import bundled_speech
 
 GAUSSIAN = {"w": torch.randn(1000, 500, generator=torch.Generator().manual_seed(0))}
 

@@ -23,8 +23,9 @@ from exporters.schemes import find_scheme
 from exporters.weights import StoredWeight
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
-from toolchain.exporting import bundled_speech, export_model
+from toolchain.exporting import export_model
 from toolchain.models import AnchorModel
+from toolchain.speech import bundled_speech
 from toolchain.subjects import open_subject
 from toolchain.testcases import LABELS
 

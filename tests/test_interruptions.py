@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import hears_ctrl_c
 
 from device_runner.artifact import Artifact
 from toolchain.datasets import DataSet
@@ -29,11 +30,6 @@ from toolchain.pools import LocalPool
 from toolchain.subjects import open_subject
 evaluate(open_subject(sys.argv[1]), open_data("digits", "test-clean"), Path(sys.argv[2]), pool=LocalPool(2))
 """
-
-
-def hears_ctrl_c() -> None:
-    """What a terminal's program finds; tests that run in the background inherit that it is ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def lines(file: Path) -> int:
@@ -130,5 +126,5 @@ def test_a_stopped_command_says_how_to_go_on(ending: signal.Signals, tiny_int8: 
         _, complaint = run.communicate(timeout=60)
     assert "Traceback" not in complaint
     if ending is signal.SIGINT:
-        assert run.returncode == 130 and "the same command goes on from there" in complaint
+        assert run.returncode == 130 and "the same command goes on from what was finished" in complaint
     assert lines(tmp_path / "out" / TRANSCRIPTS) >= 3 and not (tmp_path / "out" / RESULT).exists()

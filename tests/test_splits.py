@@ -22,8 +22,8 @@ from toolchain.compression.calibration import Calibration
 from toolchain.datasets import DataSet, Utterance, open_data
 from toolchain.demo import Configuration, _earlier_codec
 from toolchain.evaluate import evaluate
-from toolchain.exporting import calibration_speech
 from toolchain.models import AnchorModel
+from toolchain.speech import calibration_speech
 from toolchain.splits import LIBRISPEECH_TEST_CLEAN, check_tuning_data, check_unseen
 from toolchain.subjects import Subject, describe, subject_of
 

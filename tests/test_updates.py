@@ -1,14 +1,12 @@
 """Updates of a model that was really fine-tuned: a fifth of the full bitstream, and no worse."""
 
-import runpy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import REPOSITORY
 
+from benchmarks import updates
 from device_runner.audio import read_audio
 from device_runner.bitstream import read_header
 from device_runner.errors import AsrDeployError
@@ -18,7 +16,6 @@ from toolchain.compression.codec import digest_of
 from toolchain.datasets import DataSet, open_data
 from toolchain.models import AnchorModel
 
-updates = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "benchmarks" / "updates.py")))
 BITS, UPDATE_BITS = 2.0, 0.8
 RECORDINGS = 12  # of the calibration: the benchmark's 32 take longer and change little
 

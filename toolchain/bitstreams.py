@@ -16,8 +16,8 @@ from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.compression.codec import as_arrays, check_base, encode
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.compression.external import decode_externally
-from toolchain.exporting import calibration_speech
 from toolchain.models import AnchorModel, model_with
+from toolchain.speech import calibration_speech
 
 Progress = Callable[[str, float], None]
 

@@ -59,7 +59,7 @@ def run(application: typer.Typer) -> None:
         sys.exit(MENDABLE)
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
-            complain("Interrupted; what was finished is kept, and the same command goes on from there.")
+            complain("Interrupted: files are whole, and the same command goes on from what was finished.")
         raise
 
 
@@ -110,8 +110,9 @@ def export(
     from toolchain import tables
 
     scheme = check_choice(format_name, quant)  # before weights are loaded or downloaded
-    from toolchain.exporting import calibration_speech, export_model
+    from toolchain.exporting import export_model
     from toolchain.models import load_model
+    from toolchain.speech import calibration_speech
 
     recordings = calibration_speech(calibrate, calibrate_split) if scheme.calibrated else None
     codec, transmitted = None, None

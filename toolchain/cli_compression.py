@@ -70,9 +70,9 @@ def compress(
     from toolchain.bitstreams import calibration_of
     from toolchain.bitstreams import compress as compress_model
     from toolchain.datasets import cache_folder
-    from toolchain.exporting import calibration_speech
     from toolchain.models import load_model
     from toolchain.progress import share_progress
+    from toolchain.speech import calibration_speech
 
     if calibrate is not None:
         calibration_speech(calibrate, calibrate_split)

@@ -218,8 +218,8 @@ def bench(
     from device_runner.artifact import open_artifact
     from device_runner.files import write_text
     from device_runner.names import nearest
-    from toolchain.exporting import bundled_speech
     from toolchain.progress import share_progress
+    from toolchain.speech import bundled_speech
 
     presets = {each.name: each for each in (latency.STANDARD, latency.STRICT, latency.QUICK)}
     if protocol not in presets:

@@ -18,8 +18,8 @@ from device_runner.latency import FUNCTION_ONLY, QUICK, STANDARD, STRICT, Latenc
 from device_runner.transcripts import Timing, Transcript
 from toolchain.datasets import open_data
 from toolchain.evaluate import evaluate_on_device
-from toolchain.exporting import bundled_speech, export_model
 from toolchain.scoring import Evaluation
+from toolchain.speech import bundled_speech
 
 PROTOCOLS = {each.name: each for each in (STANDARD, STRICT, QUICK)}
 TIMED = ("p90_ms", "real_time_factor")  # limits that an emulated device says nothing about
@@ -174,6 +174,7 @@ def _artifact(job: JobEntry, folder: Path, say: Say) -> Artifact:
     if job.artifact is not None:
         return open_artifact(job.artifact)
     from exporters.export import check_choice
+    from toolchain.exporting import export_model
     from toolchain.models import load_model
 
     assert job.export is not None  # the file's rules: one of the two

@@ -90,8 +90,8 @@ def receive(
     import torch
 
     from toolchain.bitstreams import decode_weights, model_of
-    from toolchain.exporting import bundled_speech
     from toolchain.models import load_model
+    from toolchain.speech import bundled_speech
     from toolchain.subjects import subject_of
     from toolchain.testcases import find_test_case
 

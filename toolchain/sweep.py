@@ -27,13 +27,13 @@ from toolchain.compression.calibration import Calibration
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
-from toolchain.exporting import calibration_speech
 from toolchain.models import AnchorModel
 from toolchain.points import FEWEST_IN_RANGE, Curve, Point, make_curve, make_point, write_curve
 from toolchain.pools import LocalPool, Pool, shut_down
 from toolchain.progress import Watcher
 from toolchain.rates import RATES, Rate
 from toolchain.scoring import TRANSCRIPTS, Evaluation
+from toolchain.speech import calibration_speech
 from toolchain.splits import check_tuning_data, check_unseen
 from toolchain.subjects import subject_of
 

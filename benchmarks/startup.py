@@ -1,0 +1,72 @@
+"""How long the command line takes to answer: whole processes against `python -c pass`, in turn.
+
+    python -m benchmarks.startup [--json FILE] [--rounds 9]
+
+Half a second is aimed at for commands that need no torch. The first round is not counted: it reads the files from the disk and, for
+`devices`, starts an adb server (on a port of its own; it is ended at the end).
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+
+from benchmarks.common import REPOSITORY, Figures, arguments_of, in_turn, report, run, timed, timing_rows
+from device_runner.adb import SERVER_VARIABLE, Adb, find_adb
+from device_runner.errors import AsrDeployError
+
+BASELINE = "python -c pass"
+WAYS: dict[str, tuple[str, ...]] = {
+    BASELINE: ("-c", "pass"),
+    "python -c 'import device_runner.engines'": ("-c", "import device_runner.engines"),
+    **{f"asrdeploy {command}": ("-m", "toolchain.cli", command) for command in ("--help", "testcases", "schemes", "codecs", "devices")},
+    "asrdeploy evaluate --help": ("-m", "toolchain.cli", "evaluate", "--help"),
+}
+
+
+def process(words: tuple[str, ...], environment: Mapping[str, str]) -> Callable[[], None]:
+    """Return what starts Python with these words and waits for its end."""
+
+    def start() -> None:
+        done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise AsrDeployError(
+                f"“python {' '.join(words)}” ended with code {done.returncode}: {done.stderr.strip()[-300:] or 'it said nothing'}"
+            )
+
+    return start
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def main() -> None:
+    """Run the rounds and print the ratios."""
+    parser = arguments_of(__doc__, rounds=9)
+    options = parser.parse_args()
+    server = f"tcp:localhost:{free_port()}"
+    environment = os.environ | {SERVER_VARIABLE: server}
+    try:
+        seconds = in_turn({name: timed(process(words, environment)) for name, words in WAYS.items()}, options.rounds, discarded=1)
+    finally:
+        end_server(server)
+    rows = timing_rows("fresh processes", "start to end", seconds, BASELINE)
+    report(Figures(benchmark="startup", baseline=BASELINE, rows=tuple(rows)), options.json)
+
+
+def end_server(server: str) -> None:
+    """End the adb server of these rounds, where there is an adb."""
+    try:
+        adb = Adb(find_adb().program, server=server)
+    except AsrDeployError:
+        return
+    adb.run("kill-server", seconds=10)
+
+
+if __name__ == "__main__":
+    run(main)
