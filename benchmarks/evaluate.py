@@ -229,8 +229,7 @@ def main() -> None:
             rows += measure(model, ways_of(model, Path(name), options.minutes), options.rounds)
     note = (
         f"Ours: {usable_cpus()} workers of one thread. A worker more: peak memory with all workers less that with one, for each of the "
-        "others; "
-        "of the artifact: its share of the artifact's bytes."
+        "others; of the artifact: its share of the artifact's bytes."
     )
     report(Figures(benchmark="evaluate", baseline=SCRIPT, rows=tuple(rows), notes=(note,)), options.json)
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from device_runner.errors import AsrDeployError
 
 SOCKET_TIMEOUT = 30.0  # seconds without a byte
-RETRY_PAUSES = (0.2, 1.0, 3.0)  # seconds; counted anew whenever more has arrived
+RETRY_PAUSES = (0.2, 1.0, 3.0)  # seconds; one retry each, counted anew whenever more has arrived
 PASSING_STATUS = (408, 429, 500, 502, 503, 504)  # answers that another attempt may change
 LONGEST = 2**32  # bytes; more than any model for a phone has
 SMALLEST_READ, LARGEST_READ = 1 << 10, 1 << 18  # bytes

@@ -24,10 +24,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of
+from device_runner.receiver import PASSING_STATUS, RETRY_PAUSES, SOCKET_TIMEOUT
 
-SOCKET_TIMEOUT = 30.0  # seconds without a byte
-RETRY_PAUSES = (0.2, 1.0, 3.0)  # seconds; one retry each, counted anew whenever the file has grown
-PASSING_STATUS = (408, 429, 500, 502, 503, 504)  # answers that another attempt may change
 CHUNK = 1 << 18  # bytes
 UNPACKING = ".unpacking-"  # how the names of folders begin that archives are unpacked into
 
