@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers import REPOSITORY
 from safetensors.torch import load_file, save_file
 from transformers import (
     HubertConfig,
@@ -125,3 +126,17 @@ def write_bundled(folder: Path) -> PreTrainedModel:
         state[prefix + name] = tensor
     state |= {f"lm_head.{name}": each for name, each in rows.items()} | {f"{prefix}masked_spec_embed": torch.zeros(160)}
     return write_folder(folder, do_normalize=False, state=state, **BUNDLED)
+
+
+def write_example(folder: Path) -> None:
+    """Write what docs/your-model.md works with: a Hugging Face folder, data, a checkpoint with its TOML file, a factory's module."""
+    write_bundled(folder / "my-model")
+    (folder / "my-data").symlink_to(BUNDLED_WEIGHTS.parent.parent / "speech")
+    page = (REPOSITORY / "docs" / "your-model.md").read_text(encoding="utf-8")
+    for language, name in (("toml", "mine.toml"), ("python", "my_models.py")):
+        block = page.split(f"```{language}\n", 1)[1].split("```", 1)[0]
+        assert block.startswith(f"# {name}\n")
+        (folder / name).write_text(block, encoding="utf-8")
+    state = load_file(BUNDLED_WEIGHTS)
+    rows = [*range(2, len(LABELS)), 1, 0]  # the space and the blank last, as mine.toml has them
+    save_file(state | {name: state[name][rows] for name in ("aux.weight", "aux.bias")}, folder / "mine.safetensors")
