@@ -288,21 +288,25 @@ def test_the_commands_that_a_page_names_are_there(page: str) -> None:
         assert what_is_wrong(line) is None, f"{page}: {line}: {what_is_wrong(line)}"
 
 
+def arguments_of(*scripts: Path) -> set[str]:
+    """Return the options that scripts parse."""
+    return {each for script in scripts for each in re.findall(r"add_argument\(\s*\"(--?[\w-]+)\"", script.read_text(encoding="utf-8"))}
+
+
 @every_page
 def test_the_scripts_that_a_page_names_take_their_options(page: str) -> None:
+    shared = [REPOSITORY / "benchmarks" / name for name in ("__main__.py", "common.py", "running.py")]
     for line in command_lines(page):
-        if found := re.match(r"python (benchmarks/\w+\.py|scripts/\w+\.py)(.*)", line):
-            source = REPOSITORY / found[1]
+        if found := re.match(r"python (?:-m (benchmarks\.\w+)|((?:benchmarks|scripts)/\w+\.py))(.*)", line):
+            source = REPOSITORY / (found[2] or f"{found[1].replace('.', '/')}.py")
             assert source.is_file(), f"{page}: {line}"
-            taken = set(re.findall(r"add_argument\(\s*\"(--?[\w-]+)\"", source.read_text(encoding="utf-8")))
-            assert set(named_options(found[2])) <= taken, f"{page}: {line}"
+            assert set(named_options(found[3])) <= arguments_of(source, *shared), f"{page}: {line}"
 
 
 @every_page
 def test_the_options_that_a_page_names_alone_are_those_of_some_command(page: str) -> None:
     known = {option for each in COMMANDS.values() for option in options_of(each)} | {"--help", "--break-system-packages"}
-    for script in (REPOSITORY / "benchmarks").glob("*.py"):
-        known |= set(re.findall(r"add_argument\(\s*\"(--?[\w-]+)\"", script.read_text(encoding="utf-8")))
+    known |= arguments_of(*(REPOSITORY / "benchmarks").glob("*.py"))
     unknown = {option for span in spans(page) if span.startswith("--") for option in named_options(span)} - known
     assert not unknown, page
 
