@@ -40,7 +40,9 @@ REASONS = (
     r"needs your own (model|machine|program)",
     r"takes \d+ minutes: run by `(?P<by>make [a-z-]+|tests/\w+\.py)`",
 )
-LANGUAGES = {"sh", "console", "python", "toml", "json", "yaml"}
+RUN = ("sh", "console", "python")
+LANGUAGES = {*RUN, "toml", "json", "yaml", "text"}
+ELSEWHERE = {"docs/your-model.md": "tests/test_your_model_page.py"}  # a page whose blocks another file runs and reads
 TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 ENTRY_POINTS = {schemes.ENTRY_POINTS, codec.ENTRY_POINTS, decoders.ENTRY_POINTS}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -113,6 +115,7 @@ def test_the_reference_has_what_plug_ins_need(site: Path) -> None:
 def test_a_block_is_run_or_says_why_not(page: str) -> None:
     for block in blocks(page):
         assert block.language in LANGUAGES, f"{block.place}: {block.language or 'no language'}"
+        assert block.language != "text" or not re.search(r"^\$|\b(asrdeploy|make|python|pip) ", block.text, re.MULTILINE), block.place
         if block.reason is not None:
             found = next((match for each in REASONS if (match := re.fullmatch(each, block.reason))), None)
             assert found is not None, f"{block.place}: {block.reason}"
@@ -120,14 +123,14 @@ def test_a_block_is_run_or_says_why_not(page: str) -> None:
                 assert by.removeprefix("make ") in TARGETS or (REPOSITORY / by).is_file(), block.place
 
 
-@pytest.mark.parametrize("page", [each for each in PAGES if any(block.language in ("sh", "console", "python") for block in blocks(each))])
+@pytest.mark.parametrize("page", [each for each in PAGES if each not in ELSEWHERE and any(block.language in RUN for block in blocks(each))])
 def test_the_commands_of_a_page_run(page: str, page_folder: Callable[[str], tuple[Path, dict[str, str]]]) -> None:
     folder, env = page_folder(page)
     for block in blocks(page):
         if block.file is not None:
             (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (folder / block.file).write_text(block.text, encoding="utf-8")
-        if block.reason is not None or block.file is not None or block.language not in ("sh", "console", "python"):
+        if block.reason is not None or block.file is not None or block.language not in RUN:
             continue
         program = [sys.executable, "-c", block.text] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", shell_of(block)]
         code, shown = run(program, folder, env)
@@ -142,7 +145,7 @@ def test_descriptions_of_a_page_are_read(page: str) -> None:
             json.loads(block.text)
         elif block.language == "yaml":
             assert isinstance(yaml.safe_load(block.text), dict), block.place
-        elif block.language == "toml":
+        elif block.language == "toml" and page not in ELSEWHERE:
             check_toml(block)
 
 
@@ -365,5 +368,6 @@ def test_options_are_found_in_a_command_line() -> None:
 
 
 def test_all_pages_are_read() -> None:
+    assert all(page in PAGES and Path(page).name in (REPOSITORY / by).read_text(encoding="utf-8") for page, by in ELSEWHERE.items())
     assert {"README.md", "CONTRIBUTING.md", "docs/index.md", "docs/reference/toolchain.md"} <= set(PAGES)
     assert sum(page.startswith("examples/") for page in PAGES) >= 2 and all(read_page(page) for page in PAGES)

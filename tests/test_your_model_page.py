@@ -29,9 +29,10 @@ def test_the_example_folder_is_what_the_page_describes(tmp_path: Path) -> None:
     assert load_model(str(tmp_path / "mine.toml")).weights == first.weights
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_the_pages_shorter_commands_do_what_it_says(number: int, tmp_path: Path, asrdeploy: Callable[..., Completed]) -> None:
+@pytest.mark.parametrize("number", range(4))
+def test_the_pages_commands_do_what_it_says(number: int, tmp_path: Path, asrdeploy: Callable[..., Completed]) -> None:
     write_example(tmp_path / "cwd")
+    assert len(blocks("sh")) == 4
     commands = [line for line in blocks("sh")[number].splitlines() if line.startswith("asrdeploy ")]
     assert len(commands) >= 2
     for command in commands:
