@@ -15,7 +15,7 @@ from typing import Annotated, Any, BinaryIO, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, first_problem
 from device_runner.network import Network
 
 MAGIC, VERSION, SUFFIX = b"ASRB", 1, ".asrb"
@@ -189,8 +189,7 @@ def _parse_header(packed: bytes, max_weights: int) -> Header:
         plain["records"] = [dict(zip(Record.model_fields, row, strict=True)) for row in plain["records"]]
         header = Header.model_validate(plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise AsrDeployError(f"The bitstream's header is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        raise AsrDeployError(f"The bitstream's header is not valid: {first_problem(error)}.") from error
     except (ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
         raise AsrDeployError(f"The bitstream's header is not valid: {error}.") from error
     if len({each.name for each in header.records}) < len(header.records):

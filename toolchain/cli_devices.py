@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
+from device_runner.files import file_name_of
 from toolchain.cli_options import (
     AdbOption,
     ApkOption,
@@ -119,7 +120,7 @@ def test(
     with console.status("") as status:
         for job in described.job:
             started = time.monotonic()
-            place = folder / "".join(each if each.isalnum() or each in "-_." else "-" for each in job.name)
+            place = folder / file_name_of(job.name)
             outcomes.append(run_test_job(job, chosen, place, say=status.update))
             took[job.name] = time.monotonic() - started
     console.print(device_tables.outcomes(outcomes, chosen.name))

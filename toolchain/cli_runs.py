@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from device_runner.errors import AsrDeployError
+from device_runner.files import file_name_of
 from toolchain.cli_options import (
     AdbOption,
     AddressOption,
@@ -151,7 +152,7 @@ def evaluate(
     chosen = open_data(data, split)
     if limit is not None:
         chosen = chosen.limited(limit)
-    ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{_file_name(device)}")
+    ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{file_name_of(device)}")
     folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
     if artifact is not None:
         asked: dict[str, Any] = {"threads": threads or 1, "provider": provider, "via": via, "normalizer": normalizer}
@@ -216,7 +217,7 @@ def bench(
     """
     from device_runner import latency, latency_views
     from device_runner.artifact import open_artifact
-    from device_runner.files import write_text
+    from device_runner.files import write_record
     from device_runner.names import nearest
     from toolchain.progress import share_progress
     from toolchain.speech import bundled_speech
@@ -239,7 +240,7 @@ def bench(
             opened, waveforms, device=runs_on, threads=threads, provider=provider, conditions=conditions, progress=progress
         )
     for result, file in zip(results, files, strict=True):
-        write_text(file, result.model_dump_json(indent=2) + "\n")
+        write_record(file, result)
         console.print(latency_views.summary_table(result))
         for reason in result.reasons:
             complain(f"Not valid as a measurement: {reason}")
@@ -250,7 +251,7 @@ def bench(
 
 def _bench_files(artifacts: list[Path], output: Path | None, device: str) -> tuple[list[Path], Path]:
     """Return where the results of artifacts go, and the plot."""
-    ending = "" if device == "local" else f"-{_file_name(device)}"
+    ending = "" if device == "local" else f"-{file_name_of(device)}"
     if len(artifacts) == 1:
         file = output or Path("results") / f"bench-{artifacts[0].resolve().name}{ending}.json"
         if file.suffix == ".png":
@@ -263,10 +264,6 @@ def _bench_files(artifacts: list[Path], output: Path | None, device: str) -> tup
     if folder.is_file():
         raise AsrDeployError(f"-o {folder} is a file; the results of several artifacts go into a folder.")
     return [folder / f"bench-{name}{ending}.json" for name in names], folder / f"bench{ending}.png"
-
-
-def _file_name(device: str) -> str:
-    return "".join(each if each.isalnum() or each in "-_." else "-" for each in device)
 
 
 def _lengths(text: str) -> list[float]:

@@ -26,6 +26,7 @@ from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions
 from toolchain.datasets import Utterance
+from toolchain.extras import lacking
 from toolchain.pools import Heard, hear, longest_first, shut_down
 from toolchain.subjects import Subject
 
@@ -59,8 +60,8 @@ def open_cluster(address: str | None, threads: int) -> Iterator["RayPool"]:
     os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # else without end
     try:
         import ray
-    except ImportError as error:
-        raise AsrDeployError("--engine ray needs Ray: pip install 'asrdeploy[ray]'.") from error
+    except ModuleNotFoundError as error:
+        raise AsrDeployError(lacking(error) or "Ray cannot be imported; install it anew.") from error
     mine = not ray.is_initialized()
     if mine:
         address = address or os.environ.get("RAY_ADDRESS") or NEW

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.devices import Device
-from device_runner.errors import AsrDeployError, DeviceFailed
-from device_runner.files import write_text
+from device_runner.errors import AsrDeployError, DeviceFailed, first_problem
+from device_runner.files import write_record, write_text
 from device_runner.latency import FUNCTION_ONLY, QUICK, STANDARD, STRICT, LatencyResult, measure
 from device_runner.transcripts import Timing, Transcript
 from toolchain.datasets import open_data
@@ -145,8 +145,7 @@ def read_job_file(path: Path) -> JobFile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise AsrDeployError(f"{path} is not TOML: {str(error).rstrip('.')}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise AsrDeployError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].rstrip('.')}.") from error
+        raise AsrDeployError(f"{path}: {first_problem(error)}.") from error
     return JobFile(job=tuple(_placed(each, path.parent) for each in found.job))
 
 
@@ -246,7 +245,7 @@ def _measured(job: JobEntry, artifact: Artifact, device: Device, folder: Path, s
         conditions=PROTOCOLS[job.protocol],
         progress=lambda what, share: say(what),
     )
-    write_text(folder / "latency.json", result.model_dump_json(indent=2) + "\n")
+    write_record(folder / "latency.json", result)
     return _figures(result)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torchaudio
 from pydantic import ValidationError
 
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, first_problem
 from device_runner.names import nearest
 from device_runner.network import Architecture
 from toolchain import digits_model
@@ -123,9 +123,7 @@ def _architecture(value: Any, path: Path) -> Architecture:
         # What acts in training alone, and the outputs, which the labels tell.
         return Architecture.model_validate({key: each for key, each in value.items() if key not in (*WITHOUT_DROPOUT, "aux_num_out")})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, ("architecture", *first["loc"])))
-        raise AsrDeployError(f"{path}: {place}: {first['msg'].rstrip('.')}.") from error
+        raise AsrDeployError(f"{path}: in architecture, {first_problem(error)}.") from error
 
 
 def _by_name(name: str, path: Path) -> dict[str, Any]:
