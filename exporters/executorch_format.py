@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -296,7 +297,9 @@ def _xnnpack_graph(payload: bytes) -> dict[str, Any]:
         schema.write_bytes(_get_schema_bytes())
         binary.write_bytes(payload[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
         _flatbuffer._flatc_decompile(folder, str(schema), str(binary))
-        graph: dict[str, Any] = json.loads((Path(folder) / "graph.json").read_text())
+        # flatc writes the open side of a clamp, such as ReLU's, as JSON does not know it.
+        text = re.sub(r"(?<=: )(-?)inf\b", r"\1Infinity", (Path(folder) / "graph.json").read_text())
+        graph: dict[str, Any] = json.loads(text)
     return graph
 
 

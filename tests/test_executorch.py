@@ -24,7 +24,7 @@ from exporters.weights import StoredWeight
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
 from toolchain.exporting import export_model
-from toolchain.models import AnchorModel
+from toolchain.models import AnchorModel, load_model
 from toolchain.speech import bundled_speech
 from toolchain.subjects import open_subject
 from toolchain.testcases import LABELS
@@ -212,3 +212,12 @@ def test_labels_that_do_not_fit(int4: Artifact) -> None:
 def test_a_bound_below_the_shortest_is_refused(cli: Callable[..., Completed], tmp_path: Path) -> None:
     done = cli("export", "--format", "executorch", "--max-seconds", "0.05", "-o", tmp_path / "artifact")
     assert "below the shortest audio" in complaint(done) and not list(tmp_path.iterdir())
+
+
+def test_a_network_of_somebodys_own(tmp_path: Path, waveform: np.ndarray) -> None:
+    model = load_model("own_recogniser:clamped")
+    artifact, _ = export_model(model, format_name="executorch", scheme_name="int8", folder=tmp_path / "artifact")
+    stored = {(each.name, each.kind) for each in stored_in(artifact.model_path, artifact.manifest.weight_names)}
+    assert ("network.network.head.weight", "int8") in stored
+    assert max(each.relative for each in artifact.manifest.parity) < 0.02
+    assert open_engine(artifact).logits(waveform).shape[1] == len(artifact.manifest.labels)
