@@ -44,7 +44,7 @@ BENCHMARKS = (
     Benchmark(
         name="startup",
         title="Start of the command line",
-        measures="Whole processes of commands that are to answer in less than half a second where they need no torch.",
+        measures="Whole processes; half a second is aimed at for those that need no torch (all but codecs; devices asks adb).",
         baseline="`python -c pass`",
         quick=("--rounds", "5"),
         full=("--rounds", "15"),

@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # files only: works without a display
 
 from matplotlib import pyplot as plt  # the backend is chosen before
 
-from benchmarks.catalogue import BENCHMARKS, Benchmark
+from benchmarks.catalogue import BENCHMARKS, SETTINGS, Benchmark
 from benchmarks.common import REPOSITORY, Group, Row, groups, number
 from benchmarks.results import Machine, Stored, read_folder
 from device_runner.errors import AsrDeployError
@@ -26,13 +26,14 @@ Section = tuple[Benchmark, Stored, str, list[Group]]
 
 
 def newest(results: Path) -> list[tuple[Benchmark, Stored]]:
-    """Return each benchmark that has a result, with that of the full setting where there is one.
+    """Return each benchmark that has a result, with the newer one of both settings; of the same moment, that of the full one.
 
     Raises:
         AsrDeployError: there is none at all, or a file is no result.
     """
-    stored = read_folder(results, "quick") | read_folder(results, "full")
-    found = [(each, stored[each.name]) for each in BENCHMARKS if each.name in stored]
+    quick, full = (read_folder(results, setting) for setting in SETTINGS)
+    both = {each: [results[each.name] for results in (full, quick) if each.name in results] for each in BENCHMARKS}
+    found = [(each, max(stored, key=lambda one: one.date)) for each, stored in both.items() if stored]
     if not found:
         raise AsrDeployError(f"{results} holds no results; make them with `make bench`.")
     return found
@@ -59,14 +60,14 @@ def text(results: Path) -> str:
 
 def is_quiet(stored: Stored) -> bool:
     """Tell whether hardly anything else ran meanwhile, as far as the system tells."""
-    return stored.other_work is None or stored.other_work <= QUIET * stored.machine.logical_cpus
+    return stored.other_work is None or stored.other_work <= QUIET * stored.machine.usable_cpus
 
 
 def beside(stored: Stored) -> str:
     """Say what else the machine did meanwhile."""
     if stored.other_work is None:
         return ""
-    cores = f"{number(stored.other_work)} of the {stored.machine.logical_cpus} cores on average"
+    cores = f"{number(stored.other_work)} of the {stored.machine.usable_cpus} cores on average"
     if is_quiet(stored):
         return f"Other work took {cores}."
     return (

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from benchmarks.catalogue import Setting
 from benchmarks.common import REPOSITORY, Figures, Record
 from device_runner.errors import AsrDeployError
-from device_runner.facts import machine_facts
+from device_runner.facts import machine_facts, usable_cpus
 from device_runner.files import write_json
 
 Kind = TypeVar("Kind", bound=Record)
@@ -30,7 +30,7 @@ class Machine(Record):
     cpu: str
     cpu_features: tuple[str, ...]
     int8_exact: bool
-    logical_cpus: int
+    usable_cpus: int  # logical ones that processes of ours may use
     memory_gb: int
     system: str
     python: str
@@ -54,7 +54,8 @@ def machine() -> Machine:
     """Return the facts about this machine."""
     facts = machine_facts()
     return Machine(
-        **{name: facts[name] for name in ("cpu", "cpu_features", "int8_exact", "logical_cpus", "python", "versions")},
+        **{name: facts[name] for name in ("cpu", "cpu_features", "int8_exact", "python", "versions")},
+        usable_cpus=usable_cpus(),
         memory_gb=round(facts["memory_bytes"] / 1e9),
         system=f"{platform.system()} {platform.machine()}",
     )

@@ -166,8 +166,19 @@ def test_a_command_that_does_not_start_is_a_sentence() -> None:
         startup.process(("-c", "raise SystemExit('no')"), os.environ)()
 
 
-def test_other_work_is_no_negative_number() -> None:
-    assert (OtherWork().cores() or 0.0) >= 0.0
+@pytest.mark.parametrize(
+    ("busy", "own", "cores"),
+    [((10.0, 13.0), (1.0, 2.0), 2.0), ((10.0, 10.5), (1.0, 2.0), 0.0), ((None, None), (1.0, 2.0), None), ((10.0, None), (1.0, 2.0), None)],
+    ids=["some", "less than ours", "not told", "not told at last"],
+)
+def test_other_work_is_what_others_kept_busy(
+    busy: tuple[float | None, float | None], own: tuple[float, float], cores: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times, all_seconds, own_seconds = iter((0.0, 1.0)), iter(busy), iter(own)
+    monkeypatch.setattr("benchmarks.results.time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr("benchmarks.results._busy_seconds", lambda: next(all_seconds))
+    monkeypatch.setattr("benchmarks.results._own_seconds", lambda: next(own_seconds))
+    assert OtherWork().cores() == cores
 
 
 # Figures
@@ -318,10 +329,10 @@ def test_the_same_results_make_the_same_page_and_plots(tmp_path: Path) -> None:
 
 
 def test_the_page_prefers_the_full_setting_and_tells_of_other_work(tmp_path: Path) -> None:
-    quick, full = made(), made(factor=7.0).model_copy(update={"setting": "full", "other_work": 1.2})
+    quick, full = made(), made(factor=7.0).model_copy(update={"setting": "full", "other_work": 1000.0})
     text = page.text(folder_of(tmp_path, quick, full))
     assert "Full setting" in text and "| way 3 | 21.0 | 21.0 |" in text and "3.00 | 3.00" not in text
-    assert re.search(r"\*\*Other work ran beside it\*\* and took 1.20 of the \d+ cores", text)
+    assert re.search(r"\*\*Other work ran beside it\*\* and took 1,?000 of the \d+ cores", text)
     assert page.beside(made().model_copy(update={"other_work": None})) == ""
 
 
@@ -358,5 +369,5 @@ def test_documents_name_benchmarks_that_exist() -> None:
 
 
 def test_a_machine_has_no_field_for_a_name() -> None:
-    wanted = {"cpu", "cpu_features", "int8_exact", "logical_cpus", "memory_gb", "system", "python", "versions"}
+    wanted = {"cpu", "cpu_features", "int8_exact", "usable_cpus", "memory_gb", "system", "python", "versions"}
     assert set(Machine.model_fields) == wanted and isinstance(SMALL, Benchmark)

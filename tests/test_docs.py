@@ -38,7 +38,7 @@ REASONS = (
     r"needs a GPU",
     r"needs a cluster",
     r"needs your own (model|machine|program)",
-    r"takes \d+ minutes: run by `(?P<by>make [a-z-]+|tests/\w+\.py)`",
+    r"takes \d+ minutes: (?:run|a smaller one is run) by `(?P<by>make [a-z-]+|tests/\w+\.py)`",
 )
 RUN = ("sh", "console", "python")
 LANGUAGES = {*RUN, "toml", "json", "yaml", "text"}
