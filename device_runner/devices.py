@@ -99,7 +99,8 @@ class ProcessDevice:
             if not result.is_file():
                 said.seek(0)
                 last = said.read().decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-                raise DeviceFailed(f"The runner on {self.name} ended with code {runner.returncode} and no result: {last[0].rstrip('.')}.")
+                kind = AsrDeployError if runner.returncode == 2 else DeviceFailed  # 2: the runner's own sentence on what to mend
+                raise kind(f"The runner on {self.name} ended with code {runner.returncode} and no result: {last[0].rstrip('.')}.")
 
 
 def local_device() -> ProcessDevice:
@@ -114,7 +115,7 @@ def finished(result: Result, digest: str, name: str) -> Result:
         AsrDeployError: it is of another job, or the job failed there.
     """
     if result.job != digest:
-        raise AsrDeployError(f"{name} gave the result of another job; run it again.")
+        raise DeviceFailed(f"{name} gave the result of another job; run it again.")
     if result.error is not None:
         raise AsrDeployError(f"On {name}: {result.error}" if name != LOCAL else result.error)
     return result

@@ -11,7 +11,7 @@ from pathlib import Path
 from device_runner.adb import SLOWEST_LINK, CommandFailed, DeviceLost, Phone, quoted
 from device_runner.adb_text import parse_free_bytes
 from device_runner.contract import Result, read_result
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, DeviceFailed
 from device_runner.files import sha256_of
 
 ROOT = "/data/local/tmp/asrdeploy"  # the shell may write there, apps may read
@@ -48,7 +48,7 @@ def said(phone: Phone, command: str, *, seconds: float = 30.0) -> str:
             if failed is not None:
                 raise CommandFailed(phone.serial, command, failed.code, text)
             return text
-    raise AsrDeployError(f"{phone.serial} answers with damaged text, {TRANSFERS} times in turn; try another cable or port.")
+    raise DeviceFailed(f"{phone.serial} answers with damaged text, {TRANSFERS} times in turn; try another cable or port.")
 
 
 def exists(phone: Phone, path: str) -> bool:
@@ -80,7 +80,7 @@ def push_checked(phone: Phone, local: Path, remote: str, digest: str) -> None:
             if _digest_of(phone, part) == digest:
                 phone.shell(f"{quoted('chmod', '644', part)} && {quoted('mv', part, remote)}")
                 return
-    raise AsrDeployError(f"{local} arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
+    raise DeviceFailed(f"{local} arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
 
 
 def batches_of(files: Mapping[str, Path]) -> list[dict[str, Path]]:
@@ -123,7 +123,7 @@ def push_batch(phone: Phone, batch: Mapping[str, Path], folder: str) -> None:
         if not left:
             phone.shell(quoted("rm", "-rf", part))
             return
-    raise AsrDeployError(f"{len(left)} files arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
+    raise DeviceFailed(f"{len(left)} files arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
 
 
 @contextlib.contextmanager
@@ -160,7 +160,7 @@ def pull_result(phone: Phone, remote: str) -> Result:
             phone.pull(remote, local)
             if sha256_of(local) == _digest_of(phone, remote):
                 return read_result(local)
-    raise AsrDeployError(f"The result {remote} arrived damaged from {phone.serial} {TRANSFERS} times; try another cable or port.")
+    raise DeviceFailed(f"The result {remote} arrived damaged from {phone.serial} {TRANSFERS} times; try another cable or port.")
 
 
 def _digest_of(phone: Phone, remote: str) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from device_runner.errors import AsrDeployError
 from exporters.made import Made
 from exporters.quiet import quiet
+from exporters.recogniser import not_exported
 from exporters.rewrites import is_convolution
 from exporters.schemes import DONE, NARROW, Scheme
 from exporters.weights import StoredWeight
@@ -128,7 +129,7 @@ def export_executorch(
         progress: told the name of each step.
 
     Raises:
-        AsrDeployError: the scheme quantised less than it claims.
+        AsrDeployError: torch cannot trace the network, or the scheme quantised less than it claims.
     """
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -146,7 +147,10 @@ def export_executorch(
     # The projection's view of a transposed tensor would guard `1 % frames`; under this flag no size is taken for 0 or 1.
     with quiet(), torch.no_grad(), patched.patch(backed_size_oblivious=True):
         progress("tracing for executorch")
-        program = torch.export.export(network.eval(), (example,), dynamic_shapes=({1: length},), strict=False)
+        try:
+            program = torch.export.export(network.eval(), (example,), dynamic_shapes=({1: length},), strict=False)
+        except Exception as error:  # whatever torch stumbles over in a network of somebody's own
+            raise not_exported(error, "ExecuTorch") from error
         progress("lowering to XNNPACK")
         # Torch's own operators for choosing 8-bit ranges are outside ExecuTorch's set until the delegate has taken them.
         edge = to_edge_transform_and_lower(

@@ -10,7 +10,7 @@ from torch import nn
 
 from device_runner.errors import AsrDeployError
 from exporters.quiet import quiet
-from exporters.recogniser import Recogniser
+from exporters.recogniser import Recogniser, not_exported
 
 OPSET = 20  # read by onnxruntime from 1.18 on, on phones and on the JVM too
 INPUT, OUTPUT = "input_values", "logits"  # the names that other clients of such models expect
@@ -27,7 +27,7 @@ def export_plain_onnx(recogniser: Recogniser, sample_rate: int, path: Path) -> N
     The graph is the one that ``torch.onnx.export`` would write; its bytes are the same whether the architecture was traced before or not.
 
     Raises:
-        AsrDeployError: torch gives no program.
+        AsrDeployError: torch cannot export the network, or gives no program.
     """
     key = architecture(recogniser, sample_rate)
     graph = _graphs.get(key) if key else None
@@ -86,19 +86,22 @@ def _fact(value: object) -> object:
 
 def _trace(recogniser: Recogniser, sample_rate: int) -> bytes:
     """Return the graph before any constant is folded, its weights left out."""
-    with quiet():
-        program = torch.onnx.export(
-            recogniser,
-            (torch.zeros(1, sample_rate * EXAMPLE_SECONDS),),
-            dynamo=True,
-            dynamic_shapes={"waveform": {1: torch.export.Dim("samples", min=2 * sample_rate // 10)}},
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-            optimize=False,
-        )
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                recogniser,
+                (torch.zeros(1, sample_rate * EXAMPLE_SECONDS),),
+                dynamo=True,
+                dynamic_shapes={"waveform": {1: torch.export.Dim("samples", min=2 * sample_rate // 10)}},
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+                optimize=False,
+            )
+    except Exception as error:  # whatever torch stumbles over in a network of somebody's own
+        raise not_exported(error, "ONNX") from error
     if program is None:
         raise AsrDeployError("torch.onnx.export gave no program.")
     model = program.model_proto

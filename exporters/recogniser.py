@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from device_runner.errors import AsrDeployError
 from device_runner.network import EPSILON
 
 
@@ -77,7 +78,7 @@ def shortest_input(frames_of: Callable[[int], int], longest: int) -> int | None:
     def enough(samples: int) -> bool:
         try:
             return frames_of(samples) > 0
-        except (RuntimeError, ValueError, IndexError):  # what torch raises where a kernel is longer than its input
+        except Exception:  # torch's where a kernel is longer than its input, or whatever a network says to it
             return False
 
     if not enough(longest):
@@ -87,6 +88,12 @@ def shortest_input(frames_of: Callable[[int], int], longest: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def not_exported(error: Exception, what: str) -> AsrDeployError:
+    """Return the sentence for a network that torch cannot trace, such as one whose steps depend on values."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return AsrDeployError(f"torch cannot trace this network for {what}: {lines[0][:300].rstrip('.')}.")
 
 
 def not_finite(state: dict[str, Tensor]) -> list[str]:

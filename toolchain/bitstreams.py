@@ -145,13 +145,15 @@ def base_for(header: Header, name: str, base: str | None, own: AnchorModel | Non
     Raises:
         AsrDeployError: the own model is another one than the bitstream's, or is missing, or the base cannot be loaded.
     """
-    if header.network is None:
-        return None if base is None else load_model(header.model, None if base == "own" else base)
-    case = case_of_header(header, name)
+    if base is None and own is None:
+        return None
+    case = case_of_header(header, name)  # a name in a file never becomes a factory that is called
     if own is not None and own.case != case:
         raise AsrDeployError(f"{name} is of {case.name} as it was when it was made; the given model is another one, or changed since.")
     if base is None:
         return None
+    if case.network is None:
+        return load_model(case.name, None if base == "own" else base)
     if base != "own":
         from toolchain.own_models import with_weights
 

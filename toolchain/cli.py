@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from toolchain.cli_options import (
     WorkersOption,
     complain,
     console,
+    give_output_back,
     one_of,
     open_pool,
     schemes_like,
@@ -61,6 +63,8 @@ def run(application: typer.Typer) -> None:
         if ending.code == INTERRUPTED:
             complain("Interrupted: files are whole, and the same command goes on from what was finished.")
         raise
+    finally:
+        give_output_back()
 
 
 def testcases(
@@ -127,7 +131,7 @@ def export(
     from toolchain.models import load_model
     from toolchain.speech import calibration_speech
 
-    recordings = calibration_speech(calibrate, calibrate_split) if scheme.calibrated else None
+    speech = calibration_speech(calibrate, calibrate_split) if scheme.calibrated else None
     codec, transmitted = None, None
     if source is None:
         loaded = load_model(model, weights, seed)
@@ -151,7 +155,7 @@ def export(
             codec=codec,
             transmitted_bytes=transmitted,
             max_seconds=max_seconds,
-            calibration=recordings,
+            calibration=None if speech is None else replace(speech, sample_rate=loaded.case.sample_rate),
             progress=status.update,
         )
     console.print(tables.artifact(artifact, loaded.case, seconds))

@@ -1,9 +1,10 @@
 """What the commands of `asrdeploy` share: options, the console, how a complaint looks."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -17,12 +18,22 @@ if TYPE_CHECKING:
 console = Console()
 
 STANDARD_OUTPUT = Path("-")
+_output: TextIO | None = None  # where standard output led before
 
 
 def _figures_alone(file: Path | None) -> Path | None:
-    """Where the figures go to standard output, all else goes to the error stream."""
-    console.stderr = file == STANDARD_OUTPUT
+    """Where the figures go to standard output, all else goes to the error stream, also what others' code prints."""
+    global _output
+    if file == STANDARD_OUTPUT and _output is None:
+        _output, sys.stdout = sys.stdout, sys.stderr
     return file
+
+
+def give_output_back() -> None:
+    """Undo what a command did to standard output."""
+    global _output
+    if _output is not None:
+        _output, sys.stdout = None, _output
 
 
 JsonOption = Annotated[
@@ -44,8 +55,9 @@ def write_figures(file: Path | None, figures: Any) -> None:
 
     from device_runner.files import write_text
 
-    text = to_json(figures, indent=2, inf_nan_mode="null").decode() + "\n"
+    text = to_json(figures, indent=2, inf_nan_mode="null", fallback=str).decode() + "\n"
     if file == STANDARD_OUTPUT:
+        give_output_back()
         typer.echo(text, nl=False)
     else:
         write_text(file, text)

@@ -65,7 +65,7 @@ def transcribe(
         heard = (_named(file, lambda path: opened.hear(read_audio(path, opened.sample_rate))) for file in files)
     texts = []
     for file, text in zip(files, heard, strict=True):
-        typer.echo(f"{file}: {text}" if len(files) > 1 else text, err=console.stderr)
+        typer.echo(f"{file}: {text}" if len(files) > 1 else text)
         texts.append({"file": file, "text": text})
     write_figures(json_file, texts)
 

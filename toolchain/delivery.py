@@ -131,6 +131,11 @@ def deliver(
     if folder.exists() and any(folder.iterdir()) and not (folder / "receptions").is_dir():
         raise AsrDeployError(f"{folder} exists and holds no delivery; choose another folder for the results.")
     files, rates = sorted(files, key=lambda path: path.stat().st_size), sorted(rates)
+    code = None
+    if model is not None:
+        from toolchain.models import load_model  # torch: a server, and bitstreams of test cases, do without
+
+        code = load_model(model).weights
     whole = sum(1 + 8 * path.stat().st_size / rate for path in files for rate in rates)
     passed = 0.0
     received = []
@@ -139,7 +144,7 @@ def deliver(
             receptions, digest = [], sha256_of(path)
             for rate in rates:
                 progress(f"{path.name} at {rate / 1e6:g} Mbit/s", passed / whole)
-                receptions.append(_reception(f"{address}/{path.name}", path.stat().st_size, digest, rate, folder, model))
+                receptions.append(_reception(f"{address}/{path.name}", path.stat().st_size, digest, rate, folder, model, code))
                 passed += 1 + 8 * path.stat().st_size / rate
             received.append((path.stem, digest, tuple(receptions)))
     after = median(each.seconds.load + each.seconds.first_inference for _, _, receptions in received for each in receptions)
@@ -151,9 +156,10 @@ def deliver(
     return result
 
 
-def _reception(url: str, size: int, digest: str, rate: float, folder: Path, model: str | None) -> Reception:
-    """Return an earlier reception of the same bitstream at the same rate by the same versions, or make one."""
-    wanted = hashlib.sha256(json.dumps([digest, rate, package_versions()], sort_keys=True).encode()).hexdigest()[:16]
+def _reception(url: str, size: int, digest: str, rate: float, folder: Path, model: str | None, code: str | None) -> Reception:
+    """Return an earlier reception of the same bitstream at the same rate by the same versions, or make one; ``code``: of the own model."""
+    facts = [digest, rate, package_versions(), *filter(None, [code])]
+    wanted = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     kept = folder / "receptions" / f"{wanted}.json"
     try:
         return Reception.model_validate_json(kept.read_bytes())
@@ -162,14 +168,15 @@ def _reception(url: str, size: int, digest: str, rate: float, folder: Path, mode
     limit = LIMIT_SECONDS + 2 * 8 * size / rate
     command = [sys.executable, "-m", "toolchain.reception", url, repr(rate)]
     surroundings = os.environ | {"no_proxy": "127.0.0.1"}  # a proxy would be measured, or know nothing of this machine
-    if model is not None:
+    place = Path(__file__).parent.parent  # `-m` looks in the current folder first, so a checkout that is not installed works too
+    if model is not None:  # its files, and a factory's module, lie where the command was given
         command.append(model)
-        # A factory's module may lie here, where the command was given.
-        surroundings["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
-    try:  # `-m` looks in the current folder first, so a checkout that is not installed works too
+        surroundings["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
+        place = Path.cwd()
+    try:
         done = subprocess.run(
             command,
-            cwd=Path(__file__).parent.parent,
+            cwd=place,
             env=surroundings,
             capture_output=True,
             text=True,

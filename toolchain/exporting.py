@@ -37,7 +37,7 @@ def export_model(
     case, tuned_on = model.case, model.tuned_on
     speech = bundled_speech(PARITY_SECONDS, case.sample_rate)
     if calibration is None:
-        calibration = calibration_speech("digits", "dev-clean")
+        calibration = calibration_speech("digits", "dev-clean", case.sample_rate)
     if check_choice(format_name, scheme_name).calibrated:
         tuned_on = tuple(dict.fromkeys(tuned_on + calibration.ids))
     facts = Facts(

@@ -100,8 +100,8 @@ def read_folder(path: Path) -> Folder:
         AsrDeployError: a file is missing or damaged, it is of another class of models, or torchaudio's module cannot express it.
     """
     config = _json(path / CONFIG, needed=True)
-    classes = config.get("architectures") or []
-    family = next((each for each in FAMILIES if each in classes), None)
+    classes = config.get("architectures")
+    family = next((each for each in FAMILIES if isinstance(classes, list) and each in classes), None)
     if family is None:
         known = " or ".join(FAMILIES)
         raise AsrDeployError(f"{path / CONFIG}: architectures is {classes}; a folder of {known} is taken, a model fine-tuned for CTC.")
@@ -168,7 +168,11 @@ def _architecture(config: Mapping[str, Any], path: Path) -> Architecture:
 
 def _sound(path: Path) -> dict[str, Any]:
     """Return what is said of the waveform: in a file of its own, or in the processor's; their defaults stand where neither is there."""
-    sound = _json(path / "preprocessor_config.json") or _json(path / "processor_config.json").get("feature_extractor", {})
+    sound = _json(path / "preprocessor_config.json") or _json(path / "processor_config.json").get("feature_extractor") or {}
+    if not isinstance(sound, dict):
+        raise AsrDeployError(
+            f"{path / 'processor_config.json'}: feature_extractor is no object; save the processor again with transformers."
+        )
     kind = sound.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
     if kind != "Wav2Vec2FeatureExtractor":
         raise AsrDeployError(
@@ -187,7 +191,7 @@ def _labels(path: Path, outputs: Any, tokenizer: Mapping[str, Any]) -> list[str]
     vocabulary = _json(path / "vocab.json", needed=True)
     if vocabulary and all(isinstance(each, dict) for each in vocabulary.values()):
         language = tokenizer.get("target_lang")
-        if language not in vocabulary:
+        if not isinstance(language, str) or language not in vocabulary:
             raise AsrDeployError(f"{path / 'vocab.json'} has vocabularies of several languages, and no target_lang says which one.")
         vocabulary = vocabulary[language]
     if not isinstance(outputs, int) or isinstance(outputs, bool):

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.devices import Device
 from device_runner.errors import AsrDeployError, DeviceFailed, first_problem
-from device_runner.files import write_record, write_text
+from device_runner.files import file_name_of, write_record, write_text
 from device_runner.latency import FUNCTION_ONLY, QUICK, STANDARD, STRICT, LatencyResult, measure
 from device_runner.transcripts import Timing, Transcript
 from toolchain.datasets import open_data
 from toolchain.evaluate import evaluate_on_device
+from toolchain.extras import lacking
 from toolchain.scoring import Evaluation
 from toolchain.speech import bundled_speech
 from toolchain.testcases import built_in_case, case_of
@@ -90,8 +91,11 @@ class JobFile(_Record):
 
     @model_validator(mode="after")
     def _names_differ(self) -> "JobFile":
-        if len({each.name for each in self.job}) != len(self.job):
-            raise ValueError("two jobs have the same name")
+        folders = [file_name_of(each.name) for each in self.job]
+        if len(set(folders)) != len(folders):
+            raise ValueError("two jobs have the same name, or names that differ only in what no folder's name has")
+        if any(not each.strip(".") for each in folders):
+            raise ValueError("a job's name is more than dots: its results lie in a folder of that name")
         return self
 
 
@@ -178,6 +182,13 @@ def run_test_job(job: JobEntry, device: Device, folder: Path, say: Say = lambda 
         return Outcome(job.name, tuple(_checks(job, artifact, device, folder, told)))
     except AsrDeployError as error:
         return Outcome(job.name, problem=str(error), device_failed=isinstance(error, DeviceFailed))
+    except ModuleNotFoundError as error:
+        sentence = lacking(error)
+        if sentence is None:
+            raise
+        return Outcome(job.name, problem=sentence)
+    except OSError as error:  # a full disk: what other jobs found is written elsewhere, or is said
+        return Outcome(job.name, problem=f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
 
 
 def _artifact(job: JobEntry, folder: Path, say: Say) -> Artifact:
@@ -208,7 +219,7 @@ def _checks(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say
         from toolchain.parity import distance_to_torch
 
         say("comparing logits with torch")
-        model, weights = (str(job.export.model), job.export.weights) if job.export else (artifact.manifest.model, None)
+        model, weights = (str(job.export.model), job.export.weights) if job.export else (None, None)
         found["parity"] = distance_to_torch(artifact, device, model, threads=job.threads, weights=weights)
     checks = []
     for name, most in wanted.items():

@@ -126,6 +126,11 @@ def identified(model: AnchorModel, code: str = "") -> AnchorModel:
     return replace(model, weights=f"own, sha256 {digest[:16]}")
 
 
+def description_of(case: TestCase) -> str:
+    """Return what tells an own model's description from every other one, for names of weights that do not come with it."""
+    return f"description {hashlib.sha256(described_of(case).model_dump_json().encode()).hexdigest()[:16]}"
+
+
 def described_of(case: TestCase) -> Network:
     """Return the description of an own model's case."""
     assert case.network is not None, "an own model has a description"

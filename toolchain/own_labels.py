@@ -58,7 +58,7 @@ def our_labels(
         labels: by index of the network's outputs.
         blank: its index.
         source: where they come from, for messages.
-        separator: what stands for the space between words there; None: nothing does.
+        separator: what stands for the space between words there; None or empty: nothing does.
         silent: indexes of labels that print nothing.
 
     Raises:
@@ -74,10 +74,10 @@ def our_labels(
             label = ""
         elif label and not label.strip():
             label = WORD_SEPARATOR
-        elif separator is not None and separator != WORD_SEPARATOR:
+        elif separator != WORD_SEPARATOR:
             if WORD_SEPARATOR in label:
                 raise AsrDeployError(f"{source}: the label “{label}” has a |, which stands for the space here; name it otherwise.")
-            label = label.replace(separator, WORD_SEPARATOR)
+            label = label.replace(separator, WORD_SEPARATOR) if separator else label
         if any(each.isspace() for each in label):
             raise AsrDeployError(f"{source}: the label “{label}” has white space in it; only the space between words may be a label.")
         texts.append(label.upper())

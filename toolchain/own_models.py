@@ -19,7 +19,7 @@ from exporters.recogniser import Recogniser, not_finite, shortest_input
 from toolchain import own_toml
 from toolchain.models import AnchorModel, finish, model_with, with_random_weights
 from toolchain.networks import count_parameters
-from toolchain.own_checkpoints import described_of, from_folder, from_toml, identified, sample_rate_of
+from toolchain.own_checkpoints import described_of, description_of, from_folder, from_toml, identified, sample_rate_of
 from toolchain.own_labels import blank_first, check_labels, index_of_blank, our_labels
 from toolchain.testcases import CHECKPOINTS, DESCRIPTION, FACTORY, TestCase, own_case
 from toolchain.weight_files import digest_of_file, read_state, read_tuned_on, weights_in
@@ -93,7 +93,8 @@ def load_own(name: str, weights: str | None = None, seed: int = 0) -> AnchorMode
     if weights == "random":
         if described_of(model.case).architecture is None:
             raise AsrDeployError(f"--weights random: the weights of {name} are what the factory makes; leave --weights out.")
-        return with_random_weights(model.case, seed)
+        made = with_random_weights(model.case, seed)
+        return replace(made, weights=f"{made.weights}, {description_of(model.case)}")
     return with_weights(model.case, weights, model)
 
 
@@ -111,7 +112,8 @@ def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None)
     path = Path(weights)
     tuned_on = read_tuned_on(path) if path.is_file() and not own_toml.description_of(path).is_file() else None
     if tuned_on is not None:
-        source, state = f"file, sha256 {digest_of_file(path)[:16]}", read_state(path)
+        told = description_of(case) if model is None or described_of(case).factory is None else model.weights
+        source, state = f"file, sha256 {digest_of_file(path)[:16]}, {told}", read_state(path)
         if model is not None:
             return model.with_state(state, source, trained=True, tuned_on=tuned_on)
         return model_with(case, state, source, trained=True, tuned_on=tuned_on)
@@ -121,9 +123,12 @@ def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None)
             "or what `asrdeploy decompress` wrote."
         )
     other = _load(weights)
-    ours, theirs = (each.model_copy(update={"factory": None}) for each in map(described_of, (case, other.case)))
+    ours, theirs = (each.model_copy(update={"factory": each.factory and "any"}) for each in map(described_of, (case, other.case)))
     if ours != theirs:
         raise AsrDeployError(f"{weights} has another architecture, other labels or another sample rate than {case.name}.")
+    if ours.architecture is None:  # the case's own code, whoever's weights these are
+        around = from_factory(case) if model is None else model
+        return around.with_state(other.state(), other.weights, trained=other.trained, tuned_on=other.tuned_on)
     return replace(other, case=case)
 
 
@@ -163,7 +168,12 @@ _taken: WeakSet[nn.Module] = WeakSet()
 
 def _from_factory(name: str) -> AnchorModel:
     made = _call(name)
-    for field, kind, what in (("network", nn.Module, "a torch.nn.Module"), ("normalised_waveform", bool, "True or False")):
+    for field, kind, what in (
+        ("network", nn.Module, "a torch.nn.Module"),
+        ("normalised_waveform", bool, "True or False"),
+        ("name", str | None, "a text or None"),
+        ("word_separator", str | None, "a text or None"),
+    ):
         if not isinstance(getattr(made, field), kind):
             raise AsrDeployError(f"{name}: {field} of its CtcModel is {type(getattr(made, field)).__name__}; it is {what}.")
     labels = check_labels(made.labels, name)
@@ -192,7 +202,7 @@ def _from_factory(name: str) -> AnchorModel:
     shortest = _try(model, name)
     if isinstance(ours, OwnNetwork):
         ours.minimum_samples = shortest
-    return identified(model, _code_of(ours))
+    return identified(model, _code_of(ours, name))
 
 
 def _call(name: str) -> CtcModel:
@@ -203,14 +213,15 @@ def _call(name: str) -> CtcModel:
         sys.path.insert(0, here)
     try:
         factory: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            factory = getattr(factory, part)
     except ModuleNotFoundError as error:
         raise AsrDeployError(f"{name}: there is no module {error.name} here; install it, or go to the folder that it lies in.") from error
-    except AttributeError as error:
-        raise AsrDeployError(f"{name}: {module} has no {attribute}; give package.module:factory.") from error
     except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
         raise AsrDeployError(f"{name}: importing {module} failed: {_said(error)}.") from error
+    try:
+        for part in attribute.split("."):
+            factory = getattr(factory, part)
+    except AttributeError as error:
+        raise AsrDeployError(f"{name}: {module} has no {attribute}; give package.module:factory.") from error
     if not callable(factory):
         raise AsrDeployError(f"{name} is no function, so it gives no model; write one that returns toolchain.own_models.CtcModel.")
     try:
@@ -260,13 +271,16 @@ def _try(model: AnchorModel, name: str) -> int:
     return shortest
 
 
-def _code_of(network: nn.Module) -> str:
-    """Return what tells the code of a network's classes from that of an earlier day: results of both shall not be mixed."""
-    files = set()
+def _code_of(network: nn.Module, factory: str) -> str:
+    """Return what tells a network from that of an earlier day, its weights apart: results of both shall not be mixed.
+
+    These are the source files of the factory and of the network's classes, and what its modules say of themselves.
+    """
+    files = {getattr(sys.modules[factory.partition(":")[0]], "__file__", None)}
     for kind in {type(each) for each in network.modules()}:
         if not kind.__module__.startswith(("torch.", "torchaudio.", "toolchain.")):
             try:
                 files.add(inspect.getsourcefile(kind))
             except TypeError:  # a class without a file, as in an interactive session
                 continue
-    return " ".join(sorted(digest_of_file(Path(each)) for each in files if each))
+    return " ".join([*sorted(digest_of_file(Path(each)) for each in files if each), repr(network)])

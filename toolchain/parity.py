@@ -79,13 +79,13 @@ def parity(
     return found
 
 
-def distance_to_torch(artifact: Artifact, device: Device, model: str, *, threads: int = 1, weights: str | None = None) -> float:
+def distance_to_torch(artifact: Artifact, device: Device, model: str | None, *, threads: int = 1, weights: str | None = None) -> float:
     """Return the relative distance of a device's logits to those of the artifact's model in torch on this machine, in fp32.
 
     Args:
         artifact: of the model, or of a codec's reconstruction of it.
         device: where it runs.
-        model: a test case's, or an own one.
+        model: a test case's, or an own one; None: the artifact's, of a test case.
         threads: of both.
         weights: of the model; None: its own.
 
@@ -94,10 +94,11 @@ def distance_to_torch(artifact: Artifact, device: Device, model: str, *, threads
     """
     from toolchain.subjects import open_subject
 
-    if case_of(artifact.manifest).number is None and model == artifact.manifest.model:
+    if model is None and case_of(artifact.manifest).number is None:
         raise AsrDeployError(
-            f"{model} is an own model, which an artifact does not hold in fp32: give export instead of artifact in the job."
+            f"{artifact.manifest.model} is an own model, whose fp32 an artifact does not hold: give export instead of artifact in the job."
         )
+    model = artifact.manifest.model if model is None else model
     reference = open_subject(model, weights=weights, threads=threads)
     assert reference.engine is not None  # a model's subject has one
     utterances = fixed_subset()

@@ -10,7 +10,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.transcripts import Transcript, read_transcripts
 from toolchain.comparison import ANCHOR
 from toolchain.points import FEWEST_IN_RANGE, Curve, Point, pareto
-from toolchain.scoring import TRANSCRIPTS
+from toolchain.scoring import TRANSCRIPTS, read_evaluation
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,20 @@ def merged(curves: Sequence[Curve]) -> Curve:
     for other in curves[1:]:
         if any(getattr(first, name) != getattr(other, name) for name in ("test_case", "data", "split", "anchor_size_bits", "anchor_wer")):
             raise AsrDeployError("These curves are of different test cases, sets or anchors; a report needs one of each.")
+    if len({identity for curve in curves if (identity := _anchor_identity(curve)) is not None}) > 1:
+        raise AsrDeployError("These curves' anchors have one name and different weights; a report needs one anchor.")
     points: dict[tuple[str, str, int], Point] = {}
     for curve in curves:
         points |= {(point.method, point.configuration, point.size_bits): point for point in curve.points}
     return first.model_copy(update={"points": tuple(points.values())})
+
+
+def _anchor_identity(curve: Curve) -> str | None:
+    """Return what tells a curve's anchor from others; None where its evaluation is no longer there."""
+    try:
+        return read_evaluation(curve.anchor_evaluation)[0].identity
+    except AsrDeployError:
+        return None
 
 
 def savings(curve: Curve) -> list[Saving]:

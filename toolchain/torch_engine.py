@@ -43,7 +43,11 @@ class TorchEngine:
         if torch.get_num_threads() != self._threads:  # OpenMP counts for every thread that calls it
             torch.set_num_threads(self._threads)
         entered = torch.from_numpy(waveform)[None].to(self._device, self._dtype)
-        result: Logits = self._recogniser(entered)[0].to("cpu", torch.float32).numpy()
+        try:
+            result: Logits = self._recogniser(entered)[0].to("cpu", torch.float32).numpy()
+        except Exception as error:  # a network of somebody's own may take no such length, a device may have no room
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise AsrDeployError(f"The network fails on {waveform.size} samples: {first[:300].rstrip('.')}.") from error
         return result
 
 

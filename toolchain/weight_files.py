@@ -34,12 +34,14 @@ def read_state(path: Path) -> State:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise whatever torch's reader stumbles over; nothing in it is executed
-        raise AsrDeployError(
-            f"{path} cannot be read as weights (.safetensors, or .pt/.pth with tensors only): it is cut, or something else."
-        ) from error
+        raise _unreadable(path) from error
     if not isinstance(state, dict) or not state or not all(isinstance(key, str) and _is_dense(each) for key, each in state.items()):
         raise AsrDeployError(f"{path} is not a state dict (names to tensors).")
     return state
+
+
+def _unreadable(path: Path) -> AsrDeployError:
+    return AsrDeployError(f"{path} cannot be read as weights (.safetensors, or .pt/.pth with tensors only): it is cut, or something else.")
 
 
 def _is_dense(value: object) -> bool:
@@ -53,8 +55,11 @@ def read_tuned_on(path: Path) -> tuple[str, ...] | None:
     """
     if path.suffix != ".safetensors":
         return None
-    with safe_open(path, "pt") as file:
-        written = (file.metadata() or {}).get(TUNED_ON)
+    try:
+        with safe_open(path, "pt") as file:
+            written = (file.metadata() or {}).get(TUNED_ON)
+    except Exception as error:  # safetensors has a class of errors of its own, and passes on the system's
+        raise _unreadable(path) from error
     if written is None:
         return None
     try:

@@ -83,7 +83,9 @@ def third_party() -> tuple[dict[str, Callable[..., Codec]], dict[str, str]]:
 
 def defaults(make: Callable[..., Codec]) -> dict[str, Any]:
     """Return a codec's parameters with their defaults; "?": it has to be given."""
-    return {each.name: "?" if each.default is MISSING else each.default for each in fields(make)}  # type: ignore[arg-type]
+    given = {each.name: each.default for each in fields(make)}  # type: ignore[arg-type]
+    made = {each.name: each.default_factory() for each in fields(make) if each.default_factory is not MISSING}  # type: ignore[arg-type]
+    return {name: "?" if value is MISSING else value for name, value in (given | made).items()}
 
 
 def make_codec(name: str, **parameters: Any) -> Codec:
