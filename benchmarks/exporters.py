@@ -21,8 +21,9 @@ from device_runner.artifact import Artifact, describe_file, open_artifact
 from device_runner.engines import Engine, OnnxEngine, open_engine
 from exporters.onnx_graph import export_plain_onnx
 from exporters.schemes import find_scheme
+from toolchain.anchor_model import AnchorModel
 from toolchain.exporting import export_model
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import load_model
 from toolchain.speech import bundled_speech
 from toolchain.torch_engine import TorchEngine
 

@@ -19,12 +19,13 @@ from torch import nn
 from benchmarks.common import Figures, Row, arguments_of, report, run
 from device_runner.audio import read_audio
 from device_runner.transcripts import read_transcripts
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.comparison import Comparison, compare
 from toolchain.compression.calibration import Calibration
 from toolchain.datasets import DataSet, Utterance, open_data
 from toolchain.evaluate import evaluate
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import load_model
 from toolchain.scoring import TRANSCRIPTS, Evaluation
 from toolchain.subjects import subject_of
 

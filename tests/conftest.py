@@ -19,10 +19,11 @@ from helpers import TERMINAL_VARIABLES, Completed, run_command
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.audio import read_audio
+from toolchain.anchor_model import AnchorModel
 from toolchain.cli import main
 from toolchain.datasets import DataSet, Utterance, open_data
 from toolchain.exporting import export_model
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import load_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

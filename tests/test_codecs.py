@@ -16,10 +16,10 @@ from torch import Tensor
 from device_runner.bitstream import BitstreamReader, in_memory
 from device_runner.decoders import unpack
 from device_runner.errors import AsrDeployError
+from toolchain.anchor_model import AnchorModel
 from toolchain.compression import CODECS, codec, third_party
 from toolchain.compression.codec import decode, digest_of, encode, make_codec
 from toolchain.compression.uniform import colours, pack
-from toolchain.models import AnchorModel
 
 State = dict[str, Tensor]
 EVERY: list[tuple[str, dict[str, Any]]] = [

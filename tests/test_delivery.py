@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from device_runner.bitstream import Header, write_bitstream
 from device_runner.errors import AsrDeployError
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import compress, reconstruct
 from toolchain.delivered import Delivered, Delivery, break_even
 from toolchain.delivery import deliver, serving
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import load_model
 from toolchain.reception import Reception, Shares, receive
 
 Cli = Callable[..., Completed]

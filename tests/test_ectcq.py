@@ -20,6 +20,7 @@ from device_runner.bitstream import Record, read_header
 from device_runner.decoders import decode_record
 from device_runner.errors import AsrDeployError
 from device_runner.trellis import POLYNOMIALS, AdaptiveModels, Layout, next_states, renewals
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.compression.codec import decode, encode
@@ -27,7 +28,6 @@ from toolchain.compression.ectcq import Plan
 from toolchain.compression.feedback import feedback_factor, quantise_with_feedback
 from toolchain.compression.viterbi import search
 from toolchain.demo import Configuration, _earlier_codec
-from toolchain.models import AnchorModel
 from toolchain.speech import bundled_speech
 
 GAUSSIAN = {"w": torch.randn(1000, 500, generator=torch.Generator().manual_seed(0))}

@@ -21,10 +21,11 @@ from exporters.inspection import inspect
 from exporters.made import Made
 from exporters.schemes import find_scheme
 from exporters.weights import StoredWeight
+from toolchain.anchor_model import AnchorModel
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
 from toolchain.exporting import export_model
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import load_model
 from toolchain.speech import bundled_speech
 from toolchain.subjects import open_subject
 from toolchain.testcases import LABELS

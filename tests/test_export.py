@@ -26,9 +26,10 @@ from exporters.onnx_quantise import weights_of
 from exporters.recogniser import Recogniser
 from exporters.rewrites import is_convolution
 from exporters.schemes import SCHEMES
+from toolchain.anchor_model import AnchorModel
 from toolchain.datasets import Utterance
 from toolchain.exporting import PARITY_SECONDS, export_model
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import load_model
 from toolchain.testcases import LABELS
 
 PRODUCTS = 4 * 4 + 2  # four layers of query-key-value, output and two of the feed-forward; the projection; the labels

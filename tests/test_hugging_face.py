@@ -18,10 +18,11 @@ from device_runner.audio import read_audio
 from device_runner.errors import AsrDeployError
 from device_runner.labels import select_labels
 from exporters.export import compare
+from toolchain.anchor_model import AnchorModel
 from toolchain.datasets import Utterance
 from toolchain.exporting import export_model
 from toolchain.hugging_face import EPSILON, their_name, torchaudio_name
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import load_model
 from toolchain.points import FEWEST_IN_RANGE, read_curve
 from toolchain.subjects import open_subject
 from toolchain.torch_engine import TorchEngine

@@ -12,8 +12,9 @@ from weight_files import bundled, refused
 
 from device_runner.errors import AsrDeployError
 from exporters.recogniser import Recogniser, fold_weight_norm, minimum_samples
+from toolchain.anchor_model import AnchorModel
 from toolchain.digits_model import digits_asr_tiny, start_with_filterbank
-from toolchain.models import BUNDLED_WEIGHTS, UNUSED_ROWS, AnchorModel, load_model
+from toolchain.models import BUNDLED_WEIGHTS, UNUSED_ROWS, load_model
 from toolchain.testcases import TEST_CASES, find_test_case
 
 

@@ -28,10 +28,10 @@ from exporters.recogniser import Recogniser
 from exporters.rewrites import is_convolution
 from exporters.schemes import SCHEMES, Scheme, find_scheme
 from toolchain import subjects
+from toolchain.anchor_model import AnchorModel
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
 from toolchain.exporting import export_model
-from toolchain.models import AnchorModel
 from toolchain.speech import CALIBRATION_UTTERANCES, CalibrationSpeech, bundled_speech, calibration_speech
 from toolchain.subjects import open_subject
 from toolchain.testcases import LABELS

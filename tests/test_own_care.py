@@ -20,10 +20,11 @@ from device_runner.decoders import decode_record
 from device_runner.errors import AsrDeployError
 from exporters.recogniser import shortest_input
 from toolchain import exporting, hugging_face
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import base_for, compress
 from toolchain.compression import defaults
 from toolchain.job_limits import read_job_file
-from toolchain.models import BUNDLED_WEIGHTS, AnchorModel, load_model
+from toolchain.models import BUNDLED_WEIGHTS, load_model
 from toolchain.own_labels import our_labels
 from toolchain.points import read_curve, write_curve
 from toolchain.report import merged

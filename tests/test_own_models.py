@@ -21,12 +21,13 @@ from device_runner.devices import local_device
 from device_runner.errors import AsrDeployError
 from device_runner.jobs import wav_bytes
 from device_runner.labels import select_labels
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import compress, model_of, read_weights, reconstruct
 from toolchain.datasets import DataSet, Utterance
 from toolchain.evaluate import evaluate_on_device
 from toolchain.exporting import export_model
 from toolchain.job_limits import read_job_file, run_test_job
-from toolchain.models import BUNDLED_WEIGHTS, AnchorModel, load_model
+from toolchain.models import BUNDLED_WEIGHTS, load_model
 from toolchain.networks import count_on_meta
 from toolchain.own_labels import blank_first, our_labels
 from toolchain.own_toml import read_description

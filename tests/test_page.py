@@ -16,8 +16,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_text
+from toolchain.anchor_model import AnchorModel
 from toolchain.datasets import DataSet, open_data
-from toolchain.models import AnchorModel
 from toolchain.page import write_report
 from toolchain.points import Curve, read_curve
 from toolchain.scoring import TRANSCRIPTS

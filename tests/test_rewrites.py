@@ -23,7 +23,7 @@ from exporters.rewrites import (
     merged_attention,
     positional_as_products,
 )
-from toolchain.models import AnchorModel
+from toolchain.anchor_model import AnchorModel
 
 Rewrite = Callable[[nn.Module], None]
 WINDOWS: list[type[Windows]] = [Slices, Unfold]

@@ -17,12 +17,12 @@ from device_runner.artifact import MANIFEST, open_artifact
 from device_runner.bitstream import BitstreamReader, Header, Record, in_memory, read_header, write_bitstream
 from device_runner.errors import AsrDeployError
 from toolchain import sweep
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression.calibration import Calibration
 from toolchain.datasets import DataSet, Utterance, open_data
 from toolchain.demo import Configuration, _earlier_codec
 from toolchain.evaluate import evaluate
-from toolchain.models import AnchorModel
 from toolchain.speech import calibration_speech
 from toolchain.splits import LIBRISPEECH_TEST_CLEAN, check_tuning_data, check_unseen
 from toolchain.subjects import Subject, describe, subject_of

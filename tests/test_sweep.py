@@ -18,8 +18,9 @@ from rich.console import Console
 from device_runner.errors import AsrDeployError
 from device_runner.transcripts import Timing, Transcript
 from toolchain import plots, tables
+from toolchain.anchor_model import AnchorModel
 from toolchain.datasets import open_data
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import load_model
 from toolchain.points import Curve, Point, pareto, read_curve, write_curve
 from toolchain.rates import RATES
 from toolchain.report import incomplete, merged, savings

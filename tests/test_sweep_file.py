@@ -13,9 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from toolchain import sweep
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import read_weights
 from toolchain.compression import codec
-from toolchain.models import AnchorModel
 from toolchain.points import read_curve
 from toolchain.sweep import Sweep
 from toolchain.sweep_file import Method, moved

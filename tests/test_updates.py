@@ -10,11 +10,11 @@ from benchmarks import updates
 from device_runner.audio import read_audio
 from device_runner.bitstream import read_header
 from device_runner.errors import AsrDeployError
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import reconstruct
 from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.compression.codec import digest_of
 from toolchain.datasets import DataSet, open_data
-from toolchain.models import AnchorModel
 
 BITS, UPDATE_BITS = 2.0, 0.8
 RECORDINGS = 12  # of the calibration: the benchmark's 32 take longer and change little

@@ -19,7 +19,8 @@ from weight_files import State, bundled, refused, saved
 
 from exporters.recogniser import fold_weight_norm, not_finite
 from toolchain import download as download_module
-from toolchain.models import UNUSED_ROWS, AnchorModel, load_model
+from toolchain.anchor_model import AnchorModel
+from toolchain.models import UNUSED_ROWS, load_model
 from toolchain.testcases import LABELS
 
 CHECKPOINT = "wav2vec2_fairseq_base_ls960_asr_ls960.pth"

@@ -13,11 +13,12 @@ from device_runner.bitstream import BitstreamReader, Header, open_bitstream, rea
 from device_runner.decoders import State, decode_records
 from device_runner.errors import AsrDeployError
 from device_runner.files import atomic_path
+from toolchain.anchor_model import AnchorModel, model_with
 from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.compression.codec import as_arrays, check_base, encode
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.compression.external import decode_externally
-from toolchain.models import AnchorModel, load_model, model_with
+from toolchain.models import load_model
 from toolchain.speech import calibration_speech
 from toolchain.testcases import TestCase, find_test_case, own_case
 

@@ -31,7 +31,7 @@ from toolchain.pools import Heard, hear, longest_first, shut_down
 from toolchain.subjects import Subject
 
 if TYPE_CHECKING:
-    from toolchain.models import AnchorModel
+    from toolchain.anchor_model import AnchorModel
 
 NEW = "local"  # Ray's word for a cluster of this machine alone
 RETRIES = 4  # of a task whose worker or node was lost
@@ -324,7 +324,7 @@ def _open(packed: Packed, threads: int) -> tuple[Engine, tuple[str, ...], int]:
 def _unpacked(packed: Packed) -> "AnchorModel":
     import torch
 
-    from toolchain.models import model_with
+    from toolchain.anchor_model import model_with
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes into shared weights

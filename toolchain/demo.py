@@ -8,12 +8,13 @@ from device_runner.artifact import Artifact, open_artifact
 from device_runner.bitstream import SUFFIX, read_header
 from device_runner.errors import AsrDeployError
 from device_runner.facts import package_versions
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression import make_codec
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
 from toolchain.exporting import export_model
-from toolchain.models import AnchorModel, load_model
+from toolchain.models import load_model
 from toolchain.points import Curve, Point, make_curve, make_point, write_curve
 from toolchain.pools import Pool
 from toolchain.progress import Watcher

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from device_runner.artifact import Artifact
 from exporters.export import MAX_SECONDS, Facts, check_choice, export
-from toolchain.models import AnchorModel
+from toolchain.anchor_model import AnchorModel
 from toolchain.speech import CalibrationSpeech, bundled_speech, calibration_speech
 
 PARITY_SECONDS = [1.0, 3.0, 8.0]

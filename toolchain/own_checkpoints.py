@@ -9,8 +9,8 @@ from typing import Any
 from device_runner.errors import AsrDeployError
 from device_runner.network import EPSILON, HIGHEST_RATE, LOWEST_RATE, Architecture, Network
 from toolchain import hugging_face, own_toml
+from toolchain.anchor_model import AnchorModel, around, finish
 from toolchain.compression.codec import digest_of
-from toolchain.models import AnchorModel, around, finish
 from toolchain.networks import count_on_meta
 from toolchain.own_labels import blank_first, our_labels
 from toolchain.testcases import CONFIG, TestCase, own_case

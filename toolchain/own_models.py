@@ -17,7 +17,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.network import Network
 from exporters.recogniser import Recogniser, not_finite, shortest_input
 from toolchain import own_toml
-from toolchain.models import AnchorModel, finish, model_with, with_random_weights
+from toolchain.anchor_model import AnchorModel, finish, model_with, with_random_weights
 from toolchain.networks import count_parameters
 from toolchain.own_checkpoints import described_of, description_of, from_folder, from_toml, identified, sample_rate_of
 from toolchain.own_labels import blank_first, check_labels, index_of_blank, our_labels
@@ -202,7 +202,7 @@ def _from_factory(name: str) -> AnchorModel:
     shortest = _try(model, name)
     if isinstance(ours, OwnNetwork):
         ours.minimum_samples = shortest
-    return identified(model, _code_of(ours, name))
+    return identified(replace(model, made_by=from_factory), _code_of(ours, name))
 
 
 def _call(name: str) -> CtcModel:

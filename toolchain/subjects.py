@@ -13,7 +13,7 @@ from device_runner.labels import select_labels
 from toolchain.testcases import CHECKPOINTS, CONFIG, DESCRIPTION, TestCase, case_of, find_test_case, names_own_model
 
 if TYPE_CHECKING:
-    from toolchain.models import AnchorModel  # it brings torch in, which artifacts can do without
+    from toolchain.anchor_model import AnchorModel  # it brings torch in, which artifacts can do without
 
 
 @dataclass(frozen=True)

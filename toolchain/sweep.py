@@ -20,6 +20,7 @@ from device_runner.bitstream import SUFFIX
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of, write_json
 from device_runner.transcripts import Timing, Transcript, read_transcripts
+from toolchain.anchor_model import AnchorModel
 from toolchain.bitstreams import calibration_of, compress, reconstruct
 from toolchain.comparison import ANCHOR, compare
 from toolchain.compression import CODECS, make_codec, third_party
@@ -27,7 +28,6 @@ from toolchain.compression.calibration import Calibration
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.datasets import DataSet
 from toolchain.evaluate import evaluate
-from toolchain.models import AnchorModel
 from toolchain.points import FEWEST_IN_RANGE, Curve, Point, make_curve, make_point, write_curve
 from toolchain.pools import LocalPool, Pool, shut_down
 from toolchain.progress import Watcher

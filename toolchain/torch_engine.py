@@ -6,7 +6,7 @@ import torch
 
 from device_runner.engines import Logits, Waveform, check_length, check_threads
 from device_runner.errors import AsrDeployError
-from toolchain.models import AnchorModel
+from toolchain.anchor_model import AnchorModel
 
 
 class TorchEngine:
