@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 from toolchain.cli import app
 
 PAGE = "reference/commands.md"
-EXAMPLE = "Example: "  # stands in front of a command's example in its docstring
+EXAMPLE = "Example: "  # stands in front of a command's example, at the end of its help
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -31,8 +31,8 @@ def commands_page(application: typer.Typer) -> str:
 
 
 def _command(name: str, command: Any) -> list[str]:
-    summary, _, example = " ".join((command.help or "").split()).partition(EXAMPLE)
-    example = example or " ".join((command.epilog or "").split()).removeprefix(EXAMPLE)
+    summary = " ".join((command.help or "").split())
+    example = " ".join((command.epilog or "").split()).removeprefix(EXAMPLE)
     shown = [each for each in command.params if not getattr(each, "hidden", False) and "--help" not in each.opts]
     arguments = [each for each in shown if not _is_option(each)]
     options = [each for each in shown if _is_option(each)]
