@@ -9,6 +9,7 @@ BROWSER := chromium=chromium chromedriver=chromium-driver
 ANDROID := javac=openjdk-17-jdk-headless mvn=maven npm=npm
 ARM := qemu-aarch64-static=qemu-user-static mksh=mksh
 ADB := adb=adb
+CURL := curl=curl
 FSDD ?=
 SETTING ?= quick
 
@@ -41,7 +42,7 @@ lint: ## Style, types and the directions of imports
 	$(BIN)/lint-imports
 
 test: ## All checks and tests, the full-size architectures included
-	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB)
+	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB) $(CURL)
 	@$(MAKE) --no-print-directory lint
 	android/build
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
@@ -51,7 +52,7 @@ mutants: ## Mutation tests of what counts errors, selects labels and reads bitst
 	@scripts/mutants
 
 coverage: ## All tests with the lines that they reach, those of their processes too; see docs/tests.md
-	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB)
+	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB) $(CURL)
 	android/build
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered $(PYTEST)
 
