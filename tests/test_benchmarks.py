@@ -12,10 +12,11 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from helpers import REPOSITORY
+from helpers import REPOSITORY, hears_ctrl_c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -97,7 +98,8 @@ def test_a_failed_benchmark_leaves_what_was_finished_and_says_so(tmp_path: Path)
 
 def test_a_stopped_run_leaves_no_half_file(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "benchmarks", "run", "--only", "latency", "--results", str(tmp_path)]
-    with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=REPOSITORY, **pipes, start_new_session=True, preexec_fn=hears_ctrl_c) as run:
         assert run.stdout is not None and run.stderr is not None
         assert "benchmarks.latency" in run.stdout.readline()
         os.killpg(run.pid, signal.SIGINT)
