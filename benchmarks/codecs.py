@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.common import Figures, Row, arguments_of, in_turn, report, run, timed, timing_rows
 from toolchain.compression.codec import decode, encode
-from toolchain.models import load_model
+from toolchain.models.loading import load_model
 
 BASELINE = "fp16"
 Choices = dict[str, tuple[str, dict[str, Any]]]

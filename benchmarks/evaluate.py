@@ -29,10 +29,10 @@ import soundfile
 from benchmarks.common import REPOSITORY, Figures, Row, arguments_of, in_turn, ratio_of, report, run
 from device_runner.artifact import open_artifact
 from device_runner.facts import high_water_mark, usable_cpus
-from toolchain.datasets import DataSet, open_data, read_folder
-from toolchain.evaluate import evaluate
-from toolchain.pools import LocalPool
-from toolchain.subjects import open_subject
+from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.model_under_test import open_subject
+from toolchain.accuracy.workers import LocalPool
+from toolchain.data.datasets import DataSet, open_data, read_folder
 
 SCRIPT = "scenario's script, torch fp32"
 SCHEMES = ("fp32", "int8", "int8-full+conv8")
@@ -47,7 +47,7 @@ def scenario_script(model_name: str, weights: str | None, data: DataSet) -> tupl
     from torch.utils.data import DataLoader, Dataset
     from torcheval.metrics import WordErrorRate
 
-    from toolchain.models import load_model
+    from toolchain.models.loading import load_model
 
     class Recordings(Dataset[Any]):
         def __len__(self) -> int:
@@ -152,8 +152,8 @@ def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
     import torch
     from safetensors.torch import save_file
 
-    from toolchain.exporting import export_model
-    from toolchain.models import load_model
+    from toolchain.models.loading import load_model
+    from toolchain.scenario.exporting import export_model
 
     data, weights = folder / f"{model}-data", None
     if model == "tiny":

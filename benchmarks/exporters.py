@@ -19,13 +19,13 @@ from rich.console import Console
 from benchmarks.common import Figures, Row, arguments_of, in_turn, report, run, timed, timing_rows
 from device_runner.artifact import Artifact, describe_file, open_artifact
 from device_runner.engines import Engine, OnnxEngine, open_engine
-from exporters.onnx_graph import export_plain_onnx
+from exporters.onnx.graph import export_plain_onnx
 from exporters.schemes import find_scheme
-from toolchain.anchor_model import AnchorModel
-from toolchain.exporting import export_model
-from toolchain.models import load_model
-from toolchain.speech import bundled_speech
-from toolchain.torch_engine import TorchEngine
+from toolchain.accuracy.torch_engine import TorchEngine
+from toolchain.data.speech import bundled_speech
+from toolchain.models.anchor_model import AnchorModel
+from toolchain.models.loading import load_model
+from toolchain.scenario.exporting import export_model
 
 MODELS = {"tiny": "DIGITS_ASR_TINY", "base": "WAV2VEC2_ASR_BASE_960H", "large": "HUBERT_ASR_LARGE"}
 SCHEMES = (

@@ -31,9 +31,9 @@ from device_runner.errors import AsrDeployError
 from device_runner.files import write_text
 from device_runner.jobs import make_task
 from device_runner.runner import run_job
-from toolchain.exporting import export_model
-from toolchain.models import load_model
-from toolchain.speech import bundled_speech
+from toolchain.data.speech import bundled_speech
+from toolchain.models.loading import load_model
+from toolchain.scenario.exporting import export_model
 
 BARE, ENGINE, JOB = "bare onnxruntime", "engine", "latency job"
 

@@ -13,15 +13,17 @@ import sys
 from collections.abc import Callable, Mapping
 
 from benchmarks.common import REPOSITORY, Figures, arguments_of, in_turn, report, run, timed, timing_rows
-from device_runner.adb import SERVER_VARIABLE, Adb, find_adb
 from device_runner.errors import AsrDeployError
+from device_runner.phone.adb import SERVER_VARIABLE, Adb, find_adb
 
 BASELINE = "python -c pass"
 WAYS: dict[str, tuple[str, ...]] = {
     BASELINE: ("-c", "pass"),
     "python -c 'import device_runner.engines'": ("-c", "import device_runner.engines"),
-    **{f"asrdeploy {command}": ("-m", "toolchain.cli", command) for command in ("--help", "testcases", "schemes", "codecs", "devices")},
-    "asrdeploy evaluate --help": ("-m", "toolchain.cli", "evaluate", "--help"),
+    **{
+        f"asrdeploy {command}": ("-m", "toolchain.cli.main", command) for command in ("--help", "testcases", "schemes", "codecs", "devices")
+    },
+    "asrdeploy evaluate --help": ("-m", "toolchain.cli.main", "evaluate", "--help"),
 }
 
 

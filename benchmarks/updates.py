@@ -19,15 +19,15 @@ from torch import nn
 from benchmarks.common import Figures, Row, arguments_of, report, run
 from device_runner.audio import read_audio
 from device_runner.transcripts import read_transcripts
-from toolchain.anchor_model import AnchorModel
-from toolchain.bitstreams import calibration_of, compress, reconstruct
-from toolchain.comparison import Comparison, compare
+from toolchain.accuracy.comparison import Comparison, compare
+from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.model_under_test import subject_of
+from toolchain.accuracy.scoring import TRANSCRIPTS, Evaluation
+from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression.calibration import Calibration
-from toolchain.datasets import DataSet, Utterance, open_data
-from toolchain.evaluate import evaluate
-from toolchain.models import load_model
-from toolchain.scoring import TRANSCRIPTS, Evaluation
-from toolchain.subjects import subject_of
+from toolchain.data.datasets import DataSet, Utterance, open_data
+from toolchain.models.anchor_model import AnchorModel
+from toolchain.models.loading import load_model
 
 CODEC = "ectcq"
 UPDATE_BITS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9)  # tried from the lowest

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from device_runner.adb import Adb, DeviceLost, Phone, find_adb, quoted
-from device_runner.adb_device import AdbDevice, Patience
-from device_runner.arm_bundle import build_bundle, command, qemu_launcher
 from device_runner.contract import Kind
 from device_runner.devices import LOCAL, QEMU, Device, ProcessDevice, local_device
 from device_runner.errors import AsrDeployError
 from device_runner.facts import device_facts
-from device_runner.names import nearest
-from device_runner.phone_runners import AppRunner, ShellRunner, installed_version
-from device_runner.phone_state import ABI, kind_of, model_of, read_properties
-from device_runner.phone_transfers import ROOT
+from device_runner.phone.adb import Adb, DeviceLost, Phone, find_adb, quoted
+from device_runner.phone.arm_bundle import build_bundle, command, qemu_launcher
+from device_runner.phone.device import AdbDevice, Patience
+from device_runner.phone.runners import AppRunner, ShellRunner, installed_version
+from device_runner.phone.state import ABI, kind_of, model_of, read_properties
+from device_runner.phone.transfers import ROOT
+from device_runner.suggestions import nearest
 
 Via = Literal["app", "shell"]
 Say = Callable[[str], None]

@@ -16,9 +16,9 @@ from device_runner.engines import Engine, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import package_versions
 from device_runner.files import atomic_folder
-from device_runner.names import nearest
-from exporters.made import Made
-from exporters.onnx_format import TOKENS, Speech, export_onnx, write_tokens
+from device_runner.suggestions import nearest
+from exporters.onnx.exporter import TOKENS, Speech, export_onnx, write_tokens
+from exporters.outcome import Made
 from exporters.recogniser import Recogniser
 from exporters.rewrites import for_device
 from exporters.schemes import EXECUTORCH, ONNX, Scheme, find_scheme
@@ -45,7 +45,7 @@ def _onnx(order: Order, path: Path) -> Made:
 
 
 def _executorch(order: Order, path: Path) -> Made:
-    from exporters.executorch_format import export_executorch  # seconds of import time that ONNX needs not pay
+    from exporters.executorch.exporter import export_executorch  # seconds of import time that ONNX needs not pay
 
     return export_executorch(
         order.recogniser,

@@ -8,7 +8,7 @@ import onnx
 from device_runner.artifact import Artifact
 from device_runner.errors import AsrDeployError
 from exporters import weights as accounting
-from exporters.onnx_format import operators, stored_weights
+from exporters.onnx.exporter import operators, stored_weights
 from exporters.schemes import EXECUTORCH, ONNX
 from exporters.weights import BITS, StoredWeight
 
@@ -111,7 +111,7 @@ def _onnx(artifact: Artifact) -> Inspection:
 
 
 def _executorch(artifact: Artifact) -> Inspection:
-    from exporters.executorch_format import stored_in
+    from exporters.executorch.exporter import stored_in
 
     manifest = artifact.manifest
     rows = [Operator(name, number, "portable kernels") for name, number in manifest.portable.items()]

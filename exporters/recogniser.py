@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from device_runner.bitstream.network import EPSILON
 from device_runner.errors import AsrDeployError
-from device_runner.network import EPSILON
 
 
 class Recogniser(nn.Module):

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from importlib.metadata import EntryPoint, entry_points
 
 from device_runner.errors import AsrDeployError
-from device_runner.names import nearest
+from device_runner.suggestions import nearest
 
 ENTRY_POINTS = "asrdeploy.schemes"
 ONNX, EXECUTORCH = "onnx", "executorch"

@@ -1,6 +1,6 @@
 """The device demo: an emulated phone behind the real adb client, jobs by the app's way and by the shell's, compared with this machine.
 
-The phone is `tests/emulated_device`: its app is benchcore on this machine's JVM, its shell runs the Arm bundle under qemu.
+The phone is `tests/device_runner/phone/emulated_device`. Its app is benchcore on this machine's JVM, its shell runs the Arm bundle under qemu.
 Its times say nothing.
 """
 
@@ -13,14 +13,13 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path.insert(0, str(REPOSITORY))
 
-from emulated_device.device import EmulatedDevice
-from emulated_device.fixtures import connect, disconnect
-from emulated_device.server import AdbServer
-
-from device_runner.arm_bundle import qemu_launcher
-from device_runner.phone_runners import APP, APP_VERSION_CODE
+from device_runner.phone.arm_bundle import qemu_launcher
+from device_runner.phone.runners import APP, APP_VERSION_CODE
+from tests.device_runner.phone.emulated_device.device import EmulatedDevice
+from tests.device_runner.phone.emulated_device.fixtures import connect, disconnect
+from tests.device_runner.phone.emulated_device.server import AdbServer
 
 RESULTS = Path("results/device-demo")
 ARTIFACT = RESULTS / "DIGITS_ASR_TINY-onnx-int8"
@@ -31,7 +30,7 @@ def run(*words: object) -> None:
     """Show a command of `asrdeploy` and run it; its failure ends the demo."""
     command = ["asrdeploy", *map(str, words)]
     print(f"\n$ {shlex.join(command)}", flush=True)
-    subprocess.run([sys.executable, "-m", "toolchain.cli", *command[1:]], check=True)
+    subprocess.run([sys.executable, "-m", "toolchain.cli.main", *command[1:]], check=True)
 
 
 def transcripts(name: str) -> list[str]:

@@ -6,7 +6,7 @@ import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from toolchain.cli import app
+from toolchain.cli.main import app
 
 PAGE = "reference/commands.md"
 EXAMPLE = "Example: "  # stands in front of a command's example, at the end of its help

@@ -13,17 +13,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
-from doctor_parts import no_adb_server, programs  # noqa: F401  (fixtures)
-from emulated_device.fixtures import adb_server, emulated  # noqa: F401  (fixtures)
-from helpers import TERMINAL_VARIABLES, Completed, run_command
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.audio import read_audio
-from toolchain.anchor_model import AnchorModel
-from toolchain.cli import main
-from toolchain.datasets import DataSet, Utterance, open_data
-from toolchain.exporting import export_model
-from toolchain.models import load_model
+from tests.device_runner.phone.emulated_device.fixtures import adb_server, emulated  # noqa: F401  (fixtures)
+from tests.helpers import TERMINAL_VARIABLES, Completed, run_command
+from tests.toolchain.doctor.parts import no_adb_server, programs  # noqa: F401  (fixtures)
+from toolchain.cli.main import main
+from toolchain.data.datasets import DataSet, Utterance, open_data
+from toolchain.models.anchor_model import AnchorModel
+from toolchain.models.loading import load_model
+from toolchain.scenario.exporting import export_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

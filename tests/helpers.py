@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from device_runner.artifact import MANIFEST, Artifact, Manifest, describe_file, open_artifact, write_manifest
-from toolchain.testcases import LABELS
+from toolchain.models.test_cases import LABELS
 
 REPOSITORY = Path(__file__).parent.parent
 # Rich and typer look at these; a command under test writes into a pipe of 80 columns, as for most users of pipes.
@@ -27,7 +27,7 @@ Completed = subprocess.CompletedProcess[str]
 def run_command(*args: object, cwd: Path, env: dict[str, str] | None = None) -> Completed:
     """Run the console command in a process of its own."""
     surroundings = {key: value for key, value in os.environ.items() if key not in TERMINAL_VARIABLES} | (env or {})
-    command = [sys.executable, "-m", "toolchain.cli", *map(str, args)]
+    command = [sys.executable, "-m", "toolchain.cli.main", *map(str, args)]
     return subprocess.run(command, cwd=cwd, env=surroundings, capture_output=True, text=True, timeout=600)
 
 

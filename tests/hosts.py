@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from helpers import TERMINAL_VARIABLES, Completed
-from http_files import FileServer, serving
 
-from toolchain import download as download_module
-from toolchain.datasets import open_data
+from tests.helpers import TERMINAL_VARIABLES, Completed
+from tests.http_files import FileServer, serving
+from toolchain.data import download as download_module
+from toolchain.data.datasets import open_data
 
 ARCHIVE = "/resources/12/test-clean.tar.gz"
 WHOLE = 1 << 60  # as a cut: more than any body has

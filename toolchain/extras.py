@@ -27,6 +27,6 @@ def lacking(error: ModuleNotFoundError) -> str | None:
     extra = extra_of(error.name or "")
     if extra is None:
         return None
-    from toolchain.doctor_probes import asrdeploy_command  # only here: it takes longer than most commands
+    from toolchain.doctor.probes import asrdeploy_command  # only here: it takes longer than most commands
 
     return f"This needs {error.name}, which is not installed: `{asrdeploy_command(extra)}` adds the extra {extra}."

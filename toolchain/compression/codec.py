@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from device_runner.bitstream import Header, Record, Value, in_memory, write_bitstream
-from device_runner.decoders import State, Weights, decode_bitstream
+from device_runner.bitstream.decoders import State, Weights, decode_bitstream
+from device_runner.bitstream.format import Header, Record, Value, in_memory, write_bitstream
+from device_runner.bitstream.network import Network
 from device_runner.errors import AsrDeployError
-from device_runner.names import nearest
-from device_runner.network import Network
+from device_runner.suggestions import nearest
 from toolchain.compression.calibration import Calibration
 
 ENTRY_POINTS = "asrdeploy.codecs"
@@ -33,7 +33,7 @@ class Coded:
 class Codec(Protocol):
     """Compresses the weights of a model: a frozen dataclass whose fields are the codec's parameters.
 
-    Another package brings one by the entry point group ``asrdeploy.codecs``. What a receiver does is in ``device_runner.decoders``, by the
+    Another package brings one by the entry point group ``asrdeploy.codecs``. What a receiver does is in ``device_runner.bitstream.decoders``, by the
     kind of each record; a package whose codec needs a kind of its own brings its decoder by the group ``asrdeploy.decoders``.
     """
 

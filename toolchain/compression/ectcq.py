@@ -1,4 +1,4 @@
-"""Entropy-coded trellis quantisation: the encoder. What it sends is described in ``device_runner.trellis``.
+"""Entropy-coded trellis quantisation: the encoder. What it sends is described in ``device_runner.bitstream.trellis``.
 
 Steps: all weights share one step where nothing is known of the inputs (the least squared error for the bits); with calibration a layer's
 step follows from its sensitivity, and a column's error is made good by the columns after it (``feedback``).
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from device_runner.bitstream import Value
-from device_runner.decoders import State, Weights
+from device_runner.bitstream.decoders import State, Weights
+from device_runner.bitstream.format import Value
+from device_runner.bitstream.trellis import MOST_LEVELS, POLYNOMIALS, AdaptiveModels, Layout, next_states, renewals
 from device_runner.errors import AsrDeployError
-from device_runner.trellis import MOST_LEVELS, POLYNOMIALS, AdaptiveModels, Layout, next_states, renewals
 from toolchain.compression.calibration import Calibration
 from toolchain.compression.codec import Coded, as_matrix, codec
 from toolchain.compression.feedback import corrected_biases, feedback_factor, quantise_with_feedback

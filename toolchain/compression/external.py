@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from device_runner.decoders import State
+from device_runner.bitstream.decoders import State
 from device_runner.errors import AsrDeployError
 from toolchain.compression.calibration import Calibration
 from toolchain.compression.codec import Coded, codec

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from device_runner.decoders import State, Weights
+from device_runner.bitstream.decoders import State, Weights
 from toolchain.compression.calibration import Calibration
 
 DAMPING = 0.02  # of the mean second moment, added to the diagonal: columns that were hardly heard stay where they are

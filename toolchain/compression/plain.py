@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from device_runner.decoders import State, Weights
+from device_runner.bitstream.decoders import State, Weights
 from device_runner.errors import AsrDeployError
 from toolchain.compression.calibration import Calibration
 from toolchain.compression.codec import Coded, as_matrix, codec
@@ -118,6 +118,6 @@ def entropy_coded(symbols: npt.NDArray[np.int32], categories: int) -> bytes:
 
 def filled(payload: bytes, weights: int) -> bytes:
     """Fill a payload up with zeros: the container takes no record of too many weights for its bytes."""
-    from device_runner.bitstream import WEIGHTS_PER_BYTE
+    from device_runner.bitstream.format import WEIGHTS_PER_BYTE
 
     return payload.ljust(weights // WEIGHTS_PER_BYTE, b"\0")

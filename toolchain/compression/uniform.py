@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from device_runner.decoders import State, Weights
+from device_runner.bitstream.decoders import State, Weights
 from device_runner.errors import AsrDeployError
 from toolchain.compression.calibration import Calibration
 from toolchain.compression.codec import Coded, as_matrix, codec

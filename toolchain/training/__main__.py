@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from device_runner.files import write_json
-from device_runner.names import nearest
-from toolchain import cli
-from toolchain.models import load_model
+from device_runner.suggestions import nearest
+from toolchain.cli.main import run as run_application
+from toolchain.models.loading import load_model
 from toolchain.training.batches import read_fsdd
 from toolchain.training.curve import plot_log
 from toolchain.training.score import bundled_sets, connected_digits, count, synthetic_digits
@@ -86,4 +86,4 @@ def score(
 
 
 if __name__ == "__main__":
-    cli.run(app)
+    run_application(app)

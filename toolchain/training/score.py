@@ -8,9 +8,9 @@ from torch import nn
 
 from device_runner.audio import read_audio
 from device_runner.labels import select_labels
-from toolchain.datasets import open_data
-from toolchain.metrics import count_errors
-from toolchain.testcases import LABELS
+from toolchain.accuracy.metrics import count_errors
+from toolchain.data.datasets import open_data
+from toolchain.models.test_cases import LABELS
 from toolchain.training.batches import join
 from toolchain.training.speech_sets import SPLITS
 from toolchain.training.synthesis import SAMPLE_RATE, Manner, Speech, draw_words, say

@@ -17,8 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from device_runner.files import atomic_path
-from toolchain.digits_model import digits_asr_tiny, start_with_filterbank
-from toolchain.testcases import LABELS
+from toolchain.models.digits_model import digits_asr_tiny, start_with_filterbank
+from toolchain.models.test_cases import LABELS
 from toolchain.training.augment import Augmentation
 from toolchain.training.batches import Batch, Batches
 from toolchain.training.score import ScoredSet, word_error_rate

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from device_runner.bitstream import Record
-from device_runner.decoders import Parts, Weights, entropy_decoded
+from device_runner.bitstream.decoders import Parts, Weights, entropy_decoded
+from device_runner.bitstream.format import Record
 
 MOST_LEVELS = 1000
 

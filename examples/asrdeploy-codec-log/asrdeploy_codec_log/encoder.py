@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from device_runner.decoders import State, Weights
+from device_runner.bitstream.decoders import State, Weights
 from device_runner.errors import AsrDeployError
 from toolchain.compression.calibration import Calibration
 from toolchain.compression.codec import Coded

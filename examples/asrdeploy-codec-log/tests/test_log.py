@@ -6,7 +6,7 @@ import torch
 from asrdeploy_codec_log import decoder
 from asrdeploy_codec_log.encoder import Log
 
-from device_runner.bitstream import Record
+from device_runner.bitstream.format import Record
 from device_runner.errors import AsrDeployError
 from toolchain.compression.codec import decode, encode
 

@@ -1,0 +1,1 @@
+"""The bitstream format, its decoders, and the receiver. Needs numpy, not torch."""

@@ -1,0 +1,205 @@
+"""The two ways onto a phone: the app, and the Arm bundle in adb's shell. Both read the same job and write the same result."""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from device_runner.contract import lines_path
+from device_runner.errors import AsrDeployError
+from device_runner.files import sha256_of
+from device_runner.phone.adb import CommandFailed, Phone, quoted
+from device_runner.phone.arm_bundle import build_bundle, command, pack_bundle
+from device_runner.phone.state import ABI
+from device_runner.phone.transfers import ROOT, exists, push_checked, require_space, said
+
+APP, APP_VERSION_CODE = "org.asrdeploy.bench", 1
+INSTRUMENTATION = f"{APP}/.JobInstrumentation"
+APP_FILES = f"/sdcard/Android/data/{APP}/files"  # the app's own folder, which adb's shell reads too
+ARM64 = "arm64-v8a"
+STARTING = 100  # tenths of a second for a started job to say its process number
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job lies on the device.
+
+    Args:
+        id: names it, also in its process's command line.
+        folder: of the job file, and of the log.
+        result: the result file.
+    """
+
+    id: str
+    folder: str
+    result: str
+
+    @property
+    def lines(self) -> str:
+        """The file of lines beside the result."""
+        return str(lines_path(Path(self.result)))
+
+    @property
+    def everything(self) -> tuple[str, str]:
+        """The folders that hold nothing but this job."""
+        return self.folder, self.result.rpartition("/")[0]
+
+
+class PhoneRunner(Protocol):
+    """A way onto a phone."""
+
+    def place(self, job: str) -> Place:
+        """Return where a job lies, by the first digits of its sha256."""
+        ...
+
+    def prepare(self, phone: Phone, properties: Mapping[str, str]) -> None:
+        """Put what runs jobs onto the device, where it is not there yet; can be repeated."""
+        ...
+
+    def command(self, there: Place) -> str:
+        """Return the shell command that runs a job to its end."""
+        ...
+
+    def stop(self, phone: Phone, there: Place) -> None:
+        """End a running job; what it finished stays."""
+        ...
+
+
+@dataclass(frozen=True)
+class AppRunner:
+    """The app, started as an instrumentation.
+
+    Args:
+        apk: what is installed where the device has no app or an older one.
+    """
+
+    apk: Path | None = None
+
+    def place(self, job: str) -> Place:
+        """Return the place of a job; see ``PhoneRunner``."""
+        return Place(job, f"{ROOT}/jobs/{job}", f"{APP_FILES}/jobs/{job}/result.json")
+
+    def prepare(self, phone: Phone, properties: Mapping[str, str]) -> None:
+        """Install or update the app.
+
+        Raises:
+            AsrDeployError: it is missing or too old, and there is no APK to install.
+        """
+        version = installed_version(phone)
+        if version is not None and version >= APP_VERSION_CODE:
+            return
+        if self.apk is None:
+            what = "has no app" if version is None else f"has version {version} of the app, older than {APP_VERSION_CODE}"
+            raise AsrDeployError(f"{phone.serial} {what}: build it as android/README.md says and name it with --apk, or use --via shell.")
+        phone.install(self.apk)
+        version = installed_version(phone)
+        if version is None or version < APP_VERSION_CODE:
+            raise AsrDeployError(f"{self.apk} holds version {version} of the app; {APP_VERSION_CODE} is needed: build it again.")
+
+    def command(self, there: Place) -> str:
+        """Return how the app is started."""
+        return quoted("am", "instrument", "-w", "-e", "job", f"{there.folder}/job.json", "-e", "result", there.result, INSTRUMENTATION)
+
+    def stop(self, phone: Phone, there: Place) -> None:
+        """End the app and what waits for it."""
+        phone.shell(quoted("am", "force-stop", APP))
+        kill(phone, there)
+
+
+@dataclass(frozen=True)
+class ShellRunner:
+    """The Arm bundle in adb's shell: no app, no root.
+
+    Args:
+        say: is told what is built or sent.
+    """
+
+    say: Callable[[str], None] = lambda sentence: None
+
+    def place(self, job: str) -> Place:
+        """Return the place of a job; see ``PhoneRunner``."""
+        return Place(job, f"{ROOT}/jobs/{job}-shell", f"{ROOT}/jobs/{job}-shell/result.json")
+
+    def prepare(self, phone: Phone, properties: Mapping[str, str]) -> None:
+        """Push the bundle's layers that the device does not have.
+
+        Raises:
+            AsrDeployError: the device's processor is another one, its disk is full, or the bundle cannot be built.
+        """
+        if properties.get(ABI) != ARM64:
+            raise AsrDeployError(f"{phone.serial} runs {properties.get(ABI, 'unknown')} code; --via shell needs {ARM64}: use --via app.")
+        phone.shell(quoted("mkdir", "-p", ROOT))
+        for archive in pack_bundle(build_bundle(progress=self.say)):
+            folder = f"{ROOT}/{archive.stem}"
+            if exists(phone, folder):
+                continue
+            require_space(phone, 2 * archive.stat().st_size)  # the archive, and what it holds
+            self.say(f"sending {archive.name} ({archive.stat().st_size / 1e6:.0f} MB)")
+            packed, unpacked = f"{folder}.tar", f"{folder}.unpacked"
+            push_checked(phone, archive, packed, sha256_of(archive))
+            steps = (
+                ("rm", "-rf", unpacked),
+                ("mkdir", unpacked),
+                ("tar", "-xf", packed, "-C", unpacked),
+                ("mv", f"{unpacked}/{archive.stem}", folder),  # only a whole layer has the name that is looked for
+                ("rm", "-rf", unpacked, packed),
+            )
+            phone.shell(" && ".join(quoted(*words) for words in steps), seconds=300)
+
+    def command(self, there: Place) -> str:
+        """Return how the bundle is started."""
+        bundle = f"{ROOT}/{build_bundle().name}"
+        return quoted(*command(Path(bundle), emulated=False), f"{there.folder}/job.json", there.result)
+
+    def stop(self, phone: Phone, there: Place) -> None:
+        """End the job's processes."""
+        kill(phone, there)
+
+
+def start(phone: Phone, there: Place, runner: PhoneRunner) -> None:
+    """Start a job in the background, unless it runs or has ended with a result; it lives on without the connection."""
+    job = f"echo $$ >pid; {runner.command(there)} >log 2>&1; echo $? >exit"
+    # The job's id as the script's name: it tells this process from one that has its number after a restart of the phone.
+    background = f"setsid sh -c {shlex.quote(job)} {shlex.quote(there.id)} </dev/null >/dev/null 2>&1 &"
+    phone.shell(
+        f"cd {shlex.quote(there.folder)} || exit 1\n"
+        f"[ -e {shlex.quote(there.result)} ] && exit 0\n"
+        f"{_alive(there)} && exit 0\n"
+        f"rm -f pid exit\n{background}\n"
+        f"i=0; while [ ! -s pid ] && [ $i -lt {STARTING} ]; do sleep 0.1; i=$((i+1)); done; [ -s pid ]"
+    )
+
+
+def alive(phone: Phone, there: Place) -> bool:
+    """Tell whether a job's process lives."""
+    return said(phone, f"cd {shlex.quote(there.folder)} && {{ {_alive(there)} && echo yes || echo no; }}").strip() == "yes"
+
+
+def kill(phone: Phone, there: Place) -> None:
+    """End a job's processes, a group of their own."""
+    phone.shell(f"cd {shlex.quote(there.folder)} && {_alive(there)} && kill -9 -$(cat pid) || true")
+
+
+def last_words(phone: Phone, there: Place) -> str:
+    """Return what a job's log complains of: an instrumentation's own error, else its last line."""
+    log = said(phone, f"cd {shlex.quote(there.folder)} && tail -n 20 log 2>/dev/null || true").strip().splitlines()
+    lines = [line.strip().rstrip(".") for line in log if line.strip() and not line.startswith("INSTRUMENTATION_CODE")]
+    errors = [line.partition("error=")[2] for line in lines if "error=" in line]
+    return (errors or lines or ["it said nothing"])[-1]
+
+
+def _alive(there: Place) -> str:
+    return f'{{ [ -s pid ] && grep -q {shlex.quote(there.id)} "/proc/$(cat pid)/cmdline" 2>/dev/null; }}'
+
+
+def installed_version(phone: Phone) -> int | None:
+    """Return the version code of the app on the device; None: it is not there."""
+    try:
+        if not said(phone, quoted("pm", "path", APP)).strip().startswith("package:"):
+            return None
+    except CommandFailed:
+        return None
+    found = re.search(r"versionCode=(\d+)", said(phone, quoted("dumpsys", "package", APP)))
+    return int(found[1]) if found else None

@@ -1,0 +1,152 @@
+"""Reading audio: what comes out, and a sentence for everything that cannot be read."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_runner.audio import read_audio
+from device_runner.errors import AsrDeployError
+
+SPEECH = (np.random.default_rng(0).standard_normal(4_000) * 0.1).astype(np.float32)
+
+
+def written(path: Path, samples: np.ndarray = SPEECH, rate: int = 16_000, subtype: str | None = None) -> Path:
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return path
+
+
+def refused(path: Path) -> str:
+    """Return the one sentence with which a file is refused; it names the file."""
+    with pytest.raises(AsrDeployError) as caught:
+        read_audio(path, 16_000)
+    sentence = str(caught.value)
+    assert sentence.startswith(str(path)) or f" {path};" in sentence
+    assert sentence.endswith(".") and "\n" not in sentence and ". " not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("name, subtype", [("a.flac", "PCM_16"), ("a.wav", "PCM_16"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT")])
+def test_samples_come_as_float32_in_one_dimension(tmp_path: Path, name: str, subtype: str) -> None:
+    samples = read_audio(written(tmp_path / name, subtype=subtype), 16_000)
+    assert samples.dtype == np.float32 and samples.shape == SPEECH.shape
+    np.testing.assert_allclose(samples, SPEECH, atol=2**-15)
+
+
+def test_full_scale_is_one(tmp_path: Path) -> None:
+    extremes = np.array([-32768, 0, 32767], dtype=np.int16)
+    assert read_audio(written(tmp_path / "a.wav", extremes), 16_000).tolist() == [-1.0, 0.0, 32767 / 32768]
+
+
+def test_wav_of_unknown_length_from_a_pipe_is_read_whole(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.wav")
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = b"\xff" * 4
+    path.write_bytes(data)
+    assert len(read_audio(path, 16_000)) == len(SPEECH)
+
+
+def test_chunks_beside_the_samples_do_no_harm(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.wav")
+    data = path.read_bytes()
+    note = b"note\x03\x00\x00\x00abc\x00"  # of odd length, so with a byte of padding
+    path.write_bytes(data[:36] + note + data[36:] + note)
+    assert len(read_audio(path, 16_000)) == len(SPEECH)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_other_rates_are_resampled_as_by_the_scenarios_script(tmp_path: Path, rate: int) -> None:
+    import torch
+    import torchaudio.functional
+
+    path = written(tmp_path / "a.wav", rate=rate, subtype="FLOAT")
+    expected = torchaudio.functional.resample(torch.from_numpy(SPEECH)[None], rate, 16_000)[0].numpy()
+    samples = read_audio(path, 16_000)
+    assert samples.dtype == np.float32
+    np.testing.assert_array_equal(samples, expected)
+
+
+def test_without_torchaudio_the_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    monkeypatch.setitem(sys.modules, "torchaudio.functional", None)
+    sentence = refused(written(tmp_path / "a.wav", rate=8_000))
+    assert "convert it to 16000 Hz" in sentence and "toolchain" in sentence
+
+
+def test_reading_at_the_right_rate_imports_no_torch(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.flac")
+    code = (
+        "import sys; from pathlib import Path; from device_runner.audio import read_audio; "
+        "print(len(read_audio(Path(sys.argv[1]), 16_000)), 'torch' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    answer = subprocess.run([sys.executable, "-c", code, path], cwd=root, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == [str(len(SPEECH)), "False"]
+
+
+def test_a_rate_from_a_damaged_header_is_refused_rather_than_resampled(tmp_path: Path) -> None:
+    assert "44101 Hz" in refused(written(tmp_path / "a.wav", rate=44_101))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert "no audio file" in refused(tmp_path / "none.wav")
+
+
+def test_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").mkdir()
+    assert "is a folder" in refused(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("content", [b"", b"one two three\n", b"RIFF", b"RIFF\x00\x00\x00\x00WAVE", b"fLaC"])
+def test_no_audio_in_spite_of_its_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    assert "cannot be read as audio" in refused(path)
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    assert "no samples" in refused(written(tmp_path / "a.wav", SPEECH[:0]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    samples = SPEECH.copy()
+    samples[7] = value
+    assert "not finite" in refused(written(tmp_path / "a.wav", samples, subtype="FLOAT"))
+
+
+def test_two_channels(tmp_path: Path) -> None:
+    assert "2 channels; convert it to mono" in refused(written(tmp_path / "a.wav", np.stack([SPEECH, SPEECH], axis=1)))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+@settings(max_examples=40, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, name: str, share: float) -> None:
+    path = written(tmp_path_factory.mktemp("cut") / name)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    refused(path)
+
+
+def test_flac_with_a_hole_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.flac")
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 500] = bytes(500)
+    path.write_bytes(data)
+    assert "cut short or damaged" in refused(path)
+
+
+def test_flac_that_claims_more_samples_than_memory_holds(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.flac")
+    data = bytearray(path.read_bytes())
+    data[22:26] = b"\xff" * 4  # with the low half of byte 21 the total of samples, 36 bits
+    data[21] |= 0x0F
+    path.write_bytes(data)
+    assert "cut short or damaged" in refused(path)

@@ -1,0 +1,44 @@
+"""What the tests of accuracy runs share: an engine that counts, the transcripts of a folder, a folder of speech."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from device_runner.engines import Engine
+from device_runner.transcripts import Transcript, read_transcripts
+from toolchain.accuracy.model_under_test import Subject
+from toolchain.accuracy.scoring import TRANSCRIPTS
+from toolchain.data.datasets import DataSet
+
+
+class Counting:
+    """An engine that counts how often the real one behind it runs."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.runs = 0
+
+    def logits(self, waveform: np.ndarray) -> np.ndarray:
+        self.runs += 1
+        return self.engine.logits(waveform)
+
+
+def counted(subject: Subject) -> tuple[Subject, Counting]:
+    engine = Counting(subject.engine)
+    return replace(subject, engine=engine), engine
+
+
+def transcripts(folder: Path) -> list[Transcript]:
+    return read_transcripts(folder / TRANSCRIPTS)
+
+
+def speech_folder(data: DataSet, folder: Path) -> Path:
+    """A folder in LibriSpeech's layout with two bundled utterances, to be changed."""
+    chapter = folder / "test-clean" / "101" / "1"
+    chapter.mkdir(parents=True)
+    for each in data.utterances[:2]:
+        shutil.copy(each.path, chapter)
+    (chapter / "101-1.trans.txt").write_text("".join(f"{each.id} {each.reference}\n" for each in data.utterances[:2]))
+    return folder

@@ -1,0 +1,130 @@
+"""An accuracy run that is stopped at random moments, again and again, ends with the transcripts of one that was not."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from device_runner.artifact import Artifact
+from tests.helpers import hears_ctrl_c
+from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.model_under_test import open_subject
+from toolchain.accuracy.run_folder import SETTINGS
+from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS
+from toolchain.accuracy.workers import LocalPool
+from toolchain.data.datasets import DataSet
+
+STOPS = 24
+RUN = """
+import sys
+from pathlib import Path
+from toolchain.data.datasets import open_data
+from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.workers import LocalPool
+from toolchain.accuracy.model_under_test import open_subject
+evaluate(open_subject(sys.argv[1]), open_data("digits", "test-clean"), Path(sys.argv[2]), pool=LocalPool(2))
+"""
+
+
+def lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_stopped_at_random_moments(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+    subject = open_subject(str(tiny_int8.folder))
+    evaluate(subject, test_clean, tmp_path / "whole")
+    chance = random.Random(os.getpid())  # other moments in every run of the tests
+    folder, stopped, done = tmp_path / "stopped", 0, 0
+    while stopped < STOPS:
+        command = [sys.executable, "-c", RUN, tiny_int8.folder, folder]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hears_ctrl_c) as run:
+            # So few lines a time that the set lasts for all stops; at first nothing but the settings may be there.
+            wanted = done + chance.randrange(5) if stopped else 0
+            file = folder / (TRANSCRIPTS if stopped else SETTINGS)
+            while run.poll() is None and (not file.exists() or lines(file) < wanted):
+                time.sleep(0.001)
+            time.sleep(chance.random() * 0.01)
+            run.send_signal(chance.choice([signal.SIGKILL, signal.SIGINT]))
+            run.communicate()
+        if run.returncode == 0:  # on a quick machine the set may be done before: most of it is taken away again
+            kept = (folder / TRANSCRIPTS).read_bytes().splitlines(keepends=True)[:20]
+            (folder / TRANSCRIPTS).write_bytes(b"".join(kept))
+            (folder / RESULT).unlink()
+            done = len(kept)
+            continue
+        assert not (folder / RESULT).exists() and lines(folder / TRANSCRIPTS) >= done
+        stopped, done = stopped + 1, lines(folder / TRANSCRIPTS)
+    assert 0 < done < len(test_clean.utterances)
+    evaluate(subject, test_clean, folder, pool=LocalPool(2))
+    assert (folder / TRANSCRIPTS).read_bytes() == (tmp_path / "whole" / TRANSCRIPTS).read_bytes()
+    assert lines(folder / TIMES) == len(test_clean.utterances)
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+left = int(sys.argv[3])
+def watch(event, arguments):  # the interpreter tells of every opening, renaming and removal of a file before it happens
+    global left
+    if event in ("open", "os.rename", "os.remove") and any(str(sys.argv[2]) in str(each) for each in arguments):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+from toolchain.data.datasets import open_data
+from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.model_under_test import open_subject
+subject, data = open_subject(sys.argv[1]), open_data("digits", "test-clean").limited(2)
+sys.addaudithook(watch)
+evaluate(subject, data, Path(sys.argv[2]))
+"""
+
+
+def test_killed_at_every_step_with_a_file(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+    """Each run is killed before another step; odd ones begin anew, the others where the last one was killed."""
+    few, subject = test_clean.limited(2), open_subject(str(tiny_int8.folder))
+    evaluate(subject, few, tmp_path / "whole")
+    expected, step, folder = (tmp_path / "whole" / TRANSCRIPTS).read_bytes(), 1, tmp_path / "killed"
+    while subprocess.run([sys.executable, "-c", KILLED_AT, tiny_int8.folder, folder, str(step)]).returncode:
+        if step % 2:
+            evaluate(subject, few, folder)
+            assert (folder / TRANSCRIPTS).read_bytes() == expected
+            shutil.rmtree(folder)
+        step += 1
+    assert step > 10 and (folder / TRANSCRIPTS).read_bytes() == expected
+    assert sorted(each.name for each in folder.iterdir()) == sorted([RESULT, SETTINGS, TIMES, TRANSCRIPTS])
+
+
+def test_a_disk_that_becomes_full_loses_nothing(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+    few, subject = test_clean.limited(12), open_subject(str(tiny_int8.folder))
+    evaluate(subject, few, tmp_path / "whole")
+    program = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from toolchain.data.datasets import open_data; from toolchain.accuracy.evaluation import evaluate; from toolchain.accuracy.model_under_test import open_subject\n"
+        "subject, data = open_subject(sys.argv[1]), open_data('digits', 'test-clean').limited(12)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "evaluate(subject, data, Path(sys.argv[2]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tiny_int8.folder, tmp_path / "full"], capture_output=True, text=True)
+    assert done.returncode and ("there is no room left" in done.stderr or "File too large" in done.stderr), done.stderr
+    evaluate(subject, few, tmp_path / "full")
+    assert (tmp_path / "full" / TRANSCRIPTS).read_bytes() == (tmp_path / "whole" / TRANSCRIPTS).read_bytes()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_says_how_to_go_on(ending: signal.Signals, tiny_int8: Artifact, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "toolchain.cli.main", "evaluate", tiny_int8.folder, "-o", tmp_path / "out", "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c) as run:
+        while run.poll() is None and lines(tmp_path / "out" / TRANSCRIPTS) < 3:
+            time.sleep(0.002)
+        run.send_signal(ending)
+        _, complaint = run.communicate(timeout=60)
+    assert "Traceback" not in complaint
+    if ending is signal.SIGINT:
+        assert run.returncode == 130 and "the same command goes on from what was finished" in complaint
+    assert lines(tmp_path / "out" / TRANSCRIPTS) >= 3 and not (tmp_path / "out" / RESULT).exists()

@@ -1,0 +1,184 @@
+"""Accuracy runs that are resumed at any point, and never mixed with another's."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_runner.artifact import Artifact
+from device_runner.errors import AsrDeployError
+from device_runner.transcripts import Timing, Transcript, read_timings
+from tests.toolchain.accuracy.evaluation_parts import counted, speech_folder, transcripts
+from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.model_under_test import Subject, open_subject
+from toolchain.accuracy.run_folder import SETTINGS
+from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation
+from toolchain.accuracy.workers import LocalPool
+from toolchain.data.datasets import DataSet, read_folder
+
+
+def stopping(after: int) -> Callable[[Transcript, Timing], None]:
+    """Return a progress callback that interrupts at a certain call, as the user's Control-C does."""
+    left = after
+
+    def progress(transcript: Transcript, timing: Timing) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def subject(tiny_int8: Artifact) -> Subject:
+    return open_subject(str(tiny_int8.folder))
+
+
+@pytest.fixture(scope="module")
+def data(test_clean: DataSet) -> DataSet:
+    return test_clean.limited(6)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(subject: Subject, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "results"
+    return evaluate(subject, data, folder), folder
+
+
+# Going on where a run was stopped
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_run_goes_on(
+    subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path, k: int, workers: int
+) -> None:
+    subject, engine = counted(subject)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(subject, data, tmp_path, pool=LocalPool(workers), progress=stopping(after=k))
+    before = transcripts(tmp_path)
+    # Workers may have begun some more; what was told is kept, and nothing else is.
+    assert len(before) == k <= engine.runs and not (tmp_path / RESULT).exists()
+    begun, seen = engine.runs, []
+    evaluation = evaluate(subject, data, tmp_path, pool=LocalPool(workers), progress=lambda transcript, timing: seen.append(transcript))
+    assert engine.runs == begun + len(data.utterances) - k
+    assert set(seen[:k]) == set(before) and len(seen) == len(data.utterances)
+    assert (tmp_path / TRANSCRIPTS).read_bytes() == (uninterrupted[1] / TRANSCRIPTS).read_bytes()
+    assert evaluation.wer == uninterrupted[0].wer and evaluation.wer_interval == uninterrupted[0].wer_interval
+
+
+@settings(max_examples=12, deadline=None)
+@given(share=st.floats(0, 1), times=st.floats(0, 1))
+def test_a_killed_run_goes_on_from_any_byte(
+    share: float,
+    times: float,
+    subject: Subject,
+    data: DataSet,
+    uninterrupted: tuple[Evaluation, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("killed") / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    whole = []
+    for name, kept in ((TRANSCRIPTS, share), (TIMES, times)):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: round(kept * len(content))])
+        whole.append((folder / name).read_bytes().count(b"\n"))
+    subject, engine = counted(subject)
+    evaluate(subject, data, folder)
+    assert engine.runs == len(data.utterances) - min(whole)
+    assert (folder / TRANSCRIPTS).read_bytes() == (uninterrupted[1] / TRANSCRIPTS).read_bytes()
+    assert [each.id for each in read_timings(folder / TIMES)] == [each.id for each in data.utterances]
+
+
+def test_the_same_run_again_costs_no_inference(subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path]) -> None:
+    evaluation, folder = uninterrupted
+    subject, engine = counted(subject)
+    before = (folder / TRANSCRIPTS).read_bytes()
+    assert evaluate(subject, data, folder) == evaluation
+    assert engine.runs == 0 and (folder / TRANSCRIPTS).read_bytes() == before
+
+
+# Starting anew where something else was run
+
+
+def test_another_artifact_starts_anew(tiny_fp32: Artifact, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    subject, engine = counted(open_subject(str(tiny_fp32.folder)))
+    evaluation = evaluate(subject, data, folder)
+    assert engine.runs == len(data.utterances) == len(transcripts(folder)) and evaluation.identity == tiny_fp32.digest
+
+
+def test_other_threads_or_more_data_start_anew(
+    subject: Subject, data: DataSet, test_clean: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    subject, engine = counted(subject)
+    subject = replace(subject, threads=2)
+    assert evaluate(subject, data, folder).threads == 2
+    assert engine.runs == len(data.utterances)
+    assert evaluate(subject, test_clean.limited(8), folder).utterances == 8
+    assert engine.runs == len(data.utterances) + 8
+
+
+def test_changed_data_start_anew(subject: Subject, data: DataSet, tmp_path: Path) -> None:
+    own_data = speech_folder(data, tmp_path / "speech")
+
+    def runs() -> int:
+        watched, engine = counted(subject)
+        evaluate(watched, read_folder(own_data, "test-clean", "own"), tmp_path / "results")
+        return engine.runs
+
+    assert (runs(), runs()) == (2, 0)
+    transcript = own_data / "test-clean" / "101" / "1" / "101-1.trans.txt"
+    transcript.write_text(transcript.read_text() + "\n")
+    assert runs() == 0  # the text of the file changed, not the references
+    transcript.write_text(transcript.read_text().replace("101-1-0000 ", "101-1-0000 OH "))
+    assert (runs(), runs()) == (2, 0)
+    assert transcripts(tmp_path / "results")[0].reference.startswith("OH ")
+    audio = own_data / "test-clean" / "101" / "1" / "101-1-0000.flac"
+    samples, rate = soundfile.read(audio)
+    soundfile.write(audio, samples[:8000], rate)
+    assert (runs(), runs()) == (2, 0)
+
+
+def test_transcripts_of_other_utterances_are_not_gone_on_with(
+    subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    lines = (folder / TRANSCRIPTS).read_text().splitlines(keepends=True)
+    (folder / TRANSCRIPTS).write_text("".join([lines[0].replace(data.utterances[0].id, "9-9-0000"), *lines[1:]]))
+    with pytest.raises(AsrDeployError, match="does not fit the data set: remove it"):
+        evaluate(subject, data, folder)
+
+
+def test_folders_of_an_older_version_start_anew(
+    subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    plain = json.loads((folder / SETTINGS).read_text())
+    (folder / SETTINGS).write_text(json.dumps({key: plain[key] for key in ("identity", "data", "threads")}))
+    (folder / TRANSCRIPTS).write_text('{"id": "101-1-0000", "compute_seconds": 1}\n')
+    subject, engine = counted(subject)
+    assert evaluate(subject, data, folder).wer == uninterrupted[0].wer and engine.runs == len(data.utterances)
+
+
+def test_a_normaliser_needs_no_second_run(subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    subject, engine = counted(subject)
+    both = evaluate(subject, data, folder, normalizer="whisper")
+    assert both.normalised is not None and both.wer == uninterrupted[0].wer and engine.runs == 0
+    assert Evaluation.model_validate_json((folder / RESULT).read_text()) == both
+    assert evaluate(subject, data, folder) == uninterrupted[0]

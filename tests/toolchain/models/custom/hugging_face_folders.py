@@ -1,0 +1,142 @@
+"""Hugging Face folders that tests write with transformers itself: tiny random ones, and the bundled model's weights in their form."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    HubertConfig,
+    HubertForCTC,
+    PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2Processor,
+)
+
+from tests.helpers import REPOSITORY
+from toolchain.models.digits_model import EXTRACTOR
+from toolchain.models.loading import BUNDLED_WEIGHTS
+from toolchain.models.test_cases import LABELS
+
+KINDS: dict[str, tuple[Any, Any, str]] = {
+    "wav2vec2": (Wav2Vec2Config, Wav2Vec2ForCTC, "wav2vec2."),
+    "hubert": (HubertConfig, HubertForCTC, "hubert."),
+}
+# As fine-tuning recipes write it: the space first, letters small, the blank last but for what the tokenizer adds.
+VOCABULARY = ["|", *"abcdefghijklmnopqrstuvwxyz'", "[UNK]", "[PAD]"]
+SPECIAL = {"unk_token": "[UNK]", "pad_token": "[PAD]", "word_delimiter_token": "|"}
+WIDTH = len(VOCABULARY) + 2  # <s> and </s> are added behind the vocabulary
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "conv_dim": (16, 24, 24),
+    "conv_kernel": (10, 5, 3),
+    "conv_stride": (5, 4, 4),
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "pad_token_id": VOCABULARY.index("[PAD]"),
+    "vocab_size": WIDTH,
+}
+
+
+def write_folder(
+    folder: Path,
+    kind: str = "wav2vec2",
+    *,
+    do_normalize: bool = True,
+    state: Mapping[str, torch.Tensor] | None = None,
+    shard: str = "5GB",
+    **changes: Any,
+) -> PreTrainedModel:
+    """Write a folder as fine-tuning leaves it and return the model in it; ``changes`` are fields of its configuration."""
+    make_config, make_model, _ = KINDS[kind]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = make_model(make_config(**TINY | changes)).eval()
+        with torch.no_grad():
+            for name, each in model.named_parameters():
+                if name.endswith(("bias", "layer_norm.weight")):  # zeros and ones would hide a wrong name
+                    each.add_(0.1 * torch.randn_like(each))
+    if state is not None:
+        model.load_state_dict(state)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, max_shard_size=shard)
+    (folder / "words.json").write_text(json.dumps({token: index for index, token in enumerate(VOCABULARY)}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(folder / "words.json"), **SPECIAL)
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=do_normalize)
+    Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
+    (folder / "words.json").unlink()
+    return model
+
+
+def tokenizer_of(folder: Path) -> Wav2Vec2CTCTokenizer:
+    return Wav2Vec2CTCTokenizer.from_pretrained(folder)
+
+
+def change(path: Path, **changes: Any) -> None:
+    """Change entries of a JSON file; None takes one out."""
+    found = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: each for name, each in found.items() if each is not None}))
+
+
+def renamed(folder: Path, names: Mapping[str, str]) -> None:
+    """Write a folder's weights anew with parts of their names replaced."""
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    for old, new in names.items():
+        state = {name.replace(old, new): each for name, each in state.items()}
+    save_file(state, path, {"format": "pt"})
+
+
+OLD_NORMS = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+BUNDLED = {
+    "hidden_size": 160,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 640,
+    "conv_dim": tuple(channels for channels, _, _ in EXTRACTOR),
+    "conv_kernel": tuple(kernel for _, kernel, _ in EXTRACTOR),
+    "conv_stride": tuple(stride for _, _, stride in EXTRACTOR),
+    "conv_bias": False,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "num_conv_pos_embeddings": 31,
+    "num_conv_pos_embedding_groups": 16,
+}
+
+
+def write_bundled(folder: Path) -> PreTrainedModel:
+    """Write the bundled model as a folder of theirs: other names, other order of labels, rows for tokens that it never says."""
+    _, _, prefix = KINDS["wav2vec2"]
+    state, rows = {}, {"weight": torch.zeros(WIDTH, 160), "bias": torch.full((WIDTH,), -1e3)}
+    for name, tensor in load_file(BUNDLED_WEIGHTS).items():
+        if name.startswith("aux."):
+            for row, label in zip(tensor, LABELS, strict=True):
+                token = {"-": "[PAD]"}.get(label, label.lower())
+                rows[name.removeprefix("aux.")][VOCABULARY.index(token)] = row
+            continue
+        name = name.replace("encoder.transformer.", "encoder.").replace("encoder.feature_projection.", "feature_projection.")
+        state[prefix + name] = tensor
+    state |= {f"lm_head.{name}": each for name, each in rows.items()} | {f"{prefix}masked_spec_embed": torch.zeros(160)}
+    return write_folder(folder, do_normalize=False, state=state, **BUNDLED)
+
+
+def write_example(folder: Path) -> None:
+    """Write what docs/custom-models.md works with: a Hugging Face folder, data, a checkpoint with its TOML file, a factory's module."""
+    write_bundled(folder / "my-model")
+    (folder / "my-data").symlink_to(BUNDLED_WEIGHTS.parent.parent / "speech")
+    page = (REPOSITORY / "docs" / "your-model.md").read_text(encoding="utf-8")
+    for language, name in (("toml", "mine.toml"), ("python", "my_models.py")):
+        block = page.split(f"```{language}\n", 1)[1].split("```", 1)[0]
+        assert block.startswith(f"# {name}\n")
+        (folder / name).write_text(block, encoding="utf-8")
+    state = load_file(BUNDLED_WEIGHTS)
+    rows = [*range(2, len(LABELS)), 1, 0]  # the space and the blank last, as mine.toml has them
+    save_file(state | {name: state[name][rows] for name in ("aux.weight", "aux.bias")}, folder / "mine.safetensors")

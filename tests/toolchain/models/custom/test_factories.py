@@ -1,0 +1,392 @@
+"""Own models that a factory makes: any network with CTC logits, its code never in a bitstream."""
+
+import itertools
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchaudio.models import wav2vec2_model
+
+from device_runner.audio import read_audio
+from device_runner.errors import AsrDeployError
+from device_runner.labels import select_labels
+from exporters.export import compare
+from exporters.recogniser import fold_weight_norm, shortest_input
+from exporters.rewrites import for_device
+from tests.helpers import Completed, complaint
+from toolchain.accuracy.model_under_test import open_subject
+from toolchain.accuracy.torch_engine import TorchEngine
+from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
+from toolchain.data.datasets import DataSet
+from toolchain.models.digits_model import PARAMETERS
+from toolchain.models.loading import load_model
+from toolchain.models.networks import WITHOUT_DROPOUT
+from toolchain.models.test_cases import LABELS
+from toolchain.scenario.exporting import export_model
+
+MODULE = '''
+"""A recogniser of somebody's own."""
+import torch
+from torch import nn
+from toolchain.models.custom.loading import CtcModel
+from toolchain.models.test_cases import LABELS
+
+WIDTH = len(LABELS)
+THEIRS = [*LABELS[1:], "-"]  # the blank last
+
+
+class Convolutions(nn.Module):
+    """16 kHz to 100 frames a second; what codecs and exporters meet in other people's networks is in it."""
+
+    def __init__(self, width=WIDTH):
+        super().__init__()
+        self.first = nn.Conv1d(1, 16, 400, 160)
+        self.norm = nn.BatchNorm1d(16)
+        self.second = nn.utils.parametrizations.weight_norm(nn.Conv1d(16, 24, 5, padding="same", dilation=2))
+        self.older = nn.utils.weight_norm(nn.Conv1d(24, 24, 3, padding=1))
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.head = nn.Linear(24, width)
+
+    def forward(self, waveform):
+        x = torch.relu(self.norm(self.first(waveform[:, None])))
+        x = torch.relu(self.older(torch.relu(self.second(x)))) * self.scale
+        return self.head(x.transpose(1, 2))
+
+
+def seeded(make=Convolutions, **more):
+    torch.manual_seed(1)
+    return make(**more)
+
+
+def make():
+    return CtcModel(seeded(), THEIRS, blank="-", name="small")
+
+
+def plain():
+    return CtcModel(seeded(), LABELS, normalised_waveform=True)
+
+
+class Pair(Convolutions):
+    def forward(self, waveform):
+        return super().forward(waveform), None
+
+
+def pair():
+    return CtcModel(seeded(Pair), THEIRS, blank=WIDTH - 1)
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.weight = function, nn.Parameter(torch.ones(1))
+
+    def forward(self, waveform):
+        return self.function(waveform)
+
+
+def gives(function):
+    return lambda: CtcModel(Function(function), LABELS)
+
+
+kept = CtcModel(Convolutions(), LABELS)
+again = lambda: kept
+no_function = 3
+flat = gives(lambda waveform: torch.ones(1, WIDTH))
+narrow = gives(lambda waveform: torch.ones(1, 5, WIDTH - 1))
+turned = gives(lambda waveform: torch.ones(5, 1, WIDTH))
+whole = gives(lambda waveform: torch.ones(1, 5, WIDTH, dtype=torch.int64))
+empty = gives(lambda waveform: torch.ones(1, 0, WIDTH))
+endless = gives(lambda waveform: torch.full((1, 5, WIDTH), torch.inf))
+fails = gives(lambda waveform: waveform @ waveform)
+words = gives(lambda waveform: ["A"])
+wrong_type = lambda: {"network": Convolutions()}
+nothing = lambda: None
+
+
+def raises():
+    raise RuntimeError("no licence.\\nsecond line")
+
+
+def exits():
+    raise SystemExit("bye")
+
+
+def without_network():
+    return CtcModel("network", LABELS)
+
+
+def truthy():
+    return CtcModel(Convolutions(), LABELS, normalised_waveform=1)
+
+
+def twice():
+    return CtcModel(Convolutions(), ["-", "A", "A"])
+
+
+def rate():
+    return CtcModel(Convolutions(), LABELS, sample_rate=0)
+
+
+def rate_of_others():
+    return CtcModel(Convolutions(), LABELS, sample_rate=16000.0)
+
+
+def blank():
+    return CtcModel(Convolutions(), LABELS, blank="<blank>")
+
+
+def broken():
+    network = Convolutions()
+    network.head.bias.data[0] = float("nan")
+    return CtcModel(network, LABELS)
+
+
+def built_in():
+    return CtcModel(Convolutions(), LABELS, name="DIGITS_ASR_TINY")
+
+
+def bare():
+    return CtcModel(nn.Flatten(), LABELS)
+'''
+numbers = itertools.count()
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a module in the current folder, a new one for every test."""
+    name = f"own_recogniser_{next(numbers)}"
+    (tmp_path / f"{name}.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield name
+    sys.modules.pop(name, None)
+
+
+def refused(name: str) -> str:
+    with pytest.raises(AsrDeployError) as caught:
+        load_model(name)
+    sentence = str(caught.value)
+    assert sentence.endswith(".") and "\n" not in sentence
+    return sentence
+
+
+def test_a_factorys_model_is_a_test_case_of_its_own(module: str, waveform: np.ndarray) -> None:
+    model = load_model(f"{module}:make")
+    built = sys.modules[module].seeded()
+    assert (model.case.name, model.case.number, model.trained) == ("small", None, True)
+    assert model.case.anchor.num_param == sum(each.numel() for each in built.parameters())
+    assert model.case.labels == ("-", *LABELS[1:]) and model.minimum_samples == 400
+    with torch.inference_mode():
+        expected = built.eval()(torch.from_numpy(waveform)[None])[0].numpy()
+    order = [len(LABELS) - 1, *range(len(LABELS) - 1)]
+    np.testing.assert_allclose(TorchEngine(model).logits(waveform), expected[:, order], atol=1e-5)
+    # The weight norms are folded, old and new, and only what is a weight is one.
+    names = set(model.state())
+    assert {"network.second.weight", "network.older.weight", "network.scale", "network.norm.running_var"} <= names
+    assert not any("num_batches" in name or name.endswith(("_g", "_v", "original0", "order")) for name in names)
+    assert load_model(f"{module}:pair").case.name == f"{module}.pair"
+    np.testing.assert_array_equal(TorchEngine(load_model(f"{module}:pair")).logits(waveform), TorchEngine(model).logits(waveform))
+
+
+def test_the_code_of_a_network_is_in_its_identity(module: str, tmp_path: Path) -> None:
+    first = load_model(f"{module}:make").weights
+    assert load_model(f"{module}:make").weights == first
+    path = tmp_path / f"{module}.py"
+    path.write_text(path.read_text(encoding="utf-8").replace("torch.relu(self.norm", "torch.tanh(self.norm"), encoding="utf-8")
+    assert load_model(f"{module}:make").weights != first
+
+
+@pytest.mark.parametrize("dotted", [False, True])
+def test_torchaudios_own_class_keeps_its_rewrites_and_its_rows(module: str, tmp_path: Path, dotted: bool, waveform: np.ndarray) -> None:
+    text = """
+import torch, torchaudio
+from toolchain.models.digits_model import digits_asr_tiny
+from toolchain.models.custom.loading import CtcModel
+from toolchain.models.test_cases import LABELS
+
+class Makers:
+    @staticmethod
+    def tiny():
+        torch.manual_seed(0)
+        return CtcModel(digits_asr_tiny(), [*LABELS[1:], "-"], blank=28)
+
+tiny = Makers.tiny
+"""
+    (tmp_path / f"{module}.py").write_text(text)
+    model = load_model(f"{module}:Makers.tiny" if dotted else f"{module}:tiny")
+    torch.manual_seed(0)
+    built = wav2vec2_model(**PARAMETERS | WITHOUT_DROPOUT).eval()
+    with torch.inference_mode():
+        expected = built(torch.from_numpy(waveform)[None])[0][0].numpy()
+    np.testing.assert_allclose(TorchEngine(model).logits(waveform), expected[:, [28, *range(28)]], atol=1e-5)
+    assert for_device(model.recogniser, "onnx")[1] == ("convolutions_as_products", "positional_as_products", "merged_attention")
+
+
+REFUSED = [
+    ("again", "returned the network of an earlier call"),
+    ("missing", "has no missing; give package.module:factory"),
+    ("no_function", "is no function"),
+    ("raises", "failed: RuntimeError: no licence"),
+    ("exits", "failed: SystemExit: bye"),
+    ("wrong_type", "returned dict; it must return toolchain.models.custom.loading.CtcModel"),
+    ("nothing", "returned NoneType"),
+    ("without_network", "network of its CtcModel is str; it is a torch.nn.Module"),
+    ("truthy", "normalised_waveform of its CtcModel is int; it is True or False"),
+    ("twice", "the label “A” is there twice"),
+    ("rate", "the sample rate 0 is none"),
+    ("rate_of_others", "the sample rate 16000.0 is none"),
+    ("blank", "the blank “<blank>” is none of the labels"),
+    ("broken", "holds NaN or infinite weights, first in head.bias"),
+    ("built_in", "DIGITS_ASR_TINY is the name of a built-in test case"),
+    ("bare", "gives a network without parameters"),
+    ("flat", "gives logits of shape (1, 29) for a waveform"),
+    ("turned", "gives logits of shape (5, 1, 29) for a waveform"),
+    ("whole", "gives logits of shape (1, 5, 29)"),
+    ("words", "gives logits that are str"),
+    ("narrow", "gives 28 logits a frame, and there are 29 labels"),
+    ("empty", "gives no frame for 1 s of audio"),
+    ("endless", "gives logits that are not finite for 1 s of audio"),
+    ("fails", "the network fails on 1 s of audio: RuntimeError: "),
+]
+
+
+@pytest.mark.parametrize("attribute, sentence", REFUSED, ids=[name for name, _ in REFUSED])
+def test_a_factory_that_does_not_fit_is_refused_with_the_reason(module: str, attribute: str, sentence: str) -> None:
+    if attribute == "again":
+        load_model(f"{module}:again")
+    assert sentence in refused(f"{module}:{attribute}")
+
+
+def test_modules_that_cannot_be_imported(module: str, tmp_path: Path) -> None:
+    assert "there is no module nowhere_at_all here" in refused("nowhere_at_all.models:make")
+    (tmp_path / f"{module}.py").write_text("import nothing_like_it\n")
+    assert "there is no module nothing_like_it here" in refused(f"{module}:make")
+    (tmp_path / f"{module}.py").write_text("1 / 0\n")
+    assert f"importing {module} failed: ZeroDivisionError" in refused(f"{module}:make")
+    (tmp_path / f"{module}.py").write_text("def make(:\n")
+    assert f"importing {module} failed: SyntaxError" in refused(f"{module}:make")
+
+
+@pytest.mark.parametrize("scheme, relative", [("fp32", 1e-4), ("int8", 0.1), ("fp16", 0.01), ("int4", 0.3)])
+def test_exports_of_a_network_that_is_no_wav2vec2(module: str, tmp_path: Path, scheme: str, relative: float) -> None:
+    model = load_model(f"{module}:make")
+    artifact, _ = export_model(model, format_name="onnx", scheme_name=scheme, folder=tmp_path / "artifact")
+    assert (
+        artifact.manifest.rewrites == ()
+        and artifact.manifest.model == "small"
+        and artifact.manifest.parameters == model.case.anchor.num_param
+    )
+    assert max(each.relative for each in artifact.manifest.parity) < relative
+    if scheme == "int8":
+        assert artifact.manifest.quantised["matrix products in int8"] == 1
+    shortest = np.full(400, 0.1, np.float32)
+    assert compare(model.recogniser, open_subject(str(artifact.folder)).running, shortest, 16_000).relative < relative
+    with pytest.raises(AsrDeployError, match="at least 400"):
+        open_subject(str(artifact.folder)).hear(shortest[:-1])
+
+
+def test_a_scheme_that_a_network_has_no_place_for_says_so(module: str, tmp_path: Path) -> None:
+    with pytest.raises(AsrDeployError, match=r"int8-full cannot quantise network\.network\.second\.weight: Conv is no matrix product"):
+        export_model(load_model(f"{module}:make"), format_name="onnx", scheme_name="int8-full", folder=tmp_path / "artifact")
+    assert not (tmp_path / "artifact").exists()
+
+
+CODECS = [("fp16", {}), ("uniform", {"bits": 4}), ("prune", {"share": 0.5}), ("lowrank", {"share": 0.9}), ("palette", {"colours": 16})]
+
+
+@pytest.mark.parametrize("codec, parameters", [*CODECS, ("ectcq", {"bits": 3})], ids=lambda each: str(each))
+def test_bitstreams_of_a_factorys_model_bring_no_code(module: str, tmp_path: Path, codec: str, parameters: dict[str, float]) -> None:
+    model = load_model(f"{module}:make")
+    calibration = calibration_of(model, "digits", "dev-clean", cache=None) if codec == "ectcq" else None
+    header = compress(model, codec, parameters, tmp_path / "own.asrb", calibration=calibration)
+    assert header.network is not None and header.network.factory == f"{module}:make" and header.network.architecture is None
+    sys.modules.pop(module)
+    (tmp_path / f"{module}.py").rename(tmp_path / "away")
+    with pytest.raises(AsrDeployError, match="a bitstream brings no code: give it with --model"):
+        reconstruct(tmp_path / "own.asrb")
+    assert module not in sys.modules
+    (tmp_path / "away").rename(tmp_path / f"{module}.py")
+    rebuilt, _ = reconstruct(tmp_path / "own.asrb", own=load_model(f"{module}:make"))
+    assert rebuilt.case == model.case and rebuilt.weights == model.weights and rebuilt.minimum_samples == 400
+    assert rebuilt.state().keys() == model.state().keys()
+    far = max(float((rebuilt.state()[name] - each).abs().max()) for name, each in model.state().items())
+    assert 0 < far < 3
+
+
+def test_another_factory_than_the_bitstreams_is_refused(module: str, cli: Callable[..., Completed]) -> None:
+    name = f"{module}:make"
+    assert cli("compress", "--model", name, "--codec", "uniform", "--set", "bits=6", "-o", "own.asrb").returncode == 0
+    assert "give it with --model, if you trust it" in complaint(cli("export", "--from", "own.asrb", "-o", "artifact"))
+    assert "another one, or changed since" in complaint(cli("export", "--from", "own.asrb", "--model", f"{module}:plain", "-o", "artifact"))
+    done = cli("export", "--from", "own.asrb", "--model", name, "-o", "artifact")
+    assert done.returncode == 0, done.stderr
+    # The weights as they are need no code.
+    assert cli("decompress", "own.asrb", "-o", "own.safetensors").returncode == 0
+    assert (
+        cli("compress", "--model", name, "--codec", "uniform", "--set", "bits=8", "--base", "own.safetensors", "-o", "up.asrb").returncode
+        == 0
+    )
+    assert "give that as the model" in complaint(cli("decompress", "up.asrb", "--base", "own.safetensors", "-o", "x.safetensors"))
+    assert cli("decompress", "up.asrb", "--base", "own.safetensors", "--model", name, "-o", "new.safetensors").returncode == 0
+    assert "leave --weights out" in complaint(cli("export", "--model", name, "--weights", "random"))
+
+
+def test_a_delivery_takes_the_factory_along(module: str, cli: Callable[..., Completed]) -> None:
+    name = f"{module}:make"
+    assert cli("compress", "--model", name, "--codec", "fp16", "-o", "own.asrb").returncode == 0
+    assert "a bitstream brings no code" in complaint(cli("deliver", "own.asrb", "--rates", "50", "-o", "out"), alone=False)
+    done = cli("deliver", "own.asrb", "--rates", "50", "--model", name, "-o", "out")
+    assert done.returncode == 0 and "small" in done.stdout, done.stderr
+
+
+def test_a_sweep_of_a_factorys_model_goes_on_where_it_was(module: str, cli: Callable[..., Completed], tmp_path: Path) -> None:
+    (tmp_path / "sweep.toml").write_text(f'testcase = "{module}:make"\nlimit = 2\n[[method]]\ncodec = "uniform"\nrates = [4, 6]\n')
+    for _ in range(2):
+        done = cli("sweep", "--config", "sweep.toml", "-o", "out")
+        assert done.returncode == 0 and "small on digits test-clean" in done.stdout, done.stderr
+
+
+def test_processes_make_the_network_anew(module: str, waveform: np.ndarray) -> None:
+    model = load_model(f"{module}:make")
+    sent = pickle.dumps(model)
+    assert b"Convolutions" not in sent
+    again = pickle.loads(sent)  # noqa: S301  # our own, just made
+    np.testing.assert_array_equal(TorchEngine(again).logits(waveform), TorchEngine(model).logits(waveform))
+
+
+def test_the_normalisation_that_a_factory_asks_for(module: str, test_clean: DataSet) -> None:
+    subject = open_subject(f"{module}:plain")
+    loud = read_audio(test_clean.utterances[0].path, 16_000)
+    normalised = torch.nn.functional.layer_norm(torch.from_numpy(loud)[None], (1, len(loud)))
+    with torch.inference_mode():
+        expected = sys.modules[module].seeded().eval()(normalised)[0].numpy()
+    np.testing.assert_allclose(subject.running.logits(loud), expected, atol=1e-5)
+    assert subject.hear(loud) == select_labels(expected, LABELS)
+
+
+@pytest.mark.parametrize("least", [1, 2, 399, 400, 16_000])
+def test_the_shortest_input_is_found(least: int) -> None:
+    def frames(samples: int) -> int:
+        if samples < least:
+            raise RuntimeError("kernel size can't be greater than actual input size")
+        return 1 + (samples - least) // 160
+
+    assert shortest_input(frames, 16_000) == least
+    assert shortest_input(frames, least - 1) is None
+    assert shortest_input(lambda samples: samples // least, 16_000) == least
+
+
+def test_old_and_new_weight_norms_are_folded_alike() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv1d(2, 3, 3)
+    expected = layer.weight.detach().clone()
+    for norm in (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm):
+        network = nn.Sequential(norm(layer))
+        fold_weight_norm(network)
+        assert set(network.state_dict()) == {"0.weight", "0.bias"}
+        torch.testing.assert_close(network.state_dict()["0.weight"], expected)

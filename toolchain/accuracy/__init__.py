@@ -1,0 +1,1 @@
+"""Accuracy runs: transcribe a test set, count word errors, compare evaluations."""

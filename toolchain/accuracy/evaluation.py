@@ -1,0 +1,233 @@
+"""Accuracy runs: transcripts of a set, the word error rate they give, and the result file."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from device_runner.artifact import Artifact
+from device_runner.audio import read_audio
+from device_runner.contract import Heard as HeardThere
+from device_runner.devices import Device
+from device_runner.errors import AsrDeployError
+from device_runner.facts import machine_facts, package_versions, usable_cpus
+from device_runner.jobs import make_task
+from device_runner.transcripts import Timing, Transcript
+from toolchain.accuracy.metrics import count_errors
+from toolchain.accuracy.model_under_test import Subject, describe
+from toolchain.accuracy.run_folder import RunFolder, earlier_settings, run_folder
+from toolchain.accuracy.scoring import RESULT, Evaluation, make_evaluation, rescore
+from toolchain.accuracy.workers import LocalPool, Pool, Split, measure_splits
+from toolchain.data.datasets import DataSet, Utterance
+from toolchain.data.splits import check_unseen
+
+SETTINGS_VERSION = 2
+WORTH_MEASURING = 50  # utterances for every core: below, trying ways to use the cores takes longer than it saves
+
+Progress = Callable[[Transcript, Timing], None]
+
+
+def evaluate(
+    subject: Subject,
+    data: DataSet,
+    folder: Path,
+    *,
+    pool: Pool | None = None,
+    normalizer: str = "none",
+    progress: Progress = lambda transcript, timing: None,
+) -> Evaluation:
+    """Transcribe a set, batch 1 and exact length, and score it; a stopped run goes on where it was.
+
+    ``folder`` gets ``transcripts.jsonl`` and ``times.jsonl``, a line an utterance as it is done and in the set's order at the end,
+    ``result.json`` and ``settings.json``. Transcripts of another model, set or setting are not mixed with: the run starts anew.
+
+    Args:
+        subject: what hears.
+        data: the set.
+        folder: see above.
+        pool: the workers; None: one, here. Transcripts do not depend on it.
+        normalizer: see ``scoring.score``; besides the scenario's own score.
+        progress: is told of every utterance, those of an earlier run first.
+
+    Raises:
+        AsrDeployError: random weights, a set that the subject was tuned with, audio that cannot be read, a folder that cannot be written
+            or that another process uses.
+    """
+    check_trained(subject)
+    check_unseen(subject.tuned_on, data, subject.configuration)
+    pool = pool or LocalPool()
+    with run_folder(folder, _settings(subject, data), [each.id for each in data.utterances]) as run:
+        for line in run.lines:
+            progress(*line)
+        if (finished := _finished(run, subject, normalizer)) is not None:
+            return finished
+        done = {transcript.id for transcript, _ in run.lines}
+        # Closed at once where the run is stopped: what was begun for it shall not go on.
+        with closing(pool.hear(subject, [each for each in data.utterances if each.id not in done])) as coming:
+            for heard in coming:
+                line = _line(heard.utterance, heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
+                run.add(*line)
+                progress(*line)
+        result = _scored(run, subject, data, subject.threads, pool.workers, normalizer, machine_facts() | pool.facts)
+        run.finish(result)
+    return result
+
+
+def evaluate_on_device(
+    artifact: Artifact,
+    data: DataSet,
+    folder: Path,
+    device: Device,
+    *,
+    threads: int,
+    provider: str = "cpu",
+    via: str | None = None,
+    normalizer: str = "none",
+    progress: Progress = lambda transcript, timing: None,
+) -> Evaluation:
+    """Transcribe a set on a device and score it here; ``folder`` as in ``evaluate``; ``via``: the way onto it that was asked for.
+
+    What the device has finished stays there until the whole result was taken, so a stopped run goes on where it was.
+
+    Raises:
+        AsrDeployError: see ``evaluate``; or a device that fails.
+    """
+    subject = describe(artifact)
+    check_trained(subject)
+    check_unseen(subject.tuned_on, data, subject.configuration)
+    utterances = {each.id: each for each in data.utterances}
+
+    def line_of(heard: HeardThere) -> tuple[Transcript, Timing]:
+        return _line(utterances[heard.id], heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
+
+    with run_folder(folder, _device_settings(subject, data, device.name, threads, provider, via), list(utterances)) as run:
+        recordings = ((each.id, read_audio(each.path, subject.sample_rate)) for each in data.utterances)
+        task = make_task(artifact, recordings, mode="accuracy", threads=threads, provider=provider)
+        made = device.run(task, lambda line: progress(*line_of(line)) if isinstance(line, HeardThere) else None)
+        if [each.id for each in made.transcripts] != list(utterances):
+            raise AsrDeployError(f"{device.name} sent transcripts of other utterances than it was given; run it again.")
+        for each in made.transcripts:
+            run.add(*line_of(each))
+        facts = made.device.model_dump() | {"versions": made.versions, "runner": made.runner, "commit": machine_facts()["commit"]}
+        result = _scored(run, subject, data, threads, 1, normalizer, facts)
+        result = result.model_copy(update={"device": device.name, "kind": made.device.kind})
+        run.finish(result)
+    return result
+
+
+def finished_on_device(
+    artifact: Artifact,
+    data: DataSet,
+    folder: Path,
+    device: str,
+    *,
+    threads: int,
+    provider: str = "cpu",
+    via: str | None = None,
+    normalizer: str = "none",
+) -> Evaluation | None:
+    """Return the result of an earlier ``evaluate_on_device`` with the same settings; None: there is none.
+
+    Raises:
+        AsrDeployError: the folder holds something else.
+    """
+    if not (folder / RESULT).is_file():
+        return None
+    subject = describe(artifact)
+    settings = _device_settings(subject, data, device, threads, provider, via)
+    if earlier_settings(folder) != settings:  # a device that is then not found shall not have cost another run
+        return None
+    with run_folder(folder, settings, [each.id for each in data.utterances]) as run:
+        return _finished(run, subject, normalizer)
+
+
+def use_cores(subject: Subject, data: DataSet) -> tuple[Subject, LocalPool, list[Split]]:
+    """Return the subject and the pool that use this machine's cores best, and what was measured to find out.
+
+    Where there is little to hear nothing is measured: a worker for every core with the subject's threads.
+
+    Raises:
+        AsrDeployError: see ``Pool.hear``.
+    """
+    here = usable_cpus()
+    if here == 1 or len(data.utterances) < WORTH_MEASURING * here:
+        return subject, LocalPool(max(1, here // subject.threads)), []
+    splits = measure_splits(subject, data.utterances, here)
+    return subject.with_threads(splits[0].threads), LocalPool(splits[0].workers), splits
+
+
+def earlier_threads(subject: Subject, data: DataSet, folder: Path) -> int | None:
+    """Return the threads of the run that a folder holds, where it is of the same subject and set; None: there is none."""
+    earlier = earlier_settings(folder)
+    same = bool(earlier) and earlier == _settings(subject, data) | {"threads": earlier.get("threads")}
+    return int(earlier["threads"]) if same else None
+
+
+def check_trained(subject: Subject) -> None:
+    """Raise AsrDeployError for random weights: their word error rate would be taken for a result."""
+    if not subject.trained:
+        raise AsrDeployError(
+            f"{subject.configuration} has random weights: a word error rate from them says nothing; bench it, or use trained weights."
+        )
+
+
+def _settings(subject: Subject, data: DataSet) -> dict[str, Any]:
+    """Return what decides a run's transcripts: where it changes, a run starts anew."""
+    settings: dict[str, Any] = {
+        "version": SETTINGS_VERSION,
+        "identity": subject.identity,
+        "data": data.digest,
+        "threads": subject.threads,
+    }
+    if subject.engine is not None:
+        settings["versions"] = package_versions()
+        if subject.saturates:
+            settings["int8_exact"] = machine_facts()["int8_exact"]
+    if subject.torch_device != "cpu" or subject.half:
+        settings |= {"torch_device": subject.torch_device, "half": subject.half}
+    return settings
+
+
+def _device_settings(subject: Subject, data: DataSet, device: str, threads: int, provider: str, via: str | None) -> dict[str, Any]:
+    return _settings(subject, data) | {"threads": threads, "device": device, "provider": provider, "via": via}
+
+
+def _finished(run: RunFolder, subject: Subject, normalizer: str) -> Evaluation | None:
+    """Return the result of an earlier run, after the normaliser that is asked for now."""
+    result = run.earlier_result()
+    if result is None or (result.configuration, result.identity) != (subject.configuration, subject.identity):
+        return None
+    if normalizer != (result.normalised.normalizer if result.normalised else "none"):
+        return rescore(run.path, normalizer)
+    return result
+
+
+def _line(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_seconds: float) -> tuple[Transcript, Timing]:
+    counts = count_errors(utterance.reference, hypothesis)
+    transcript = Transcript(
+        id=utterance.id,
+        audio_seconds=audio_seconds,
+        reference=utterance.reference,
+        hypothesis=hypothesis,
+        substitutions=counts.substitutions,
+        deletions=counts.deletions,
+        insertions=counts.insertions,
+        words=counts.words,
+    )
+    return transcript, Timing(id=utterance.id, compute_seconds=compute_seconds)
+
+
+def _scored(
+    run: RunFolder, subject: Subject, data: DataSet, threads: int, workers: int, normalizer: str, machine: dict[str, Any]
+) -> Evaluation:
+    return make_evaluation(
+        [transcript for transcript, _ in run.lines],
+        [timing for _, timing in run.lines],
+        subject,
+        data.name,
+        data.split,
+        threads=threads,
+        workers=workers,
+        normalizer=normalizer,
+        machine=machine,
+    )

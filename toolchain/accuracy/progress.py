@@ -1,0 +1,121 @@
+"""Progress displays of the command line."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from device_runner.transcripts import Timing, Transcript
+from toolchain.data.datasets import DataSet
+
+
+def _bars(*, counted: bool = True) -> Progress:
+    count = [MofNCompleteColumn()] if counted else []
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *count,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+Heard = Callable[[Transcript, Timing], None]
+
+
+class _Running:
+    """What a run came to so far, for a progress line; ``timed`` False: without times, which say nothing there."""
+
+    def __init__(self, *, timed: bool = True) -> None:
+        self.timed = timed
+        self.errors = self.words = 0
+        self.audio = self.compute = 0.0
+
+    def add(self, transcript: Transcript, timing: Timing) -> str:
+        """Count an utterance and return the line."""
+        self.errors += transcript.errors
+        self.words += transcript.words
+        self.audio += transcript.audio_seconds
+        self.compute += timing.compute_seconds
+        factor = f", rtf {self.compute / self.audio:.4f}" if self.timed else ""
+        return f"wer {self.errors / self.words:.2%}{factor}, {self.audio / 3600:.2f} h"
+
+
+@contextmanager
+def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[Heard]:
+    """Show an evaluation's utterances, word error rate and real-time factor so far, hours of audio and time left.
+
+    The bar goes by the sizes of files: utterances are of very different lengths, and the longest may come first.
+    """
+    sizes = {each.id: each.path.stat().st_size for each in data.utterances}
+    running, lock, count = _Running(timed=timed), Lock(), 0
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[count]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        task = bars.add_task("transcribing", total=sum(sizes.values()), count=f"0/{len(sizes)}")
+
+        def heard(transcript: Transcript, timing: Timing) -> None:
+            nonlocal count
+            with lock:
+                count += 1
+                line = running.add(transcript, timing)
+                bars.update(task, advance=sizes[transcript.id], description=line, count=f"{count}/{len(sizes)}")
+
+        yield heard
+
+
+@contextmanager
+def share_progress() -> Iterator[Callable[[str, float], None]]:
+    """Show what is being done and the share of the whole."""
+    with _bars(counted=False) as bars:
+        task = bars.add_task("", total=1.0)
+        yield lambda what, share: bars.update(task, completed=share, description=what)
+
+
+class Watcher(Protocol):
+    """Is told how a run over configurations goes on; a sweep may have several in work."""
+
+    def configuration(self, name: str, step: str, utterances: int) -> Heard:
+        """Take note of a configuration's step; return what to call for every utterance."""
+        ...
+
+
+class ConfigurationBars:
+    """One line for the configurations of a run, one for the utterances of each that is in work."""
+
+    def __init__(self, configurations: int) -> None:
+        self._bars = _bars()
+        self._whole = self._bars.add_task("configurations", total=configurations)
+        self._begun: dict[str, TaskID] = {}
+        self._lock = Lock()
+
+    def __enter__(self) -> "ConfigurationBars":
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is None:
+            self._bars.update(self._whole, completed=self._bars.tasks[self._whole].total)
+        self._bars.stop()
+
+    def configuration(self, name: str, step: str, utterances: int) -> Heard:
+        """Show a configuration's step; return what counts its utterances. A finished one makes room for the next."""
+        with self._lock:
+            finished = {each.id for each in self._bars.tasks if each.finished}
+            for other, task in list(self._begun.items()):
+                if other == name or task in finished:
+                    self._bars.remove_task(task)
+                    del self._begun[other]
+                    self._bars.advance(self._whole, other != name)
+            task = self._begun[name] = self._bars.add_task(f"{name}: {step}", total=utterances)
+        running = _Running()
+
+        def heard(transcript: Transcript, timing: Timing) -> None:
+            with self._lock:
+                self._bars.update(task, advance=1, description=f"{name}: {running.add(transcript, timing)}")
+
+        return heard

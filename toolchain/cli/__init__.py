@@ -1,0 +1,1 @@
+"""The `asrdeploy` command line: each command parses its options, calls one function and prints the result."""

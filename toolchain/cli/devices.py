@@ -1,0 +1,142 @@
+"""The commands of `asrdeploy` about devices: what is there, what they need, test jobs, parity."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from device_runner.errors import AsrDeployError
+from device_runner.files import file_name_of
+from toolchain.cli.options import (
+    AdbOption,
+    ApkOption,
+    CoolDownOption,
+    DeviceOption,
+    JsonOption,
+    ThreadsOption,
+    ViaOption,
+    complain,
+    console,
+    open_chosen,
+    write_figures,
+)
+
+
+def devices(
+    adb: AdbOption = None,
+    clean: Annotated[str | None, typer.Option(help="Remove all that jobs left on this device: files, bundles, results.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """List where jobs can run: this machine, qemu, phones and emulators. Example: asrdeploy devices"""
+    from device_runner import device_choice
+    from device_runner.phone.adb import find_adb
+    from toolchain.reports import devices
+
+    if clean is not None:
+        if json_file is not None:
+            raise AsrDeployError("--clean removes and lists nothing; leave --json out.")
+        device_choice.clean(find_adb(adb).phone(clean))
+        console.print(f"Nothing of earlier jobs is left on {clean}.")
+        return
+    missing = None
+    try:
+        client = find_adb(adb)
+    except AsrDeployError as error:
+        if adb is not None:
+            raise
+        client, missing = None, str(error)
+    listed = device_choice.list_devices(client)
+    console.print(devices.devices(listed))
+    if missing is not None:
+        complain(missing)
+    write_figures(json_file, listed)
+
+
+def setup(
+    what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")],
+    json_file: JsonOption = None,
+) -> None:
+    """Build what devices need, from Debian's and PyPI's packages. Example: asrdeploy setup arm64"""
+    from device_runner.phone.arm_bundle import build_bundle, layers
+    from device_runner.suggestions import nearest
+
+    if what != "arm64":
+        raise nearest(what, ["arm64"], "thing to set up")
+    with console.status("") as status:
+        bundle = build_bundle(progress=status.update)
+    sizes = {str(layer): sum(path.stat().st_size for path in layer.rglob("*") if path.is_file()) for layer in layers(bundle)}
+    for layer, size in sizes.items():
+        console.print(f"{layer}: {size / 1e6:.0f} MB", soft_wrap=True)
+    console.print(f"The Arm bundle is {bundle}; `--device qemu-arm64` and `--via shell` use it.", soft_wrap=True)
+    write_figures(json_file, {"bundle": bundle, "layer_bytes": sizes})
+
+
+def parity(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    names: Annotated[str, typer.Option("--devices", help="Devices with commas between; the first is what others are compared with.")],
+    threads: ThreadsOption = 1,
+    via: ViaOption = None,
+    adb: AdbOption = None,
+    apk: ApkOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare devices on a fixed set of utterances.
+
+    Example: asrdeploy parity artifacts/DIGITS_ASR_TINY-onnx-int8 --devices local,qemu-arm64
+    """
+    from device_runner.artifact import open_artifact
+    from toolchain.accuracy.parity import parity as compare
+    from toolchain.reports import devices
+
+    opened = open_artifact(artifact)
+    chosen = [each.strip() for each in names.split(",") if each.strip()]
+    with console.status("") as status:
+        found = compare(opened, [open_chosen(each, via, adb, apk, complain) for each in chosen], threads=threads, say=status.update)
+    console.print(devices.parity(found))
+    write_figures(json_file, found)
+
+
+def test(
+    jobs: Annotated[Path, typer.Argument(metavar="JOBS.toml", help="Test jobs; see docs/ci.md.")],
+    device: DeviceOption = "local",
+    via: ViaOption = None,
+    adb: AdbOption = None,
+    apk: ApkOption = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the outcome as JUnit XML to this file.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the results; default: results/test-NAME.")] = None,
+    cool_down: CoolDownOption = 60.0,
+    json_file: JsonOption = None,
+) -> None:
+    """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs.toml"""
+    from toolchain.reports import devices
+    from toolchain.scenario.job_limits import read_job_file, run_test_job, write_junit
+
+    described = read_job_file(jobs)
+    folder = output or Path("results") / f"test-{jobs.stem}"
+    chosen = open_chosen(device, via, adb, apk, complain, cool_down)
+    outcomes, took = [], {}
+    with console.status("") as status:
+        for job in described.job:
+            started = time.monotonic()
+            place = folder / file_name_of(job.name)
+            outcomes.append(run_test_job(job, chosen, place, say=status.update))
+            took[job.name] = time.monotonic() - started
+    console.print(devices.outcomes(outcomes, chosen.name))
+    if junit is not None:
+        write_junit(outcomes, chosen.name, took, junit)
+    for outcome in outcomes:
+        if outcome.problem is not None:
+            complain(f"{outcome.job} could not run: {outcome.problem}")
+    console.print(f"Results are in {folder}{'' if junit is None else f', the report in {junit}'}.")
+    write_figures(json_file, outcomes)
+    if any(each.device_failed for each in outcomes):
+        sys.exit(3)
+    if any(each.problem is not None for each in outcomes):
+        sys.exit(2)
+    if any(each.broken for each in outcomes):
+        sys.exit(1)
+
+
+COMMANDS = (devices, setup, parity, test)

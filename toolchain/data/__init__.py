@@ -1,0 +1,1 @@
+"""Test sets and recordings: data sets, splits, downloads, transcript normalisers."""

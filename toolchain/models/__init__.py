@@ -1,0 +1,1 @@
+"""Anchor models: test cases, network architectures and weights."""

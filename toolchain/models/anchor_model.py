@@ -1,0 +1,122 @@
+"""A test case's network together with its weights: what codecs, exporters and engines take."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor, nn
+
+from device_runner.errors import AsrDeployError
+from exporters.recogniser import Recogniser, fold_weight_norm, minimum_samples
+from toolchain.models.networks import build, build_on_meta
+from toolchain.models.test_cases import TestCase
+from toolchain.models.weight_files import State, load_into, owned, weights_in
+
+FOLDED = "encoder.transformer.pos_conv_embed.conv.weight"  # the weight that TorchAudio stores as norm and direction
+
+
+@dataclass(frozen=True)
+class AnchorModel:
+    """A test case's network in evaluation mode, its weight norm folded, and where its weights come from.
+
+    ``trained`` is False for random weights: they serve size and latency, never a word error rate. ``tuned_on``: ids of the utterances that
+    a codec was calibrated with, whose reconstruction this is. ``made_by``: makes a case's model anew where code of a user's own is needed.
+    """
+
+    case: TestCase
+    network: nn.Module
+    weights: str
+    trained: bool
+    tuned_on: tuple[str, ...] = ()
+    made_by: "Callable[[TestCase], AnchorModel] | None" = None
+
+    @property
+    def recogniser(self) -> Recogniser:
+        """The module from waveform ``[batch, samples]`` to logits ``[batch, frames, labels]``."""
+        anchor = self.case.anchor
+        return Recogniser(self.network, normalised_waveform=anchor.normalised_waveform, epsilon=anchor.epsilon).eval()
+
+    @property
+    def minimum_samples(self) -> int:
+        """The fewest samples that give a frame."""
+        return minimum_samples(self.network)
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
+        """Send a factory's model to another process without its classes, which pickle would look for before anybody says where."""
+        if self.made_by is None:
+            return super().__reduce_ex__(protocol)
+        return _made_again, (self.made_by, self.case, self.state(), self.weights, self.trained, self.tuned_on)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the weights by name, as codecs see them."""
+        return weights_in(self.network)
+
+    def with_state(
+        self, state: Mapping[str, Tensor], weights: str, *, trained: bool | None = None, tuned_on: tuple[str, ...] = ()
+    ) -> "AnchorModel":
+        """Return this model around other weights, which are not copied; this one stays as it is.
+
+        Args:
+            state: float32 weights by name, the weight norm folded.
+            weights: where they come from.
+            trained: None: as this model.
+            tuned_on: see ``AnchorModel``.
+
+        Raises:
+            AsrDeployError: the weights do not fit.
+        """
+        network = copy.deepcopy(self.network, memo={id(each): each for each in self.network.parameters()})
+        load_into(network, {name: tensor.to(torch.float32) for name, tensor in state.items()}, weights, assign=True)
+        made = finish(self.case, network, weights, trained=self.trained if trained is None else trained)
+        return replace(made, tuned_on=tuned_on, made_by=self.made_by)
+
+
+def model_with(case: TestCase, state: Mapping[str, Tensor], weights: str, *, trained: bool, tuned_on: tuple[str, ...] = ()) -> AnchorModel:
+    """Return a test case's model around weights that are not copied: it needs no more memory than they do.
+
+    Args:
+        case: one whose network we can build; no code of the user's is run.
+        state: float32 weights by name, the weight norm folded.
+        weights: where they come from.
+        trained: False for what comes from random weights.
+        tuned_on: see ``AnchorModel``.
+
+    Raises:
+        AsrDeployError: a factory makes the case's network, or weights that do not fit.
+    """
+    network = build_on_meta(case, folded=True)
+    load_into(network, {key: tensor.to(torch.float32) for key, tensor in state.items()}, weights, assign=True)
+    return replace(finish(case, network, weights, trained=trained), tuned_on=tuned_on)
+
+
+def _made_again(
+    made_by: Callable[[TestCase], AnchorModel], case: TestCase, state: State, weights: str, trained: bool, tuned_on: tuple[str, ...]
+) -> AnchorModel:
+    return made_by(case).with_state(state, weights, trained=trained, tuned_on=tuned_on)
+
+
+def with_random_weights(case: TestCase, seed: int) -> AnchorModel:
+    """Return a test case's model with seeded random weights."""
+    if not 0 <= seed < 2**63:
+        raise AsrDeployError(f"--seed {seed} is out of range; give 0 to 2^63 - 1.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(case)
+    return finish(case, network, f"random, seed {seed}", trained=False)
+
+
+def around(case: TestCase, state: dict[str, Tensor], source: str, **more: Any) -> nn.Module:
+    """Return a test case's network around a checkpoint's weights, of which only one copy is ever in memory; see ``load_into``."""
+    network = build_on_meta(case, folded=FOLDED in state)  # our own files hold the weight itself
+    load_into(network, owned(state), source, assign=True, **more)
+    return network
+
+
+def finish(case: TestCase, network: nn.Module, source: str, *, trained: bool) -> AnchorModel:
+    """Return a network with its weights as a model: evaluation mode, weight norm folded, nothing to be trained."""
+    fold_weight_norm(network)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return AnchorModel(case, network.eval(), source, trained)

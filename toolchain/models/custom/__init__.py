@@ -1,0 +1,1 @@
+"""Custom models: Hugging Face folders, checkpoints described in TOML, and Python factories."""

@@ -1,0 +1,84 @@
+"""Where the weights of anchor models come from: the bundled file, a bundle of TorchAudio's, a file, a seed, or an own model."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from device_runner.errors import AsrDeployError
+from device_runner.files import sha256_of, write_text
+from toolchain.data.download import download
+from toolchain.models.anchor_model import AnchorModel, around, finish, with_random_weights
+from toolchain.models.networks import bundle_of
+from toolchain.models.test_cases import TestCase, find_test_case, names_own_model
+from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on
+
+BUNDLED_WEIGHTS = Path(__file__).parent.parent / "assets" / "digits_asr_tiny" / "model.safetensors"
+WEIGHTS_URL = "https://download.pytorch.org/torchaudio/models"
+# HuBERT's checkpoint has no published sha256 that we could compare with: its first download is recorded beside it.
+WEIGHTS_SHA256 = {"WAV2VEC2_ASR_BASE_960H": "488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d"}
+# Rows that fairseq's dictionary put behind the blank and that no ASR label uses.
+UNUSED_ROWS = (1, 2, 3)
+
+
+def load_model(name: str, weights: str | None = None, seed: int = 0) -> AnchorModel:
+    """Load a test case's anchor by number or name, or an own model.
+
+    Args:
+        name: ``0``, ``DIGITS_ASR_TINY``, ``1``, ``WAV2VEC2_ASR_BASE_960H``, ``2``, ``HUBERT_ASR_LARGE``; or see ``own_models.load_own``.
+        weights: None for the bundled or the bundle's own weights (torch's cache, else downloaded), ``random``, or a file.
+        seed: of random weights.
+
+    Raises:
+        AsrDeployError: unknown name, no weights to be had, or weights that do not fit.
+    """
+    if names_own_model(name):
+        from toolchain.models.custom.loading import load_own
+
+        return load_own(name, weights, seed)
+    case = find_test_case(name)
+    if weights == "random":
+        return with_random_weights(case, seed)
+    if weights is not None:
+        return _from_file(case, Path(weights), f"file, sha256 {digest_of_file(Path(weights))[:16]}")
+    if case.number == 0:
+        return _from_file(case, BUNDLED_WEIGHTS, f"bundled, sha256 {digest_of_file(BUNDLED_WEIGHTS)[:16]}")
+    return _from_bundle(case)
+
+
+def _from_file(case: TestCase, path: Path, source: str) -> AnchorModel:
+    network = around(case, _without_unused_rows(read_state(path), case), str(path))
+    return replace(finish(case, network, source, trained=True), tuned_on=read_tuned_on(path) or ())
+
+
+def _from_bundle(case: TestCase) -> AnchorModel:
+    """Return the model with the bundle's own weights, downloaded where torch's cache lacks them."""
+    file = bundle_of(case)._path
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    record = path.with_suffix(".sha256")
+    expected = os.environ.get("ASRDEPLOY_WEIGHTS_SHA256") or WEIGHTS_SHA256.get(case.name)
+    if expected is None and record.exists():
+        expected = record.read_text().strip()
+    base = os.environ.get("ASRDEPLOY_WEIGHTS_URL") or WEIGHTS_URL
+    download(f"{base.rstrip('/')}/{file}", path, sha256=expected)
+    found = expected or sha256_of(path)
+    try:
+        model = _from_file(case, path, f"downloaded from the TorchAudio bundle, sha256 {found[:16].lower()}")
+    except AsrDeployError as error:
+        if expected is None:
+            raise AsrDeployError(f"{str(error).rstrip('.')}; remove {path} to have it downloaded again.") from error
+        raise
+    if expected is None:  # only now: the page of some portal, recorded, would have the true file refused for good
+        write_text(record, found + "\n")
+    return model
+
+
+def _without_unused_rows(state: dict[str, Tensor], case: TestCase) -> dict[str, Tensor]:
+    extra = len(case.labels) + len(UNUSED_ROWS)
+    keep = [row for row in range(extra) if row not in UNUSED_ROWS]
+    return {
+        name: tensor[keep] if name in ("aux.weight", "aux.bias") and tensor.shape[:1] == (extra,) else tensor
+        for name, tensor in state.items()
+    }

@@ -1,0 +1,96 @@
+"""Networks of test cases and of own models, without weights."""
+
+from typing import Any
+
+import torch
+import torchaudio
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from device_runner.bitstream.network import Architecture
+from device_runner.errors import AsrDeployError
+from exporters.recogniser import fold_weight_norm
+from toolchain.models.digits_model import digits_asr_tiny
+from toolchain.models.test_cases import TestCase
+
+# They act in training alone.
+WITHOUT_DROPOUT = dict.fromkeys(
+    (
+        "encoder_projection_dropout",
+        "encoder_attention_dropout",
+        "encoder_ff_interm_dropout",
+        "encoder_dropout",
+        "encoder_layer_drop",
+    ),
+    0.0,
+)
+
+
+def build(case: TestCase) -> nn.Module:
+    """Return a test case's network with random weights.
+
+    Raises:
+        AsrDeployError: it has other parameters than the test case says, or code of the user's own makes it.
+    """
+    network: nn.Module
+    if case.network is not None:
+        if case.network.architecture is None:
+            raise AsrDeployError(f"The network of {case.name} is made by {case.network.factory}: give that as the model.")
+        network = build_architecture(case.network.architecture, len(case.labels))
+    elif case.number == 0:
+        network = digits_asr_tiny()
+    else:
+        # The bundle's own parameters, so that an anchor is what torchaudio.pipelines says, not what we believe.
+        network = torchaudio.models.wav2vec2_model(**bundle_of(case)._params)
+    parameters = count_parameters(network)
+    if parameters != case.anchor.num_param:
+        advice = "install the pinned torchaudio" if case.network is None else "its description is damaged"
+        raise AsrDeployError(f"{case.name} has {parameters:,} parameters instead of {case.anchor.num_param:,}; {advice}.")
+    return network
+
+
+def build_architecture(architecture: Architecture, labels: int) -> nn.Module:
+    """Return the network of a description with so many logits a frame, and random weights."""
+    parameters = architecture.model_dump() | WITHOUT_DROPOUT | {"aux_num_out": labels}
+    network: nn.Module = torchaudio.models.wav2vec2_model(**parameters)
+    return network
+
+
+def build_on_meta(case: TestCase, *, folded: bool) -> nn.Module:
+    """Return a test case's network without memory for its weights, ``folded``: its weight norm too; see ``build``."""
+    with torch.device("meta"), _NoNorms():
+        network = build(case)
+        if folded:
+            fold_weight_norm(network)
+    return network
+
+
+def count_on_meta(architecture: Architecture, labels: int) -> int:
+    """Return how many parameters the network of a description has."""
+    with torch.device("meta"), _NoNorms():
+        return count_parameters(build_architecture(architecture, labels))
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return how many parameters a network has."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def bundle_of(case: TestCase) -> Any:
+    """Return TorchAudio's bundle of a test case; AsrDeployError where it differs from the scenario's."""
+    bundle = getattr(torchaudio.pipelines, case.name)
+    if tuple(bundle.get_labels()) != case.labels or bundle._normalize_waveform != case.anchor.normalised_waveform:
+        raise AsrDeployError(f"This torchaudio's {case.name} differs from the scenario's; install the pinned torchaudio.")
+    return bundle
+
+
+class _NoNorms(TorchFunctionMode):
+    """Weight norms without computing: on the meta device torch would import its compiler for them, 1.3 s and 150 MB."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.norm_except_dim:
+            weight, _, dim = args
+            return weight.new_empty([size if place == dim % weight.ndim else 1 for place, size in enumerate(weight.shape)])
+        if func is torch._weight_norm:
+            return args[0].new_empty(args[0].shape)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,314 @@
+"""Tables of the command line."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from device_runner.artifact import Artifact, Parity
+from device_runner.bitstream.format import Header
+from device_runner.latency import FUNCTION_ONLY
+from exporters.schemes import Scheme
+from toolchain.accuracy.scoring import Evaluation
+from toolchain.models.test_cases import TestCase
+from toolchain.scenario.points import Curve
+
+if TYPE_CHECKING:
+    from exporters.inspection import Inspection  # it brings onnx and torch in, which most tables can do without
+    from toolchain.accuracy.comparison import Comparison
+    from toolchain.compression.codec import Codec
+    from toolchain.delivery.measurements import Delivery
+    from toolchain.delivery.reception import Reception
+    from toolchain.reports.savings import Saving
+    from toolchain.scenario.sweep import Smallest
+
+
+def _megabit(bits: int) -> str:
+    return f"{bits / 1e6:,.0f} Mbit" if bits >= 1e8 else f"{bits / 1e6:,.2f} Mbit"
+
+
+def _facts(title: str, rows: dict[str, str]) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def test_cases(cases: Iterable[TestCase]) -> Table:
+    """Draw the test cases, narrow enough for 80 columns."""
+    table = Table(title="Test cases (norm: the waveform is normalised)", title_justify="left", box=box.SIMPLE, padding=0)
+    for column in ("no", "model", "numParam", "sizeAnc", "werAnc", "wer range", "norm"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    for case in cases:
+        wer = case.anchor.wer
+        rates = ("measured", "+5 points") if wer is None else (f"{wer:.1%}", f"{100 * wer:.1f} .. {wer + case.wer_range:.1%}")
+        sizes = (f"{case.anchor.num_param:,}", _megabit(case.anchor.size_bits))
+        table.add_row(
+            "own" if case.number is None else str(case.number),
+            case.name,
+            *sizes,
+            *rates,
+            "yes" if case.anchor.normalised_waveform else "no",
+        )
+    return table
+
+
+def own_labels(case: TestCase, weights: str) -> str:
+    """Return in words what is not in the row of a test case: labels, sample rate, and where the weights come from."""
+    shown = " ".join(label or "(nothing)" for label in case.labels[1:41]) + (" …" if len(case.labels) > 41 else "")
+    return f"{len(case.labels)} labels at {case.sample_rate:,} Hz: the blank, then {shown}\nWeights: {weights}"
+
+
+def schemes(known: Iterable[Scheme]) -> Table:
+    """Draw the schemes."""
+    table = Table("scheme", "formats", "calibrated", "what it does", title="Schemes", title_justify="left", box=box.SIMPLE)
+    for each in known:
+        table.add_row(each.name, "\n".join(each.formats), "yes" if each.calibrated else "no", each.summary)
+    return table
+
+
+def codecs(known: "Mapping[str, Callable[..., Codec]]") -> Table:
+    """Draw the codecs with their parameters and what they do."""
+    from toolchain.compression import defaults
+
+    table = Table(title="Codecs", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for column in ("codec", "parameters (--set)", "what it does"):
+        table.add_column(column)
+    for name, made in known.items():
+        parameters = [f"{parameter}={value}" for parameter, value in defaults(made).items()]
+        table.add_row(name, ", ".join(parameters), (made.__doc__ or "").strip().splitlines()[0])
+    return table
+
+
+def bitstream(header: Header, size: int, depth: int) -> Table:
+    """Draw a bitstream's header; with a depth, its bytes by module too."""
+    weights = sum(each.elements for each in header.records)
+    kinds: Counter[str] = Counter()
+    modules: Counter[str] = Counter()
+    for record in header.records:
+        kinds[record.kind] += record.bytes
+        modules[".".join(record.name.split(".")[:depth])] += record.bytes
+    rows = {
+        "codec": header.configuration,
+        "model": f"{header.model}, {header.weights}" if header.model else "not said",
+        "bitstream": f"{size:,} bytes, {8 * size / max(weights, 1):.3f} bits a weight",
+        "weights": f"{weights:,} in {len(header.records)} tensors",
+    }
+    rows |= {f"coded as {kind}": f"{number:,} bytes" for kind, number in kinds.most_common()}
+    rows["not weights"] = f"{size - sum(kinds.values()):,} bytes"
+    if header.base:
+        rows["update of"] = f"weights with digest {header.base[:16]}"
+    if depth:
+        rows |= {f"  {module}": f"{number:,} bytes" for module, number in modules.most_common()}
+    return _facts("Bitstream", rows)
+
+
+def inspection(found: "Inspection", depth: int) -> list[Table]:
+    """Draw what an artifact holds: facts, bytes by kind, a tree of modules (largest first), its operators."""
+    manifest = found.artifact.manifest
+    rate = manifest.sample_rate
+    longest = "no bound" if manifest.maximum_samples is None else f"{manifest.maximum_samples / rate:g} s"
+    rows = {
+        "model, format, scheme": f"{manifest.model}, {manifest.format}, {manifest.scheme}",
+        "weights": manifest.weights + ("" if manifest.trained else " (for size and latency only)"),
+        "parameters": f"{manifest.parameters:,}; numParam x 8 x 4 = {_megabit(32 * manifest.parameters)}",
+        "file": f"{found.artifact.size_bytes / 1e6:,.2f} MB = {_megabit(8 * found.artifact.size_bytes)}, not weights: {found.overhead:.2%}",
+        "weights by bits": ", ".join(f"{number:,} in {bits}" for bits, number in found.elements_by_bits.items()),
+        "numParam x 8 x N": f"{_megabit(found.nominal_bits)} with the N of each weight as stored",
+        "quantised": ", ".join(f"{what}: {number}" for what, number in manifest.quantised.items()) or "nothing",
+        "rewrites": ", ".join(manifest.rewrites) or "none",
+        "input": f"{manifest.minimum_samples / rate:g} s .. {longest} at {rate} Hz",
+        "runtime": found.runtime,
+        "lacking in mobile builds": found.lacking or "none known",
+    }
+    if manifest.planned_bytes is not None:
+        rows["memory planned"] = f"{manifest.planned_bytes / 1e6:,.1f} MB for the longest input"
+    rows |= _parities(manifest.parity)
+    kinds = Table("stored as", "bytes", "share", title="Bytes by kind", title_justify="left")
+    for kind, size in found.bytes_by_kind.items():
+        kinds.add_row(kind, f"{size:,}", f"{size / found.artifact.size_bytes:.1%}")
+    modules = Table("module", "bytes", "share", title="Bytes by module, largest first", title_justify="left")
+    for name, size in found.bytes_by_module(depth).items():
+        modules.add_row(name, f"{size:,}", f"{size / found.artifact.size_bytes:.1%}")
+    operators = Table("operator", "number", "runs in", title="Operators", title_justify="left")
+    for each in found.operators:
+        operators.add_row(each.name, str(each.number), each.runs_in)
+    return [_facts("Artifact", rows), kinds, modules, operators]
+
+
+def artifact(made: Artifact, case: TestCase, seconds: float) -> Table:
+    """Draw what an export made, with its distance to torch."""
+    manifest = made.manifest
+    rows = {
+        "model": manifest.model,
+        "weights": manifest.weights + ("" if manifest.trained else " (for size and latency only)"),
+        "format, scheme": f"{manifest.format}, {manifest.scheme}",
+        "parameters": f"{manifest.parameters:,}",
+        "anchor size": _megabit(case.anchor.size_bits),
+        "artifact size": f"{made.size_bytes / 1e6:,.2f} MB, cSize {made.size_bytes * 8 / case.anchor.size_bits:.4f}",
+        "export": f"{seconds:.1f} s",
+    }
+    rows |= {f"quantised: {what}": str(count) for what, count in manifest.quantised.items()}
+    if manifest.planned_bytes is not None and manifest.maximum_samples is not None:
+        longest = manifest.maximum_samples / manifest.sample_rate
+        rows["memory planned"] = f"{manifest.planned_bytes / 1e6:,.1f} MB for {longest:g} s of audio"
+    if manifest.portable:
+        rows["left to portable kernels"] = ", ".join(f"{name} {number}" for name, number in manifest.portable.items())
+    return _facts("Artifact", rows | _parities(manifest.parity))
+
+
+def _parities(measured: Iterable[Parity]) -> dict[str, str]:
+    return {
+        f"distance to torch, {each.seconds:g} s of speech": (
+            f"largest {each.largest:.2g}, mean {each.mean:.2g}, relative {each.relative:.2%}, same label {each.equal_arg_max:.1%}"
+        )
+        for each in measured
+    }
+
+
+def evaluation(result: Evaluation) -> Table:
+    """Draw the result of an accuracy run."""
+    low, high = result.wer_interval
+    rows = {
+        "configuration": result.configuration,
+        "data": f"{result.data} {result.split}, {result.utterances} utterances, {result.words} words",
+        "word error rate": f"{result.wer:.2%} (95 % interval {low:.2%} .. {high:.2%})",
+        "errors": f"{result.substitutions} substitutions, {result.deletions} deletions, {result.insertions} insertions",
+        **_normalised(result),
+        "size": _megabit(result.size_bits) + (f", cSize {result.c_size:.4f}" if result.c_size is not None else ""),
+        "audio": f"{result.audio_seconds:.1f} s",
+    }
+    if result.device != "local":
+        rows["device"] = f"{result.device}: {result.machine['model']}"
+    if result.kind in FUNCTION_ONLY:
+        rows["real-time factor"] = f"not told: {result.kind} devices show that things work, not how fast"
+    else:
+        rows["real-time factor"] = f"{result.real_time_factor:.4f} of a worker, {result.compute_seconds:.1f} s"
+        rows["workers"] = f"{result.workers} of {result.threads} thread(s)"
+    return _facts("Evaluation", rows)
+
+
+def _normalised(result: Evaluation) -> dict[str, str]:
+    if (found := result.normalised) is None:
+        return {}
+    low, high = found.wer_interval
+    return {f"after {found.normalizer}": f"{found.wer:.2%} of {found.words} words (95 % interval {low:.2%} .. {high:.2%})"}
+
+
+def smallest(found: "Smallest") -> Table:
+    """Draw the smallest bitstream within a budget."""
+    result = found.evaluation
+    rows = {
+        "configuration": found.configuration,
+        "bitstream": f"{_megabit(result.size_bits)}, cSize {result.c_size:.4f}",
+        "word error rate": f"{result.wer:.2%}, the anchor's {found.anchor_wer:.2%}",
+        "above the anchor": f"{100 * (result.wer - found.anchor_wer):+.2f} points, "
+        f"95 % interval {100 * found.loss[0]:+.2f} .. {100 * found.loss[1]:+.2f} (paired by utterances)",
+    }
+    return _facts("Smallest within the budget", rows)
+
+
+def savings(found: "Iterable[Saving]") -> Table:
+    """Draw the average savings of methods against each other."""
+    table = Table(title="Bits saved on average at equal word error rate", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for column in ("method", "against", "saving", "between wer"):
+        table.add_column(column)
+    for each in sorted(found, key=lambda saving: -saving.share):
+        table.add_row(each.method, each.against, f"{each.share:+.1%}", f"{each.wer[0]:.2%} and {each.wer[1]:.2%}")
+    return table
+
+
+def curve(drawn: Curve) -> Table:
+    """Draw the points of a curve, narrow enough for 80 columns; the rest is in its files."""
+    from toolchain.reports.savings import label
+
+    methods = Counter(method.split(", ")[0] for method in {point.method for point in drawn.points})
+    sent = Counter(point.sent for point in drawn.points).most_common()
+    usual, others = (sent[0][0] if sent else ""), " and ".join(kind for kind, _ in sent[1:])
+    title = f"{drawn.test_case} on {drawn.data} {drawn.split}; sizes in Mbit; wer and its 95 % interval in %; above: points over the anchor"
+    caption = f"* {others}, otherwise the {usual} is sent to the UE" if others else None
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=0)
+    # A name that is too long goes on in the next line; no figure is ever cut.
+    table.add_column("configuration", overflow="fold", min_width=20)
+    for column in ("size", "cSize", "wer", "interval", "above", "", "range"):
+        table.add_column(column, justify="right", no_wrap=True)
+    digits = 1 if drawn.anchor_size_bits >= 1e9 else 2
+
+    def figures(bits: int, c_size: float, wer: float, low: float, high: float) -> list[str]:
+        return [f"{bits / 1e6:.{digits}f}", f"{c_size:.4f}", f"{100 * wer:.2f}", f"{100 * low:.1f}..{100 * high:.1f}"]
+
+    anchor = figures(drawn.anchor_size_bits, 1, drawn.anchor_wer, *drawn.anchor_wer_interval)
+    table.add_row("anchor, torch", *anchor, "", "", "", end_section=True)
+    for point in drawn.points:
+        name = label(point) if methods[point.method.split(", ")[0]] > 1 else point.configuration
+        place = "in" if point.in_range else ("below" if point.wer < drawn.anchor_wer else "above")
+        relative = "—" if point.relative is None else f"{point.relative:+.0%}"
+        distance = (f"{100 * point.above_anchor:+.2f}", relative, place)
+        row = figures(point.size_bits, point.c_size, point.wer, point.wer_low, point.wer_high)
+        table.add_row(Text(name if point.sent == usual else f"{name} *"), *row, *distance)
+    return table
+
+
+def distances(comparisons: "Iterable[Comparison]") -> Table:
+    """Draw how far configurations are from the anchor, and whether chance explains it."""
+    title = "Points of word error rate above the anchor (paired bootstrap); utterances not worse than the anchor's"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for column in ("configuration", "points", "95 % interval", "p", "not worse"):
+        table.add_column(column, justify="left" if column == "configuration" else "right")
+    for each in comparisons:
+        if each.theirs == "anchor":
+            interval = f"{100 * each.interval[0]:+.2f} .. {100 * each.interval[1]:+.2f}"
+            table.add_row(each.ours, f"{100 * each.difference:+.2f}", interval, f"{each.p:.3f}", f"{each.not_worse:.1%}")
+    return table
+
+
+def reception(made: "Reception") -> Table:
+    """Draw one reception."""
+    seconds = made.seconds
+    rows = {
+        "model": made.model + ("" if made.trained else " (random weights)"),
+        "codec": made.configuration,
+        "received": f"{made.size_bytes / 1e6:,.3f} MB, {made.connections} connection(s)"
+        + (f", gone on from byte {made.resumed_from:,}" if made.resumed_from else ""),
+        "time to first transcript": f"{seconds.total:.3f} s",
+    }
+    rows |= {name.replace("_", " "): f"{value:.3f} s, {value / seconds.total:.1%}" for name, value in seconds}
+    rows["decoding in all"] = f"{made.decode_busy:.3f} s"
+    rows["peak memory"] = f"{(made.peak_bytes - made.baseline_bytes) / 1e6:,.1f} MB = {made.memory:.2f} times the float model"
+    rows["transcript"] = made.transcript
+    return _facts("Reception", rows)
+
+
+def delivery(result: "Delivery") -> Table:
+    """Draw the time to the first transcript and its shares, a row for each bitstream and rate."""
+    first = result.bitstreams[0].receptions[0]
+    title = f"{first.model}{'' if first.trained else ' (random weights)'}: seconds to the first transcript; memory in float models"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
+    for column in ("bitstream", "MB", "Mbit/s", "seconds", "transfer", "decode", "load", "infer", "memory"):
+        table.add_column(column, justify="left" if column == "bitstream" else "right", no_wrap=True)
+    for each in result.bitstreams:
+        for made in each.receptions:
+            shares = [f"{value / made.seconds.total:.0%}" for _, value in made.seconds]
+            rate = "—" if made.bits_per_second is None else f"{made.bits_per_second / 1e6:g}"
+            size = f"{made.size_bytes / 1e6:.3f}"
+            table.add_row(each.name, size, rate, f"{made.seconds.total:.2f}", *shares, f"{made.memory:.2f}")
+    return table
+
+
+def paying(result: "Delivery") -> list[str]:
+    """Return a sentence on every bitstream and the next larger one: up to which rate the smaller one is earlier."""
+    from toolchain.delivery.measurements import break_even
+
+    sentences = []
+    for smaller, larger in pairwise(result.bitstreams):
+        rate = break_even(smaller, larger)
+        sentences.append(
+            f"{smaller.name} is earlier than {larger.name} at every rate up to 10 Gbit/s."
+            if rate is None
+            else f"{smaller.name} stops paying against {larger.name} at {rate / 1e6:.3g} Mbit/s."
+        )
+    return sentences

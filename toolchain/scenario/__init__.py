@@ -1,0 +1,1 @@
+"""The scenario: exports, test configurations, points, curves, sweeps and test jobs."""

@@ -1,0 +1,133 @@
+"""The main job on the bundled test case: anchor, test configurations, points, table and plot."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from device_runner.artifact import Artifact, open_artifact
+from device_runner.bitstream.format import SUFFIX, read_header
+from device_runner.errors import AsrDeployError
+from device_runner.facts import package_versions
+from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.model_under_test import open_subject
+from toolchain.accuracy.progress import Watcher
+from toolchain.accuracy.scoring import Evaluation
+from toolchain.accuracy.workers import Pool
+from toolchain.compression import make_codec
+from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
+from toolchain.data.datasets import DataSet
+from toolchain.models.anchor_model import AnchorModel
+from toolchain.models.loading import load_model
+from toolchain.scenario.exporting import export_model
+from toolchain.scenario.points import Curve, Point, make_curve, make_point, write_curve
+
+BITSTREAM, ARTIFACT = f"model{SUFFIX}", "artifact"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A test configuration: a codec (or none, then the artifact itself is sent) and the scheme of the artifact."""
+
+    name: str
+    scheme: str = "fp32"
+    codec: str | None = None
+    bits: float | None = None
+    calibrated: bool = False
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The codec's parameters."""
+        return {} if self.bits is None else {"bits": self.bits}
+
+
+CONFIGURATIONS = (
+    Configuration("onnx-fp32"),
+    Configuration("fp16", codec="fp16"),
+    Configuration("onnx-int8", scheme="int8"),
+    *(Configuration(f"uniform-{bits}", codec="uniform", bits=bits) for bits in (8, 6, 5, 4, 3, 2)),
+    *(Configuration(f"ectcq-{bits:g}", codec="ectcq", bits=bits, calibrated=True) for bits in (3, 2, 1.75, 1.5, 1.3)),
+)
+
+
+def run_demo(data: DataSet, folder: Path, *, pool: Pool, watcher: Watcher) -> Curve:
+    """Evaluate the bundled model in every configuration and write points and plot into ``folder``.
+
+    Artifacts and transcripts that an earlier run left there are used again.
+
+    Raises:
+        AsrDeployError: a step failed.
+    """
+    from toolchain.reports.plots import plot_curve
+
+    if folder.exists() and any(folder.iterdir()) and not (folder / "anchor").is_dir():
+        raise AsrDeployError(f"{folder} exists and holds no demo; choose another folder for the results.")
+    anchor = load_model("0")
+    progress = watcher.configuration("anchor", "transcribing", len(data.utterances))
+    measured = evaluate(open_subject("0"), data, folder / "anchor" / "evaluation", pool=pool, progress=progress)
+    points: list[Point] = []
+    for configuration in CONFIGURATIONS:
+        point = _run(configuration, anchor, measured, data, folder / configuration.name, pool, watcher)
+        points.append(point)
+        curve = make_curve(anchor.case, measured, folder / "anchor" / "evaluation", points)
+        # After every point, so that an interrupted run shows what it had.
+        write_curve(curve, folder)
+        plot_curve(curve, folder / "curve.png")
+    return curve
+
+
+def _run(
+    configuration: Configuration, anchor: AnchorModel, measured: Evaluation, data: DataSet, folder: Path, pool: Pool, watcher: Watcher
+) -> Point:
+    artifact = _earlier_artifact(configuration, anchor, folder)
+    if artifact is None:
+        watcher.configuration(configuration.name, "compressing and exporting", len(data.utterances))
+        artifact = _make_artifact(configuration, anchor, folder)
+    progress = watcher.configuration(configuration.name, "transcribing", len(data.utterances))
+    evaluation = evaluate(open_subject(str(artifact.folder)), data, folder / "evaluation", pool=pool, progress=progress)
+    sent = "bitstream" if configuration.codec else "artifact"
+    method = f"{configuration.codec}{', calibrated' if configuration.calibrated else ''}" if configuration.codec else "artifact"
+    return make_point(configuration.name, sent, evaluation, folder / "evaluation", anchor.case, measured.wer, method)
+
+
+def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact:
+    model, codec, transmitted = anchor, None, None
+    if configuration.codec:
+        bitstream = folder / BITSTREAM
+        calibration = calibration_of(anchor, "digits", "dev-clean", cache=folder.parent) if configuration.calibrated else None
+        compress(anchor, configuration.codec, configuration.parameters, bitstream, calibration=calibration)
+        # The receiver's side starts at the file.
+        model, header = reconstruct(bitstream)
+        codec, transmitted = header.configuration, bitstream.stat().st_size
+    artifact, _ = export_model(
+        model,
+        format_name="onnx",
+        scheme_name=configuration.scheme,
+        folder=folder / ARTIFACT,
+        codec=codec,
+        transmitted_bytes=transmitted,
+    )
+    return artifact
+
+
+def _earlier_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact | None:
+    try:
+        artifact = open_artifact(folder / ARTIFACT)
+        codec = _earlier_codec(configuration, folder / BITSTREAM) if configuration.codec else None
+    except AsrDeployError:
+        return None
+    manifest = artifact.manifest
+    found = (manifest.scheme, manifest.codec, manifest.weights, manifest.versions, bool(manifest.tuned_on))
+    wanted = (configuration.scheme, codec, anchor.weights, package_versions(), configuration.calibrated)
+    return artifact if found == wanted else None
+
+
+def _earlier_codec(configuration: Configuration, bitstream: Path) -> str:
+    """Return what an earlier bitstream was coded by; AsrDeployError where it is another codec, or has other parameters."""
+    header = read_header(bitstream)
+    made: Any = make_codec(str(configuration.codec), **configuration.parameters)
+    settings = dict(header.parameters)
+    settings.pop("calibration", None)
+    calibrated = bool(header.tuned_on)  # an older calibrated one does not say with what: it is made again
+    if (header.codec, settings, calibrated) != (configuration.codec, asdict(made), configuration.calibrated):
+        raise AsrDeployError(f"{bitstream} was made with other settings.")
+    return header.configuration

@@ -1,0 +1,302 @@
+"""Test jobs: a list of artifacts or exports with limits, run on any device; for whatever CI people have."""
+
+import math
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from xml.etree import ElementTree
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from device_runner.artifact import Artifact, open_artifact
+from device_runner.devices import Device
+from device_runner.errors import AsrDeployError, DeviceFailed, first_problem
+from device_runner.files import file_name_of, write_record, write_text
+from device_runner.latency import FUNCTION_ONLY, QUICK, STANDARD, STRICT, LatencyResult, measure
+from device_runner.transcripts import Timing, Transcript
+from toolchain.accuracy.evaluation import evaluate_on_device
+from toolchain.accuracy.scoring import Evaluation
+from toolchain.data.datasets import open_data
+from toolchain.data.speech import bundled_speech
+from toolchain.extras import lacking
+from toolchain.models.test_cases import built_in_case, case_of
+
+PROTOCOLS = {each.name: each for each in (STANDARD, STRICT, QUICK)}
+TIMED = ("p90_ms", "real_time_factor")  # limits that an emulated device says nothing about
+Say = Callable[[str], None]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Export(_Record):
+    """What ``asrdeploy export`` takes."""
+
+    model: int | str = 0
+    weights: str | None = None
+    format: str = "onnx"
+    quant: str = "fp32"
+
+
+class JobLimits(_Record):
+    """Upper limits; what is left out is not checked."""
+
+    wer: float | None = Field(default=None, description="word error rate in per cent")
+    artifact_mb: float | None = Field(default=None, description="model files in 10^6 bytes")
+    c_size: float | None = Field(default=None, description="bits transmitted / bits of the anchor")
+    p90_ms: float | None = Field(default=None, description="90th percentile of latency at every length of audio")
+    real_time_factor: float | None = Field(default=None, description="mean seconds of computing per second of audio, at every length")
+    peak_memory_mb: float | None = Field(default=None, description="peak over the baseline, median over fresh processes, in 10^6 bytes")
+    parity: float | None = Field(default=None, description="relative distance of the device's logits to fp32 in torch on this machine")
+
+    @model_validator(mode="after")
+    def _finite(self) -> "JobLimits":
+        for name, value in self:
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be a number from 0")
+        return self
+
+
+class JobEntry(_Record):
+    """One thing to test: an artifact or an export, where it is scored, how it is timed, and its limits."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    artifact: Path | None = None
+    export: Export | None = None
+    data: str = "digits"
+    split: str = "test-clean"
+    limit: Annotated[int, Field(gt=0)] | None = None
+    seconds: tuple[Annotated[float, Field(gt=0, le=60)], ...] = (2.0,)
+    protocol: Literal["standard", "strict", "quick"] = "standard"
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    provider: Literal["cpu", "xnnpack", "nnapi"] = "cpu"
+    limits: JobLimits
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "JobEntry":
+        if (self.artifact is None) == (self.export is None):
+            raise ValueError("give either artifact or export")
+        if all(value is None for _, value in self.limits):
+            raise ValueError("a job without a limit tests nothing")
+        return self
+
+
+class JobFile(_Record):
+    """What ``asrdeploy test`` reads."""
+
+    job: Annotated[tuple[JobEntry, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "JobFile":
+        folders = [file_name_of(each.name) for each in self.job]
+        if len(set(folders)) != len(folders):
+            raise ValueError("two jobs have the same name, or names that differ only in what no folder's name has")
+        if any(not each.strip(".") for each in folders):
+            raise ValueError("a job's name is more than dots: its results lie in a folder of that name")
+        return self
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit and what was found.
+
+    Args:
+        limit: its name.
+        most: the limit.
+        found: the figure; None where it is not judged.
+        ignored: why it is not judged.
+    """
+
+    limit: str
+    most: float
+    found: float | None
+    ignored: str | None = None
+
+    @property
+    def broken(self) -> bool:
+        """The figure is over the limit."""
+        return self.found is not None and self.found > self.most
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job; ``problem`` where it could not run, which may be the device's fault."""
+
+    job: str
+    checks: tuple[Check, ...] = ()
+    problem: str | None = None
+    device_failed: bool = False
+
+    @property
+    def broken(self) -> bool:
+        """A limit is broken."""
+        return any(each.broken for each in self.checks)
+
+
+def read_job_file(path: Path) -> JobFile:
+    """Read a file of test jobs; paths of artifacts and of own models in it are relative to it.
+
+    Raises:
+        AsrDeployError: no such file, no TOML, or something unknown in it.
+    """
+    try:
+        found = JobFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise AsrDeployError(f"{path} does not exist; docs/ci.md shows what a file of test jobs looks like.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise AsrDeployError(f"{path} is not TOML: {str(error).rstrip('.')}.") from error
+    except ValidationError as error:
+        raise AsrDeployError(f"{path}: {first_problem(error)}.") from error
+    return JobFile(job=tuple(_placed(each, path.parent) for each in found.job))
+
+
+def _placed(job: JobEntry, folder: Path) -> JobEntry:
+    """Return a job whose paths, relative to its file, can be opened."""
+    if job.artifact is not None:
+        return job.model_copy(update={"artifact": folder / job.artifact})
+    assert job.export is not None  # the file's rules: one of the two
+    place = folder / str(job.export.model)
+    if built_in_case(str(job.export.model)) is not None or not place.exists():
+        return job
+    return job.model_copy(update={"export": job.export.model_copy(update={"model": str(place)})})
+
+
+def run_test_job(job: JobEntry, device: Device, folder: Path, say: Say = lambda sentence: None) -> Outcome:
+    """Run one job into a folder; a problem that a user can mend is its outcome.
+
+    Args:
+        job: what to run.
+        device: where.
+        folder: of its artifact, transcripts and results.
+        say: is told what is done.
+    """
+
+    def told(step: str) -> None:
+        say(f"{job.name}: {step}")
+
+    try:
+        artifact = _artifact(job, folder, told)
+        return Outcome(job.name, tuple(_checks(job, artifact, device, folder, told)))
+    except AsrDeployError as error:
+        return Outcome(job.name, problem=str(error), device_failed=isinstance(error, DeviceFailed))
+    except ModuleNotFoundError as error:
+        sentence = lacking(error)
+        if sentence is None:
+            raise
+        return Outcome(job.name, problem=sentence)
+    except OSError as error:  # a full disk: what other jobs found is written elsewhere, or is said
+        return Outcome(job.name, problem=f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
+
+
+def _artifact(job: JobEntry, folder: Path, say: Say) -> Artifact:
+    if job.artifact is not None:
+        return open_artifact(job.artifact)
+    from exporters.export import check_choice
+    from toolchain.models.loading import load_model
+    from toolchain.scenario.exporting import export_model
+
+    assert job.export is not None  # the file's rules: one of the two
+    check_choice(job.export.format, job.export.quant)
+    say("exporting")
+    model = load_model(str(job.export.model), job.export.weights)
+    return export_model(model, format_name=job.export.format, scheme_name=job.export.quant, folder=folder / "artifact")[0]
+
+
+def _checks(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say: Say) -> list[Check]:
+    wanted = {name: value for name, value in job.limits if value is not None}
+    found: dict[str, float | None] = {"artifact_mb": artifact.size_bytes / 1e6}
+    if "c_size" in wanted:
+        found["c_size"] = artifact.transmitted_bits / case_of(artifact.manifest).anchor.size_bits
+    if "wer" in wanted:
+        found["wer"] = 100 * _evaluated(job, artifact, device, folder, say).wer
+    emulated = device.kind in FUNCTION_ONLY
+    if "peak_memory_mb" in wanted or (not emulated and any(name in wanted for name in TIMED)):
+        found |= _measured(job, artifact, device, folder, say)
+    if "parity" in wanted:
+        from toolchain.accuracy.parity import distance_to_torch
+
+        say("comparing logits with torch")
+        model, weights = (str(job.export.model), job.export.weights) if job.export else (None, None)
+        found["parity"] = distance_to_torch(artifact, device, model, threads=job.threads, weights=weights)
+    checks = []
+    for name, most in wanted.items():
+        if name in TIMED and emulated:
+            checks.append(Check(name, most, None, f"ignored: {device.name} is emulated, its times say nothing about a phone"))
+        elif found.get(name) is None:
+            raise AsrDeployError(f"{device.name} does not tell its memory, so peak_memory_mb cannot be judged there: leave it out.")
+        else:
+            checks.append(Check(name, most, found[name]))
+    return checks
+
+
+def _evaluated(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say: Say) -> Evaluation:
+    data = open_data(job.data, job.split)
+    data = data if job.limit is None else data.limited(job.limit)
+    count = 0
+
+    def heard(transcript: Transcript, timing: Timing) -> None:
+        nonlocal count
+        count += 1
+        say(f"transcribing {count} of {len(data.utterances)}")
+
+    return evaluate_on_device(artifact, data, folder / "evaluation", device, threads=job.threads, provider=job.provider, progress=heard)
+
+
+def _measured(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say: Say) -> dict[str, float | None]:
+    waveforms = bundled_speech(list(job.seconds), artifact.manifest.sample_rate)
+    (result,) = measure(
+        [artifact],
+        waveforms,
+        device=device,
+        threads=job.threads,
+        provider=job.provider,
+        conditions=PROTOCOLS[job.protocol],
+        progress=lambda what, share: say(what),
+    )
+    write_record(folder / "latency.json", result)
+    return _figures(result)
+
+
+def _figures(result: LatencyResult) -> dict[str, float | None]:
+    memory = result.cold.median_memory_bytes
+    return {
+        "p90_ms": max(1000 * each.p90 for each in result.steady),
+        "real_time_factor": max(each.real_time_factor for each in result.steady),
+        "peak_memory_mb": None if memory is None else memory / 1e6,
+    }
+
+
+def write_junit(outcomes: list[Outcome], device: str, seconds: dict[str, float], path: Path) -> None:
+    """Write outcomes in JUnit's XML: a suite a job, a case a limit; a job that could not run is an error.
+
+    Args:
+        outcomes: of the jobs.
+        device: where they ran.
+        seconds: what every job took.
+        path: the file.
+    """
+    root = ElementTree.Element("testsuites", name="asrdeploy")
+    for outcome in outcomes:
+        checks = outcome.checks
+        counts: dict[str, Any] = {
+            "tests": len(checks) or 1,
+            "failures": sum(each.broken for each in checks),
+            "errors": int(outcome.problem is not None),
+            "skipped": sum(each.ignored is not None for each in checks),
+        }
+        attributes = {name: str(value) for name, value in counts.items()} | {"time": f"{seconds[outcome.job]:.3f}"}
+        suite = ElementTree.SubElement(root, "testsuite", {"name": f"{outcome.job} on {device}"} | attributes)
+        if outcome.problem is not None:
+            case = ElementTree.SubElement(suite, "testcase", name="run", classname=outcome.job)
+            ElementTree.SubElement(case, "error", message=outcome.problem)
+        for check in checks:
+            case = ElementTree.SubElement(suite, "testcase", name=check.limit, classname=outcome.job)
+            if check.ignored is not None:
+                ElementTree.SubElement(case, "skipped", message=check.ignored)
+            elif check.broken:
+                ElementTree.SubElement(case, "failure", message=f"{check.limit} is {check.found:.4g}, more than {check.most:g}")
+    ElementTree.indent(root)
+    write_text(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n")
