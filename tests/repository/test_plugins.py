@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from device_runner.bitstream.format import Header, Record, decoders, in_memory, read_header, write_bitstream
+from device_runner.bitstream import decoders
+from device_runner.bitstream.format import Header, Record, in_memory, read_header, write_bitstream
 from device_runner.errors import AsrDeployError
 from tests.helpers import REPOSITORY, Completed, complaint, run_command
 

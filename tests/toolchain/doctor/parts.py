@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from toolchain.doctor.checks import Report, Row, probes
+from toolchain.doctor import probes
+from toolchain.doctor.checks import Report, Row
 from toolchain.doctor.probes import Said, run_bounded
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from device_runner.errors import AsrDeployError
 from tests.device_runner.phone.emulated_device.fixtures import Connected
 from tests.device_runner.phone.emulated_device.server import AdbServer
-from toolchain.doctor.checks import Row, checks, probes
+from toolchain.doctor import checks, probes
+from toolchain.doctor.checks import Row
 from toolchain.doctor.probes import adb_devices, json_lines, server_address, server_name
 
 pytestmark = pytest.mark.usefixtures("no_adb_server")

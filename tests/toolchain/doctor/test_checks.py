@@ -23,7 +23,8 @@ from device_runner.phone.adb import find_adb
 from device_runner.phone.arm_bundle import build_bundle, layers
 from tests.helpers import REPOSITORY, Completed, complaint, run_command
 from tests.toolchain.doctor.parts import free_port, rows, script
-from toolchain.doctor.checks import DEBIAN, EXTRAS, OLDEST_JDK, Report, Row, checks, examine, probes
+from toolchain.doctor import checks, probes
+from toolchain.doctor.checks import DEBIAN, EXTRAS, OLDEST_JDK, Report, Row, examine
 
 pytestmark = pytest.mark.usefixtures("no_adb_server")
 NAMES = [

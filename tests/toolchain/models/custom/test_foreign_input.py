@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from device_runner.bitstream import decoders
 from device_runner.bitstream.decoders import decode_record
-from device_runner.bitstream.format import Header, Record, decoders, write_bitstream
+from device_runner.bitstream.format import Header, Record, write_bitstream
 from device_runner.errors import AsrDeployError
 from exporters.recogniser import shortest_input
 from tests.helpers import Completed, complaint
