@@ -30,8 +30,8 @@ from benchmarks.common import REPOSITORY, Figures, Row, arguments_of, in_turn, r
 from device_runner.artifact import open_artifact
 from device_runner.facts import high_water_mark, usable_cpus
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import open_subject
-from toolchain.accuracy.workers import LocalPool
+from toolchain.accuracy.transcriber import open_transcriber
+from toolchain.accuracy.workers import LocalWorkers
 from toolchain.data.datasets import DataSet, open_data, read_folder
 
 SCRIPT = "scenario's script, torch fp32"
@@ -73,12 +73,12 @@ def scenario_script(model_name: str, weights: str | None, data: DataSet) -> tupl
 
 def ours(subject_name: str, weights: str | None, data: DataSet, workers: int) -> tuple[float, float]:
     """Return the seconds of an accuracy run, and the word error rate."""
-    subject = open_subject(subject_name, weights=weights)
+    transcriber = open_transcriber(subject_name, weights=weights)
     import torcheval.metrics  # noqa: F401  (as in the script, its import is not in the time)
 
     with tempfile.TemporaryDirectory() as results:
         started = time.perf_counter()
-        found = evaluate(subject, data, Path(results), pool=LocalPool(workers))
+        found = evaluate(transcriber, data, Path(results), workers=LocalWorkers(workers))
         return time.perf_counter() - started, found.wer
 
 
@@ -141,9 +141,9 @@ def run_way(way: dict[str, Any]) -> dict[str, float]:
     """Run one way in this process and return its seconds, word error rate and peak memory."""
     data = read_folder(Path(way["data"]), "test-clean", "benchmark")
     if way["name"] == SCRIPT:
-        seconds, wer = scenario_script(way["subject"], way["weights"], data)
+        seconds, wer = scenario_script(way["transcriber"], way["weights"], data)
     else:
-        seconds, wer = ours(way["subject"], way["weights"], data, way["workers"])
+        seconds, wer = ours(way["transcriber"], way["weights"], data, way["workers"])
     return {"seconds": seconds, "wer": wer, "peak_bytes": high_water_mark()}
 
 
@@ -162,7 +162,7 @@ def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
         joined(data, 60 * min(minutes, BASE_MINUTES))
         weights = str(folder / "random.safetensors")
         save_file(load_model(NAMES[model], "random").state(), weights)
-    common = {"data": str(data), "subject": NAMES[model], "weights": weights, "workers": usable_cpus(), "bytes": None}
+    common = {"data": str(data), "transcriber": NAMES[model], "weights": weights, "workers": usable_cpus(), "bytes": None}
     found = [common | {"name": SCRIPT, "workers": 1}, common | {"name": "asrdeploy, torch fp32"}]
     torch.set_num_threads(usable_cpus())
     for scheme in SCHEMES:
@@ -170,7 +170,12 @@ def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
         export_model(load_model(NAMES[model], weights), format_name="onnx", scheme_name=scheme, folder=artifact)
         found.append(
             common
-            | {"name": f"asrdeploy, onnx {scheme}", "subject": str(artifact), "weights": None, "bytes": open_artifact(artifact).size_bytes}
+            | {
+                "name": f"asrdeploy, onnx {scheme}",
+                "transcriber": str(artifact),
+                "weights": None,
+                "bytes": open_artifact(artifact).size_bytes,
+            }
         )
     return found
 

@@ -21,8 +21,8 @@ from device_runner.audio import read_audio
 from device_runner.transcripts import read_transcripts
 from toolchain.accuracy.comparison import Comparison, compare
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import subject_of
 from toolchain.accuracy.scoring import TRANSCRIPTS, Evaluation
+from toolchain.accuracy.transcriber import transcriber_of
 from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression.calibration import Calibration
 from toolchain.data.datasets import DataSet, Utterance, open_data
@@ -84,7 +84,7 @@ def transmitted(
 
 def scored(model: AnchorModel, name: str, data: DataSet, folder: Path) -> Evaluation:
     """Transcribe a set in torch on one thread."""
-    return evaluate(subject_of(model, name, name, None, 1), data, folder)
+    return evaluate(transcriber_of(model, name, name, None, 1), data, folder)
 
 
 def paired(ours: Path, theirs: Path) -> Comparison:

@@ -18,7 +18,7 @@ from device_runner.facts import package_versions
 from device_runner.files import atomic_folder
 from device_runner.suggestions import nearest
 from exporters.onnx.exporter import TOKENS, Speech, export_onnx, write_tokens
-from exporters.outcome import Made
+from exporters.outcome import ExportOutcome
 from exporters.recogniser import Recogniser
 from exporters.rewrites import for_device
 from exporters.schemes import EXECUTORCH, ONNX, Scheme, find_scheme
@@ -39,12 +39,12 @@ class Order:
     progress: Callable[[str], None]
 
 
-def _onnx(order: Order, path: Path) -> Made:
+def _onnx(order: Order, path: Path) -> ExportOutcome:
     write_tokens(order.labels, path.with_name(TOKENS))
-    return Made(export_onnx(order.recogniser, order.scheme, order.metadata, order.sample_rate, order.calibration, path))
+    return ExportOutcome(export_onnx(order.recogniser, order.scheme, order.metadata, order.sample_rate, order.calibration, path))
 
 
-def _executorch(order: Order, path: Path) -> Made:
+def _executorch(order: Order, path: Path) -> ExportOutcome:
     from exporters.executorch.exporter import export_executorch  # seconds of import time that ONNX needs not pay
 
     return export_executorch(
@@ -62,7 +62,7 @@ def _executorch(order: Order, path: Path) -> Made:
 class Format:
     """An artifact format: its exporter, its model file and the shortest input that it can take."""
 
-    export: Callable[[Order, Path], Made]
+    export: Callable[[Order, Path], ExportOutcome]
     file_name: str
     minimum_seconds: float = 0.0
 

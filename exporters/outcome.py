@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Made:
+class ExportOutcome:
     """What an export made.
 
     Args:

@@ -6,9 +6,10 @@ Third parties add schemes through the entry point group ``asrdeploy.schemes``: e
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from device_runner.errors import AsrDeployError
+from device_runner.plugins import load_plugins
 from device_runner.suggestions import nearest
 
 ENTRY_POINTS = "asrdeploy.schemes"
@@ -186,7 +187,7 @@ def find_scheme(name: str, format_name: str) -> Scheme:
 def _find_plain(name: str) -> Scheme:
     if name in SCHEMES:
         return SCHEMES[name]
-    theirs, broken = third_party()
+    theirs, broken = scheme_plugins()
     if name in theirs:
         return theirs[name]
     if name in broken:
@@ -194,26 +195,13 @@ def _find_plain(name: str) -> Scheme:
     raise nearest(name, [*SCHEMES, *theirs], "scheme")
 
 
-def third_party() -> tuple[dict[str, Scheme], dict[str, str]]:
-    """Return the schemes that other installed packages bring, and the entry points that could not be read with the reason."""
-    found: dict[str, Scheme] = {}
-    broken: dict[str, str] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            schemes = _loaded(point)
-        except Exception as error:  # whatever another package's import raises; the listing and the name's use say it
-            broken[point.name] = f"{point.value}: {error}"
-            continue
-        found |= {scheme.name: scheme for scheme in schemes}
-    for name in set(found) & set(SCHEMES):
-        del found[name]
-        broken[name] = "the name is taken by a scheme of asrdeploy"
-    return found, broken
+def scheme_plugins() -> tuple[dict[str, Scheme], dict[str, str]]:
+    """Return the schemes of other installed packages by name, and the reason for each one that cannot be used."""
+    return load_plugins(ENTRY_POINTS, _checked_schemes, taken=SCHEMES)
 
 
-def _loaded(point: EntryPoint) -> list[Scheme]:
-    value = point.load()
+def _checked_schemes(name: str, value: Any) -> dict[str, Scheme]:
     schemes = [value] if isinstance(value, Scheme) else list(value) if isinstance(value, Iterable) else [value]
     if not schemes or not all(isinstance(each, Scheme) for each in schemes):
-        raise TypeError("it is no Scheme")
-    return schemes
+        raise TypeError("it is not a Scheme")
+    return {each.name: each for each in schemes}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def suppressed_output() -> Iterator[None]:
     """Keep the exporter's and the quantiser's chatter off the screen: it names no action for a user."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,5 +1,10 @@
 """The extras of the package: what each adds to a base install, and the sentence of a command that misses one."""
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
 # Of pyproject.toml, with the module where its name is another one; a test compares them.
 EXTRAS: dict[str, dict[str, str]] = {
     "toolchain": {
@@ -27,6 +32,32 @@ def lacking(error: ModuleNotFoundError) -> str | None:
     extra = extra_of(error.name or "")
     if extra is None:
         return None
-    from toolchain.doctor.probes import asrdeploy_command  # only here: it takes longer than most commands
-
     return f"This needs {error.name}, which is not installed: `{asrdeploy_command(extra)}` adds the extra {extra}."
+
+
+def installed(name: str) -> str | None:
+    """Return the version of an installed package, without its import."""
+    from importlib import metadata  # only here: it takes longer to import than most commands need
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def pip_command(*words: str) -> str:
+    """Return the command that installs packages into the environment of this process, as short as it can be typed here."""
+    program, found = Path(sys.executable), shutil.which("python")
+    if found is not None and Path(found).absolute() == program:
+        shown = "python"
+    else:
+        shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
+    return shlex.join((shown, "-m", "pip", "install", *words))
+
+
+def asrdeploy_command(extra: str | None = None) -> str:
+    """Return the command that installs what asrdeploy, or an extra of it, asks for."""
+    part = f"[{extra}]" if extra else ""
+    if installed("asrdeploy") is not None:
+        return pip_command(f"asrdeploy{part}")
+    return pip_command("-e", f"{Path(__file__).parents[1]}{part}")

@@ -7,7 +7,6 @@ function of a record and its payload. It runs on the receiver's side: it should 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from device_runner.bitstream.format import MAX_WEIGHTS, BitstreamReader, Header, Record
 from device_runner.bitstream.trellis import MOST_LEVELS, POLYNOMIALS, Layout, decode_levels, reconstruct
 from device_runner.errors import AsrDeployError
+from device_runner.plugins import load_plugins
 
 Weights = npt.NDArray[np.float32]
 State = dict[str, Weights]
@@ -57,7 +57,7 @@ def decode_record(record: Record, payload: bytes) -> Weights:
     Raises:
         AsrDeployError: an unknown kind, or a payload that does not fit the record.
     """
-    decoder = DECODERS.get(record.kind) or theirs(record.kind)
+    decoder = DECODERS.get(record.kind) or decoder_plugin(record.kind)
     if decoder is None:
         raise AsrDeployError(
             f"The bitstream codes {record.name} as {record.kind}, which is unknown here: install a newer asrdeploy, or its codec's package."
@@ -73,22 +73,22 @@ def decode_record(record: Record, payload: bytes) -> Weights:
 
 
 @cache
-def theirs(kind: str) -> Decoder | None:
-    """Return another installed package's decoder of a kind of records; None where no package brings one.
+def decoder_plugin(kind: str) -> Decoder | None:
+    """Return another installed package's decoder for a kind of record; None where no package has one.
 
     Raises:
-        AsrDeployError: there is one, and it cannot be used.
+        AsrDeployError: a package has one, and it cannot be used.
     """
-    for point in entry_points(group=ENTRY_POINTS, name=kind):
-        try:
-            found: Any = point.load()
-        except Exception as error:  # whatever another package's import raises
-            raise AsrDeployError(f"The decoder of {kind} of another package cannot be used: {point.value}: {error}.") from error
-        if not callable(found):
-            raise AsrDeployError(f"The decoder of {kind} of another package cannot be used: {point.value} is no function.")
-        decoder: Decoder = found
-        return decoder
-    return None
+    found, broken = load_plugins(ENTRY_POINTS, _checked_decoder, name=kind)
+    if broken:
+        raise AsrDeployError(f"The decoder {kind} of another package cannot be used: {broken[kind]}.")
+    return found.get(kind)
+
+
+def _checked_decoder(name: str, found: Any) -> dict[str, Decoder]:
+    if not callable(found):
+        raise TypeError("it is not a function")
+    return {name: found}
 
 
 def unpack(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint8]:

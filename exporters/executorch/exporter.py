@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from device_runner.errors import AsrDeployError
-from exporters.outcome import Made
+from exporters.outcome import ExportOutcome
 from exporters.recogniser import not_exported
 from exporters.rewrites import is_convolution
 from exporters.schemes import DONE, NARROW, Scheme
-from exporters.suppressed_output import quiet
+from exporters.suppressed_output import suppressed_output
 from exporters.weights import StoredWeight
 
 EXAMPLE_SECONDS = 2
@@ -116,7 +116,7 @@ def export_executorch(
     maximum_samples: int,
     path: Path,
     progress: Callable[[str], None],
-) -> Made:
+) -> ExportOutcome:
     """Write a network as one .pte file, lowered to XNNPACK, of dynamic length between two bounds.
 
     Args:
@@ -131,7 +131,7 @@ def export_executorch(
     Raises:
         AsrDeployError: torch cannot trace the network, or the scheme quantised less than it claims.
     """
-    with quiet():
+    with suppressed_output():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
@@ -145,7 +145,7 @@ def export_executorch(
     length = torch.export.Dim("samples", min=minimum_samples, max=maximum_samples)
     example = torch.zeros(1, min(max(EXAMPLE_SECONDS * sample_rate, minimum_samples), maximum_samples))
     # The projection's view of a transposed tensor would guard `1 % frames`; under this flag no size is taken for 0 or 1.
-    with quiet(), torch.no_grad(), patched.patch(backed_size_oblivious=True):
+    with suppressed_output(), torch.no_grad(), patched.patch(backed_size_oblivious=True):
         progress("tracing for executorch")
         try:
             program = torch.export.export(network.eval(), (example,), dynamic_shapes=({1: length},), strict=False)
@@ -164,7 +164,7 @@ def export_executorch(
     plan = made.executorch_program.execution_plan[0]
     constants = _constants(path)
     _check_claims(constants, shapes, expected, scheme)
-    return Made(
+    return ExportOutcome(
         quantised=dict(Counter(f"layers {DONE[how]}" for how in expected.values())),
         planned_bytes=sum(plan.non_const_buffer_sizes),
         delegated={_short(name): row.delegated for name, row in rows.items() if row.delegated},
@@ -175,7 +175,7 @@ def export_executorch(
 
 def _quantise(network: nn.Module, layers: Mapping[str, nn.Module], scheme: Scheme) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """Quantise layers in place; return how each is to be stored, and the shapes of the weights, in the order of computation."""
-    with quiet():
+    with suppressed_output():
         from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
         from torchao.quantization.granularity import PerAxis, PerGroup
 
@@ -254,7 +254,7 @@ def _named(constants: Iterable[Constant], shapes: Mapping[str, tuple[int, ...]],
 
 def _constants(path: Path) -> list[Constant]:
     """Return every constant of a .pte file: the delegates' first, each in the order of computation."""
-    with quiet():
+    with suppressed_output():
         from executorch.exir._serialize._program import deserialize_pte_binary
 
     try:

@@ -19,7 +19,7 @@ from exporters.onnx.quantiser import quantise, storage, weights_of
 from exporters.recogniser import Recogniser
 from exporters.rewrites import is_convolution
 from exporters.schemes import Scheme
-from exporters.suppressed_output import quiet
+from exporters.suppressed_output import suppressed_output
 from exporters.weights import StoredWeight
 
 TOKENS = "tokens.txt"
@@ -92,7 +92,7 @@ def _calibrate(plain: Path, path: Path, scheme: Scheme, calibration: Speech, wei
     nodes = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
     del model
     reader = Reader()
-    with quiet():
+    with suppressed_output():
         quantize_static(
             plain,
             path,

@@ -10,7 +10,7 @@ from torch import nn
 
 from device_runner.errors import AsrDeployError
 from exporters.recogniser import Recogniser, not_exported
-from exporters.suppressed_output import quiet
+from exporters.suppressed_output import suppressed_output
 
 OPSET = 20  # read by onnxruntime from 1.18 on, on phones and on the JVM too
 INPUT, OUTPUT = "input_values", "logits"  # the names that other clients of such models expect
@@ -42,7 +42,7 @@ def export_plain_onnx(recogniser: Recogniser, sample_rate: int, path: Path) -> N
     for name, value in model.graph.initializers.items():
         if name in state:
             value.const_value = onnx_ir.tensor(state[name].contiguous().numpy(), name=name)
-    with quiet():
+    with suppressed_output():
         program = torch.onnx.ONNXProgram(model, None)
         program.optimize()  # folds constants, weights among them: after they are in
         program.save(str(path))
@@ -87,7 +87,7 @@ def _fact(value: object) -> object:
 def _trace(recogniser: Recogniser, sample_rate: int) -> bytes:
     """Return the graph before any constant is folded, its weights left out."""
     try:
-        with quiet():
+        with suppressed_output():
             program = torch.onnx.export(
                 recogniser,
                 (torch.zeros(1, sample_rate * EXAMPLE_SECONDS),),

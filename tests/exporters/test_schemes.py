@@ -10,7 +10,7 @@ import pytest
 
 from device_runner.errors import AsrDeployError
 from exporters import schemes
-from exporters.schemes import SCHEMES, Scheme, find_scheme, third_party
+from exporters.schemes import SCHEMES, Scheme, find_scheme, scheme_plugins
 from tests.helpers import Completed, complaint
 
 
@@ -56,7 +56,7 @@ def test_schemes_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.syspath_prepend(tmp_path)
     points = [EntryPoint(name, f"their_schemes:{name}", schemes.ENTRY_POINTS) for name in ("one", "several", "nothing", "missing")]
     monkeypatch.setattr(schemes, "entry_points", lambda group: points if group == schemes.ENTRY_POINTS else [])
-    found, broken = third_party()
+    found, broken = scheme_plugins()
     assert list(found) == ["int4-fine"] and set(broken) == {"nothing", "missing", "int8"}
     assert find_scheme("int4-fine+conv8", "onnx").group == 16 and find_scheme("int8", "onnx") is SCHEMES["int8"]
     with pytest.raises(AsrDeployError, match="cannot be used"):

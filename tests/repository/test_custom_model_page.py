@@ -1,4 +1,4 @@
-"""The page about own models: its files are taken as they stand there."""
+"""The page about custom models: its files are taken as they stand there."""
 
 import re
 from collections.abc import Callable

@@ -100,7 +100,7 @@ def test_the_reference_has_every_command_with_its_options(site: Path) -> None:
 
 def test_the_reference_has_what_plug_ins_need(site: Path) -> None:
     for page, names in {
-        "toolchain": ("toolchain.compression.codec.Codec.code", "toolchain.compression.codec.Coded", "toolchain.accuracy.workers.Pool"),
+        "toolchain": ("toolchain.compression.codec.Codec.code", "toolchain.compression.codec.Coded", "toolchain.accuracy.workers.Workers"),
         "exporters": ("exporters.schemes.Scheme", "exporters.export.export"),
         "device_runner": (
             "device_runner.bitstream.decoders.Parts",

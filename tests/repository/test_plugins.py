@@ -129,7 +129,7 @@ def test_decoders_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     assert decoded("plug-ones", b"\x07") == [7.0, 7.0]
     assert decoded("fp32", b"\0" * 8) == [0.0, 0.0]  # ours cannot be replaced
-    for kind, words in (("plug-nothing", "is no function"), ("plug-missing", "cannot be used"), ("plug-unknown", "unknown here")):
+    for kind, words in (("plug-nothing", "is not a function"), ("plug-missing", "cannot be used"), ("plug-unknown", "unknown here")):
         with pytest.raises(AsrDeployError, match=words):
             decoded(kind, b"\x07")
     with pytest.raises(AsrDeployError, match="not valid"):

@@ -14,10 +14,10 @@ from device_runner.facts import machine_facts, package_versions, usable_cpus
 from device_runner.jobs import make_task
 from device_runner.transcripts import Timing, Transcript
 from toolchain.accuracy.metrics import count_errors
-from toolchain.accuracy.model_under_test import Subject, describe
 from toolchain.accuracy.run_folder import RunFolder, earlier_settings, run_folder
 from toolchain.accuracy.scoring import RESULT, Evaluation, make_evaluation, rescore
-from toolchain.accuracy.workers import LocalPool, Pool, Split, measure_splits
+from toolchain.accuracy.transcriber import Transcriber, describe
+from toolchain.accuracy.workers import LocalWorkers, Split, Workers, measure_splits
 from toolchain.data.datasets import DataSet, Utterance
 from toolchain.data.splits import check_unseen
 
@@ -28,11 +28,11 @@ Progress = Callable[[Transcript, Timing], None]
 
 
 def evaluate(
-    subject: Subject,
+    transcriber: Transcriber,
     data: DataSet,
     folder: Path,
     *,
-    pool: Pool | None = None,
+    workers: Workers | None = None,
     normalizer: str = "none",
     progress: Progress = lambda transcript, timing: None,
 ) -> Evaluation:
@@ -42,33 +42,33 @@ def evaluate(
     ``result.json`` and ``settings.json``. Transcripts of another model, set or setting are not mixed with: the run starts anew.
 
     Args:
-        subject: what hears.
+        transcriber: what hears.
         data: the set.
         folder: see above.
-        pool: the workers; None: one, here. Transcripts do not depend on it.
+        workers: None: one, here. Transcripts do not depend on it.
         normalizer: see ``scoring.score``; besides the scenario's own score.
         progress: is told of every utterance, those of an earlier run first.
 
     Raises:
-        AsrDeployError: random weights, a set that the subject was tuned with, audio that cannot be read, a folder that cannot be written
+        AsrDeployError: random weights, a set that the transcriber was tuned with, audio that cannot be read, a folder that cannot be written
             or that another process uses.
     """
-    check_trained(subject)
-    check_unseen(subject.tuned_on, data, subject.configuration)
-    pool = pool or LocalPool()
-    with run_folder(folder, _settings(subject, data), [each.id for each in data.utterances]) as run:
+    check_trained(transcriber)
+    check_unseen(transcriber.tuned_on, data, transcriber.configuration)
+    workers = workers or LocalWorkers()
+    with run_folder(folder, _settings(transcriber, data), [each.id for each in data.utterances]) as run:
         for line in run.lines:
             progress(*line)
-        if (finished := _finished(run, subject, normalizer)) is not None:
+        if (finished := _finished(run, transcriber, normalizer)) is not None:
             return finished
         done = {transcript.id for transcript, _ in run.lines}
         # Closed at once where the run is stopped: what was begun for it shall not go on.
-        with closing(pool.hear(subject, [each for each in data.utterances if each.id not in done])) as coming:
+        with closing(workers.transcribe(transcriber, [each for each in data.utterances if each.id not in done])) as coming:
             for heard in coming:
                 line = _line(heard.utterance, heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
                 run.add(*line)
                 progress(*line)
-        result = _scored(run, subject, data, subject.threads, pool.workers, normalizer, machine_facts() | pool.facts)
+        result = _scored(run, transcriber, data, transcriber.threads, workers.count, normalizer, machine_facts() | workers.facts)
         run.finish(result)
     return result
 
@@ -92,16 +92,16 @@ def evaluate_on_device(
     Raises:
         AsrDeployError: see ``evaluate``; or a device that fails.
     """
-    subject = describe(artifact)
-    check_trained(subject)
-    check_unseen(subject.tuned_on, data, subject.configuration)
+    transcriber = describe(artifact)
+    check_trained(transcriber)
+    check_unseen(transcriber.tuned_on, data, transcriber.configuration)
     utterances = {each.id: each for each in data.utterances}
 
     def line_of(heard: HeardThere) -> tuple[Transcript, Timing]:
         return _line(utterances[heard.id], heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
 
-    with run_folder(folder, _device_settings(subject, data, device.name, threads, provider, via), list(utterances)) as run:
-        recordings = ((each.id, read_audio(each.path, subject.sample_rate)) for each in data.utterances)
+    with run_folder(folder, _device_settings(transcriber, data, device.name, threads, provider, via), list(utterances)) as run:
+        recordings = ((each.id, read_audio(each.path, transcriber.sample_rate)) for each in data.utterances)
         task = make_task(artifact, recordings, mode="accuracy", threads=threads, provider=provider)
         made = device.run(task, lambda line: progress(*line_of(line)) if isinstance(line, HeardThere) else None)
         if [each.id for each in made.transcripts] != list(utterances):
@@ -109,7 +109,7 @@ def evaluate_on_device(
         for each in made.transcripts:
             run.add(*line_of(each))
         facts = made.device.model_dump() | {"versions": made.versions, "runner": made.runner, "commit": machine_facts()["commit"]}
-        result = _scored(run, subject, data, threads, 1, normalizer, facts)
+        result = _scored(run, transcriber, data, threads, 1, normalizer, facts)
         result = result.model_copy(update={"device": device.name, "kind": made.device.kind})
         run.finish(result)
     return result
@@ -133,69 +133,69 @@ def finished_on_device(
     """
     if not (folder / RESULT).is_file():
         return None
-    subject = describe(artifact)
-    settings = _device_settings(subject, data, device, threads, provider, via)
+    transcriber = describe(artifact)
+    settings = _device_settings(transcriber, data, device, threads, provider, via)
     if earlier_settings(folder) != settings:  # a device that is then not found shall not have cost another run
         return None
     with run_folder(folder, settings, [each.id for each in data.utterances]) as run:
-        return _finished(run, subject, normalizer)
+        return _finished(run, transcriber, normalizer)
 
 
-def use_cores(subject: Subject, data: DataSet) -> tuple[Subject, LocalPool, list[Split]]:
-    """Return the subject and the pool that use this machine's cores best, and what was measured to find out.
+def use_cores(transcriber: Transcriber, data: DataSet) -> tuple[Transcriber, LocalWorkers, list[Split]]:
+    """Return the transcriber and the workers that use this machine's cores best, and what was measured to find out.
 
-    Where there is little to hear nothing is measured: a worker for every core with the subject's threads.
+    Where there is little to hear nothing is measured: a worker for every core with the transcriber's threads.
 
     Raises:
-        AsrDeployError: see ``Pool.hear``.
+        AsrDeployError: see ``Workers.transcribe``.
     """
     here = usable_cpus()
     if here == 1 or len(data.utterances) < WORTH_MEASURING * here:
-        return subject, LocalPool(max(1, here // subject.threads)), []
-    splits = measure_splits(subject, data.utterances, here)
-    return subject.with_threads(splits[0].threads), LocalPool(splits[0].workers), splits
+        return transcriber, LocalWorkers(max(1, here // transcriber.threads)), []
+    splits = measure_splits(transcriber, data.utterances, here)
+    return transcriber.with_threads(splits[0].threads), LocalWorkers(splits[0].workers), splits
 
 
-def earlier_threads(subject: Subject, data: DataSet, folder: Path) -> int | None:
-    """Return the threads of the run that a folder holds, where it is of the same subject and set; None: there is none."""
+def earlier_threads(transcriber: Transcriber, data: DataSet, folder: Path) -> int | None:
+    """Return the threads of the run that a folder holds, where it is of the same transcriber and set; None: there is none."""
     earlier = earlier_settings(folder)
-    same = bool(earlier) and earlier == _settings(subject, data) | {"threads": earlier.get("threads")}
+    same = bool(earlier) and earlier == _settings(transcriber, data) | {"threads": earlier.get("threads")}
     return int(earlier["threads"]) if same else None
 
 
-def check_trained(subject: Subject) -> None:
+def check_trained(transcriber: Transcriber) -> None:
     """Raise AsrDeployError for random weights: their word error rate would be taken for a result."""
-    if not subject.trained:
+    if not transcriber.trained:
         raise AsrDeployError(
-            f"{subject.configuration} has random weights: a word error rate from them says nothing; bench it, or use trained weights."
+            f"{transcriber.configuration} has random weights: a word error rate from them says nothing; bench it, or use trained weights."
         )
 
 
-def _settings(subject: Subject, data: DataSet) -> dict[str, Any]:
+def _settings(transcriber: Transcriber, data: DataSet) -> dict[str, Any]:
     """Return what decides a run's transcripts: where it changes, a run starts anew."""
     settings: dict[str, Any] = {
         "version": SETTINGS_VERSION,
-        "identity": subject.identity,
+        "identity": transcriber.identity,
         "data": data.digest,
-        "threads": subject.threads,
+        "threads": transcriber.threads,
     }
-    if subject.engine is not None:
+    if transcriber.engine is not None:
         settings["versions"] = package_versions()
-        if subject.saturates:
+        if transcriber.saturates:
             settings["int8_exact"] = machine_facts()["int8_exact"]
-    if subject.torch_device != "cpu" or subject.half:
-        settings |= {"torch_device": subject.torch_device, "half": subject.half}
+    if transcriber.torch_device != "cpu" or transcriber.half:
+        settings |= {"torch_device": transcriber.torch_device, "half": transcriber.half}
     return settings
 
 
-def _device_settings(subject: Subject, data: DataSet, device: str, threads: int, provider: str, via: str | None) -> dict[str, Any]:
-    return _settings(subject, data) | {"threads": threads, "device": device, "provider": provider, "via": via}
+def _device_settings(transcriber: Transcriber, data: DataSet, device: str, threads: int, provider: str, via: str | None) -> dict[str, Any]:
+    return _settings(transcriber, data) | {"threads": threads, "device": device, "provider": provider, "via": via}
 
 
-def _finished(run: RunFolder, subject: Subject, normalizer: str) -> Evaluation | None:
+def _finished(run: RunFolder, transcriber: Transcriber, normalizer: str) -> Evaluation | None:
     """Return the result of an earlier run, after the normaliser that is asked for now."""
     result = run.earlier_result()
-    if result is None or (result.configuration, result.identity) != (subject.configuration, subject.identity):
+    if result is None or (result.configuration, result.identity) != (transcriber.configuration, transcriber.identity):
         return None
     if normalizer != (result.normalised.normalizer if result.normalised else "none"):
         return rescore(run.path, normalizer)
@@ -218,12 +218,12 @@ def _line(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_s
 
 
 def _scored(
-    run: RunFolder, subject: Subject, data: DataSet, threads: int, workers: int, normalizer: str, machine: dict[str, Any]
+    run: RunFolder, transcriber: Transcriber, data: DataSet, threads: int, workers: int, normalizer: str, machine: dict[str, Any]
 ) -> Evaluation:
     return make_evaluation(
         [transcript for transcript, _ in run.lines],
         [timing for _, timing in run.lines],
-        subject,
+        transcriber,
         data.name,
         data.split,
         threads=threads,

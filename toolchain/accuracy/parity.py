@@ -85,22 +85,22 @@ def distance_to_torch(artifact: Artifact, device: Device, model: str | None, *, 
     Args:
         artifact: of the model, or of a codec's reconstruction of it.
         device: where it runs.
-        model: a test case's, or an own one; None: the artifact's, of a test case.
+        model: a test case's, or a custom one; None: the artifact's, of a test case.
         threads: of both.
         weights: of the model; None: its own.
 
     Raises:
-        AsrDeployError: an own model's artifact is given without the model, or the device fails.
+        AsrDeployError: a custom model's artifact is given without the model, or the device fails.
     """
-    from toolchain.accuracy.model_under_test import open_subject
+    from toolchain.accuracy.transcriber import open_transcriber
 
     if model is None and case_of(artifact.manifest).number is None:
         raise AsrDeployError(
-            f"{artifact.manifest.model} is an own model, whose fp32 an artifact does not hold: give export instead of artifact in the job."
+            f"{artifact.manifest.model} is a custom model, whose fp32 an artifact does not hold: give export instead of artifact in the job."
         )
     model = artifact.manifest.model if model is None else model
-    reference = open_subject(model, weights=weights, threads=threads)
-    assert reference.engine is not None  # a model's subject has one
+    reference = open_transcriber(model, weights=weights, threads=threads)
+    assert reference.engine is not None  # a model's transcriber has one
     utterances = fixed_subset()
     theirs = [reference.engine.logits(read_audio(each.path, reference.sample_rate)) for each in utterances]
     ours = _logits(_transcribed(artifact, device, utterances, threads), artifact, device.name)

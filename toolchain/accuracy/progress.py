@@ -25,7 +25,7 @@ def _bars(*, counted: bool = True) -> Progress:
     )
 
 
-Heard = Callable[[Transcript, Timing], None]
+OnUtterance = Callable[[Transcript, Timing], None]
 
 
 class _Running:
@@ -47,7 +47,7 @@ class _Running:
 
 
 @contextmanager
-def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[Heard]:
+def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[OnUtterance]:
     """Show an evaluation's utterances, word error rate and real-time factor so far, hours of audio and time left.
 
     The bar goes by the sizes of files: utterances are of very different lengths, and the longest may come first.
@@ -79,9 +79,17 @@ def share_progress() -> Iterator[Callable[[str, float], None]]:
 class Watcher(Protocol):
     """Is told how a run over configurations goes on; a sweep may have several in work."""
 
-    def configuration(self, name: str, step: str, utterances: int) -> Heard:
+    def configuration(self, name: str, step: str, utterances: int) -> OnUtterance:
         """Take note of a configuration's step; return what to call for every utterance."""
         ...
+
+
+class NoProgress:
+    """A watcher that shows nothing."""
+
+    def configuration(self, name: str, step: str, utterances: int) -> OnUtterance:
+        """See ``Watcher``."""
+        return lambda transcript, timing: None
 
 
 class ConfigurationBars:
@@ -102,7 +110,7 @@ class ConfigurationBars:
             self._bars.update(self._whole, completed=self._bars.tasks[self._whole].total)
         self._bars.stop()
 
-    def configuration(self, name: str, step: str, utterances: int) -> Heard:
+    def configuration(self, name: str, step: str, utterances: int) -> OnUtterance:
         """Show a configuration's step; return what counts its utterances. A finished one makes room for the next."""
         with self._lock:
             finished = {each.id for each in self._bars.tasks if each.finished}

@@ -1,6 +1,6 @@
 """A Ray cluster as the pool of an accuracy run or a sweep: utterances and test configurations are its tasks.
 
-Nodes need asrdeploy in the same versions, and nothing else (but for the module of a factory that makes an own model): weights travel
+Nodes need asrdeploy in the same versions, and nothing else (but for the module of a factory that makes a custom model): weights travel
 once to every node, recordings with their tasks.
 """
 
@@ -25,8 +25,8 @@ from device_runner.audio import read_audio
 from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions
-from toolchain.accuracy.model_under_test import Subject
-from toolchain.accuracy.workers import Heard, hear, longest_first, shut_down
+from toolchain.accuracy.transcriber import Transcriber
+from toolchain.accuracy.workers import Transcription, longest_first, shut_down, transcribe
 from toolchain.data.datasets import Utterance
 from toolchain.extras import lacking
 
@@ -46,7 +46,7 @@ Recording = tuple[Utterance, Waveform]
 
 
 @contextmanager
-def open_cluster(address: str | None, threads: int) -> Iterator["RayPool"]:
+def open_cluster(address: str | None, threads: int) -> Iterator["RayWorkers"]:
     """Connect to a cluster, or begin one of this machine alone, for the time of the block.
 
     Args:
@@ -73,7 +73,7 @@ def open_cluster(address: str | None, threads: int) -> Iterator["RayPool"]:
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise AsrDeployError(f"The Ray cluster {address} cannot be reached: {_first_line(error)}.") from error
     try:
-        yield RayPool(threads, _check_nodes(threads))
+        yield RayWorkers(threads, _check_nodes(threads))
     finally:
         if mine:
             ray.shutdown()
@@ -124,8 +124,8 @@ def _check_nodes(threads: int) -> list[dict[str, Any]]:
     return [fact | {"cpus": int(node["Resources"]["CPU"])} for node, fact in facts]
 
 
-class RayPool:
-    """The workers of a cluster; see ``pools.Pool``.
+class RayWorkers:
+    """The workers of a cluster; see ``workers.Workers``.
 
     Args:
         threads: of every worker's engine.
@@ -139,33 +139,33 @@ class RayPool:
         self._keeping = Lock()
 
     @property
-    def workers(self) -> int:
+    def count(self) -> int:
         """Tasks that the cluster has CPUs for."""
         return sum(node["cpus"] // self._threads for node in self._nodes)
 
     @property
     def configurations(self) -> int:
-        """See ``pools.Pool``; at least two, so that one is compressed while another is heard."""
-        return max(2, self.workers // CPUS_A_CONFIGURATION)
+        """See ``workers.Workers``; at least two, so that one is compressed while another is heard."""
+        return max(2, self.count // CPUS_A_CONFIGURATION)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """See ``pools.Pool``."""
+        """See ``workers.Workers``."""
         return {"cluster": self._nodes}
 
-    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Generator[Heard, None, None]:
-        """See ``pools.Pool``. A task whose worker or node is lost is run again elsewhere."""
+    def transcribe(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> Generator[Transcription, None, None]:
+        """See ``workers.Workers``. A task whose worker or node is lost is run again elsewhere."""
         import ray
 
-        self._check_products(subject)
-        packed = ray.put(_pack(subject))
-        task = ray.remote(num_cpus=self._threads, max_retries=RETRIES)(_hear_bunch)
-        bunches = _bunches(utterances, subject.sample_rate)
+        self._check_products(transcriber)
+        packed = ray.put(_pack(transcriber))
+        task = ray.remote(num_cpus=self._threads, max_retries=RETRIES)(_transcribe_bunch)
+        bunches = _bunches(utterances, transcriber.sample_rate)
         begun: list[Any] = []
         try:
             while True:
                 # Beginning waits for recordings to be read; a bunch is begun only when the cluster has room for it.
-                for bunch in islice(bunches, AHEAD * self.workers - len(begun)):
+                for bunch in islice(bunches, AHEAD * self.count - len(begun)):
                     begun.append(task.remote(packed, self._threads, bunch))
                 if not begun:
                     return
@@ -177,7 +177,7 @@ class RayPool:
                 ray.cancel(each, force=True)
 
     def call(self, function: Callable[..., Made], *arguments: object) -> Made:
-        """See ``pools.Pool``; an argument that was there before is not sent again."""
+        """See ``workers.Workers``; an argument that was there before is not sent again."""
         import ray
 
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
@@ -209,10 +209,10 @@ class RayPool:
             if not any(node["Alive"] and node["Resources"].get("CPU", 0) >= self._threads for node in ray.nodes()):
                 raise AsrDeployError("The Ray cluster has no node left with room for a worker: mend it; the same command goes on.")
 
-    def _check_products(self, subject: Subject) -> None:
+    def _check_products(self, transcriber: Transcriber) -> None:
         """Raise AsrDeployError where nodes would compute 8-bit products differently."""
         exact = {node["int8_exact"] for node in self._nodes} | {machine_facts()["int8_exact"]}
-        if len(exact) > 1 and subject.saturates:
+        if len(exact) > 1 and transcriber.saturates:
             raise AsrDeployError(
                 "Some nodes' processors compute 8-bit products exactly and others saturate them, so the transcripts would depend on "
                 "the node: use nodes of one kind, or export with +reduce_range."
@@ -265,18 +265,18 @@ def _first_line(error: Exception) -> str:
 Packed = dict[str, Any]
 
 
-def _pack(subject: Subject) -> Packed:
-    """Return what a node needs to open a subject, in arrays that its workers share without copies."""
-    common = {"identity": subject.identity, "versions": package_versions(), "int8_exact": None}
-    if subject.artifact is not None:
-        if subject.saturates:
+def _pack(transcriber: Transcriber) -> Packed:
+    """Return what a node needs to open a transcriber, in arrays that its workers share without copies."""
+    common = {"identity": transcriber.identity, "versions": package_versions(), "int8_exact": None}
+    if transcriber.artifact is not None:
+        if transcriber.saturates:
             common["int8_exact"] = machine_facts()["int8_exact"]
-        names = [MANIFEST, *(each.name for each in subject.artifact.manifest.files)]
-        return common | {"files": {name: np.fromfile(subject.artifact.folder / name, np.uint8) for name in names}}
-    model = subject.model
-    assert model is not None, "a subject is an artifact or a model"
+        names = [MANIFEST, *(each.name for each in transcriber.artifact.manifest.files)]
+        return common | {"files": {name: np.fromfile(transcriber.artifact.folder / name, np.uint8) for name in names}}
+    model = transcriber.model
+    assert model is not None, "a transcriber is an artifact or a model"
     state = {name: tensor.numpy() for name, tensor in model.state().items()}
-    facts = {"half": subject.half, "trained": model.trained, "weights": model.weights}
+    facts = {"half": transcriber.half, "trained": model.trained, "weights": model.weights}
     return common | facts | {"case": model.case, "state": state}
 
 
@@ -294,7 +294,7 @@ def _check_versions(versions: dict[str, str]) -> None:
         raise AsrDeployError("A node that joined the Ray cluster has other versions than this machine: install the same ones there.")
 
 
-def _hear_bunch(packed: Packed, threads: int, bunch: list[Recording]) -> list[Heard]:
+def _transcribe_bunch(packed: Packed, threads: int, bunch: list[Recording]) -> list[Transcription]:
     """Hear recordings with an engine that this process keeps; the last one alone, since a sweep has many."""
     key = (packed["identity"], threads, packed.get("half"))
     if key not in _engines:
@@ -304,7 +304,7 @@ def _hear_bunch(packed: Packed, threads: int, bunch: list[Recording]) -> list[He
         _engines.clear()
         _engines[key] = _open(packed, threads)
     engine, labels, sample_rate = _engines[key]
-    return [hear(engine, waveform, labels, sample_rate, utterance) for utterance, waveform in bunch]
+    return [transcribe(engine, waveform, labels, sample_rate, utterance) for utterance, waveform in bunch]
 
 
 def _open(packed: Packed, threads: int) -> tuple[Engine, tuple[str, ...], int]:

@@ -16,7 +16,7 @@ from toolchain.accuracy.metrics import ErrorCounts, bootstrap_interval, count_er
 from toolchain.data.normalisers import NONE, normaliser
 
 if TYPE_CHECKING:
-    from toolchain.accuracy.model_under_test import Subject
+    from toolchain.accuracy.transcriber import Transcriber
 
 RESULT, TRANSCRIPTS, TIMES = "result.json", "transcripts.jsonl", "times.jsonl"
 
@@ -129,7 +129,7 @@ def score(transcripts: Sequence[Transcript], normalizer: str = NONE) -> Score:
 def make_evaluation(
     transcripts: Sequence[Transcript],
     timings: Sequence[Timing],
-    subject: "Subject",
+    transcriber: "Transcriber",
     data_name: str,
     split: str,
     *,
@@ -149,15 +149,15 @@ def make_evaluation(
     """
     audio, compute = sum(each.audio_seconds for each in transcripts), sum(each.compute_seconds for each in timings)
     return Evaluation(
-        configuration=subject.configuration,
-        model=subject.case.name,
-        identity=subject.identity,
+        configuration=transcriber.configuration,
+        model=transcriber.case.name,
+        identity=transcriber.identity,
         data=data_name,
         split=split,
         **_scores(transcripts, normalizer),
-        size_bits=subject.transmitted_bits,
-        c_size=subject.transmitted_bits / subject.case.anchor.size_bits,
-        artifact_bytes=subject.artifact_bytes,
+        size_bits=transcriber.transmitted_bits,
+        c_size=transcriber.transmitted_bits / transcriber.case.anchor.size_bits,
+        artifact_bytes=transcriber.artifact_bytes,
         audio_seconds=audio,
         compute_seconds=compute,
         real_time_factor=compute / audio,

@@ -20,7 +20,7 @@ from device_runner.audio import read_audio
 from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.labels import select_labels
-from toolchain.accuracy.model_under_test import Subject
+from toolchain.accuracy.transcriber import Transcriber
 from toolchain.data.datasets import Utterance
 
 AHEAD = 3  # recordings in memory for every worker
@@ -30,7 +30,7 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcription:
     """What a worker heard. Times in seconds; reading the recording is not in ``compute_seconds``."""
 
     utterance: Utterance
@@ -39,11 +39,11 @@ class Heard:
     compute_seconds: float
 
 
-class Pool(Protocol):
+class Workers(Protocol):
     """Where a set is heard: this machine's cores, or a cluster's."""
 
     @property
-    def workers(self) -> int:
+    def count(self) -> int:
         """Utterances that are heard at the same time."""
         ...
 
@@ -57,7 +57,7 @@ class Pool(Protocol):
         """What a result has to say of it beside the facts about this machine."""
         ...
 
-    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Generator[Heard, None, None]:
+    def transcribe(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> Generator[Transcription, None, None]:
         """Hear utterances and yield each when it is done, in any order.
 
         Raises:
@@ -71,41 +71,41 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True)
-class LocalPool:
+class LocalWorkers:
     """This machine's cores: threads around one engine where it lets go of Python's lock, so that all share its weights; else processes."""
 
-    workers: int = 1
+    count: int = 1
     configurations: int = 1
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise AsrDeployError(f"--workers {self.workers} leaves nobody to work; give 1 or more.")
+        if self.count < 1:
+            raise AsrDeployError(f"--workers {self.count} leaves nobody to work; give 1 or more.")
 
     @property
     def facts(self) -> dict[str, Any]:
-        """See ``Pool``."""
+        """See ``Workers``."""
         return {}
 
-    def hear(self, subject: Subject, utterances: Sequence[Utterance]) -> Generator[Heard, None, None]:
-        """See ``Pool``; recordings are read ahead, the longest first, so that the workers end together."""
-        with self._workers_of(subject) as submit:
-            yield from _as_finished(submit, longest_first(utterances), AHEAD * self.workers)
+    def transcribe(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> Generator[Transcription, None, None]:
+        """See ``Workers``; recordings are read ahead, the longest first, so that the workers end together."""
+        with self._workers_of(transcriber) as submit:
+            yield from _as_finished(submit, longest_first(utterances), AHEAD * self.count)
 
-    def rate(self, subject: Subject, utterances: Sequence[Utterance]) -> float:
+    def rate(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> float:
         """Return seconds of audio heard in a second, once every worker has begun; see ``hear`` for what is raised."""
-        with self._workers_of(subject) as submit:
+        with self._workers_of(transcriber) as submit:
             # An engine's first run allocates its memory; the first of two utterances may come before another worker has begun.
-            list(_as_finished(submit, utterances[: 2 * self.workers], 2 * self.workers))
+            list(_as_finished(submit, utterances[: 2 * self.count], 2 * self.count))
             started = time.perf_counter()
-            audio = sum(each.audio_seconds for each in _as_finished(submit, utterances, AHEAD * self.workers))
+            audio = sum(each.audio_seconds for each in _as_finished(submit, utterances, AHEAD * self.count))
             return audio / (time.perf_counter() - started)
 
-    def _workers_of(self, subject: Subject) -> AbstractContextManager[Callable[[Utterance], "Future[Heard]"]]:
-        shared = subject.shareable or self.workers == 1
-        return _threads(subject, self.workers) if shared else _processes(subject, self.workers)
+    def _workers_of(self, transcriber: Transcriber) -> AbstractContextManager[Callable[[Utterance], "Future[Transcription]"]]:
+        shared = transcriber.shareable or self.count == 1
+        return _threads(transcriber, self.count) if shared else _processes(transcriber, self.count)
 
     def call(self, function: Callable[..., Made], *arguments: object) -> Made:
-        """See ``Pool``."""
+        """See ``Workers``."""
         return function(*arguments)
 
 
@@ -121,9 +121,11 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _as_finished(submit: Callable[[Utterance], "Future[Heard]"], utterances: Iterable[Utterance], window: int) -> Iterator[Heard]:
+def _as_finished(
+    submit: Callable[[Utterance], "Future[Transcription]"], utterances: Iterable[Utterance], window: int
+) -> Iterator[Transcription]:
     """Yield results as they come, with at most ``window`` utterances begun."""
-    finished: SimpleQueue[Future[Heard]] = SimpleQueue()
+    finished: SimpleQueue[Future[Transcription]] = SimpleQueue()
     waiting, begun = iter(utterances), 0
     try:
         while True:
@@ -140,7 +142,7 @@ def _as_finished(submit: Callable[[Utterance], "Future[Heard]"], utterances: Ite
         ) from error
 
 
-def hear(engine: Engine, waveform: Waveform, labels: tuple[str, ...], sample_rate: int, utterance: Utterance) -> Heard:
+def transcribe(engine: Engine, waveform: Waveform, labels: tuple[str, ...], sample_rate: int, utterance: Utterance) -> Transcription:
     """Hear one recording.
 
     Raises:
@@ -151,27 +153,27 @@ def hear(engine: Engine, waveform: Waveform, labels: tuple[str, ...], sample_rat
         hypothesis = select_labels(engine.logits(waveform), labels)
     except AsrDeployError as error:
         raise AsrDeployError(f"{utterance.path}: {error}") from error
-    return Heard(utterance, hypothesis, len(waveform) / sample_rate, time.perf_counter() - started)
+    return Transcription(utterance, hypothesis, len(waveform) / sample_rate, time.perf_counter() - started)
 
 
 @contextmanager
-def _threads(subject: Subject, workers: int) -> Iterator[Callable[[Utterance], "Future[Heard]"]]:
+def _threads(transcriber: Transcriber, workers: int) -> Iterator[Callable[[Utterance], "Future[Transcription]"]]:
     """Yield what submits an utterance to threads of this process; others read the recordings before."""
-    engine = subject.running
+    engine = transcriber.running
 
-    def work(utterance: Utterance, recording: "Future[Waveform]") -> Heard:
-        return hear(engine, recording.result(), subject.labels, subject.sample_rate, utterance)
+    def work(utterance: Utterance, recording: "Future[Waveform]") -> Transcription:
+        return transcribe(engine, recording.result(), transcriber.labels, transcriber.sample_rate, utterance)
 
     # A reader is some ten times as fast as the quickest worker.
     with shut_down(ThreadPoolExecutor(1 + workers // 8)) as readers, shut_down(ThreadPoolExecutor(workers)) as pool:
-        yield lambda utterance: pool.submit(work, utterance, readers.submit(read_audio, utterance.path, subject.sample_rate))
+        yield lambda utterance: pool.submit(work, utterance, readers.submit(read_audio, utterance.path, transcriber.sample_rate))
 
 
 @contextmanager
-def _processes(subject: Subject, workers: int) -> Iterator[Callable[[Utterance], "Future[Heard]"]]:
+def _processes(transcriber: Transcriber, workers: int) -> Iterator[Callable[[Utterance], "Future[Transcription]"]]:
     """Yield what submits an utterance to processes with an engine each."""
-    assert subject.artifact is not None, "only artifacts' engines cannot be shared"
-    begun = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (subject.artifact, subject.threads))
+    assert transcriber.artifact is not None, "only artifacts' engines cannot be shared"
+    begun = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (transcriber.artifact, transcriber.threads))
     with shut_down(begun) as pool:
         yield lambda utterance: pool.submit(_work, utterance)
 
@@ -203,9 +205,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(utterance: Utterance) -> Heard:
+def _work(utterance: Utterance) -> Transcription:
     engine, labels, sample_rate = _opened[-1]
-    return hear(engine, read_audio(utterance.path, sample_rate), labels, sample_rate, utterance)
+    return transcribe(engine, read_audio(utterance.path, sample_rate), labels, sample_rate, utterance)
 
 
 @dataclass(frozen=True)
@@ -217,22 +219,22 @@ class Split:
     audio_seconds_per_second: float
 
 
-def measure_splits(subject: Subject, utterances: Sequence[Utterance], cores: int) -> list[Split]:
+def measure_splits(transcriber: Transcriber, utterances: Sequence[Utterance], cores: int) -> list[Split]:
     """Try ways to use the cores on a few utterances of middle length, the fastest first.
 
     Args:
-        subject: its engine can be opened anew with other threads.
+        transcriber: its engine can be opened anew with other threads.
         utterances: what is to be heard.
         cores: of this machine, for us.
 
     Raises:
-        AsrDeployError: see ``Pool.hear``.
+        AsrDeployError: see ``Workers.transcribe``.
     """
     ordered = longest_first(utterances)
     middle = max(0, len(ordered) // 2 - TRIED * cores // 2)
     chosen = ordered[middle : middle + TRIED * cores]
     found = []
     for threads in sorted({1, cores, min(4, cores)}):
-        pool = LocalPool(max(1, cores // threads))
-        found.append(Split(pool.workers, threads, pool.rate(subject.with_threads(threads), chosen)))
+        workers = LocalWorkers(max(1, cores // threads))
+        found.append(Split(workers.count, threads, workers.rate(transcriber.with_threads(threads), chosen)))
     return sorted(found, key=lambda each: -each.audio_seconds_per_second)

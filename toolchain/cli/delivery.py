@@ -27,6 +27,7 @@ def deliver(
     from toolchain.accuracy.progress import share_progress
     from toolchain.delivery import server
     from toolchain.reports import tables
+    from toolchain.reports.plots import plot_delivery
 
     if serve and json_file is not None:
         raise AsrDeployError("--serve measures nothing; leave --json out.")
@@ -36,6 +37,8 @@ def deliver(
     chosen = [1e6 * each for each in _rates(rates)]
     with share_progress() as progress:
         result = server.deliver(bitstreams, chosen, output, progress, model=model)
+    for ending in ("png", "svg"):
+        plot_delivery(result, output / f"delivery.{ending}")
     console.print(tables.delivery(result))
     for sentence in tables.paying(result):
         console.print(sentence, highlight=False)

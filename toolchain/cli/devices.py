@@ -54,25 +54,6 @@ def devices(
     write_figures(json_file, listed)
 
 
-def setup(
-    what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")],
-    json_file: JsonOption = None,
-) -> None:
-    """Build what devices need, from Debian's and PyPI's packages. Example: asrdeploy setup arm64"""
-    from device_runner.phone.arm_bundle import build_bundle, layers
-    from device_runner.suggestions import nearest
-
-    if what != "arm64":
-        raise nearest(what, ["arm64"], "thing to set up")
-    with console.status("") as status:
-        bundle = build_bundle(progress=status.update)
-    sizes = {str(layer): sum(path.stat().st_size for path in layer.rglob("*") if path.is_file()) for layer in layers(bundle)}
-    for layer, size in sizes.items():
-        console.print(f"{layer}: {size / 1e6:.0f} MB", soft_wrap=True)
-    console.print(f"The Arm bundle is {bundle}; `--device qemu-arm64` and `--via shell` use it.", soft_wrap=True)
-    write_figures(json_file, {"bundle": bundle, "layer_bytes": sizes})
-
-
 def parity(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
     names: Annotated[str, typer.Option("--devices", help="Devices with commas between; the first is what others are compared with.")],
@@ -139,4 +120,4 @@ def test(
         sys.exit(1)
 
 
-COMMANDS = (devices, setup, parity, test)
+COMMANDS = (devices, parity, test)

@@ -12,7 +12,6 @@ from toolchain.cli.options import (
     AdbOption,
     AddressOption,
     ApkOption,
-    CoolDownOption,
     DataOption,
     DeviceOption,
     EngineOption,
@@ -24,12 +23,11 @@ from toolchain.cli.options import (
     ViaOption,
     WeightsOption,
     WorkersOption,
-    check_pool,
+    check_workers,
     complain,
     console,
-    one_of,
     open_chosen,
-    open_pool,
+    open_workers,
     write_figures,
 )
 
@@ -43,7 +41,7 @@ Made = TypeVar("Made")
 
 
 def transcribe(
-    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
+    transcriber: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Recordings (FLAC, WAV; mono).")],
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
@@ -55,14 +53,14 @@ def transcribe(
 ) -> None:
     """Print what a recogniser hears. Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav"""
     from device_runner.audio import read_audio
-    from toolchain.accuracy.model_under_test import open_subject
+    from toolchain.accuracy.transcriber import open_transcriber
 
     heard: Iterable[str]
     if device != "local":
-        heard = _heard_on(_artifact_for(subject, device, weights), files, threads, open_chosen(device, via, adb, apk, complain))
+        heard = _heard_on(_artifact_for(transcriber, device, weights), files, threads, open_chosen(device, via, adb, apk, complain))
     else:
-        opened = open_subject(subject, weights=weights, threads=threads)
-        heard = (_named(file, lambda path: opened.hear(read_audio(path, opened.sample_rate))) for file in files)
+        opened = open_transcriber(transcriber, weights=weights, threads=threads)
+        heard = (_named(file, lambda path: opened.transcribe(read_audio(path, opened.sample_rate))) for file in files)
     texts = []
     for file, text in zip(files, heard, strict=True):
         typer.echo(f"{file}: {text}" if len(files) > 1 else text)
@@ -88,18 +86,18 @@ def _named(file: Path, step: Callable[[Path], Made]) -> Made:
         raise AsrDeployError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
 
 
-def _artifact_for(subject: str, device: str, weights: str | None) -> "Artifact":
+def _artifact_for(transcriber: str, device: str, weights: str | None) -> "Artifact":
     from device_runner.artifact import open_artifact
 
     if weights is not None:
         raise AsrDeployError("--weights is for models in torch on this machine; a device runs an artifact: export it first.")
-    if not Path(subject).exists():
-        raise AsrDeployError(f"{subject} is no artifact's folder; {device} runs artifacts: make one with `asrdeploy export`.")
-    return open_artifact(Path(subject))
+    if not Path(transcriber).exists():
+        raise AsrDeployError(f"{transcriber} is no artifact's folder; {device} runs artifacts: make one with `asrdeploy export`.")
+    return open_artifact(Path(transcriber))
 
 
 def evaluate(
-    subject: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
+    transcriber: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
     data: DataOption = "digits",
     split: Annotated[str, typer.Option(help="For example test-clean or dev-clean.")] = "test-clean",
     limit: LimitOption = None,
@@ -111,7 +109,7 @@ def evaluate(
         int | None,
         typer.Option("--threads", help="Threads of every worker; default: 1, or what is measured at the start."),
     ] = None,
-    workers: WorkersOption = None,
+    worker_count: WorkersOption = None,
     normalizer: NormalizerOption = "none",
     torch_device: Annotated[str, typer.Option(help="What a model in torch runs on: cpu, cuda or cuda:NUMBER.")] = "cpu",
     half: Annotated[bool, typer.Option("--half", help="A model in torch computes in half precision.")] = False,
@@ -127,8 +125,8 @@ def evaluate(
     """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20 -o results/fp32"""
     from toolchain.accuracy.evaluation import check_trained, earlier_threads, finished_on_device, use_cores
     from toolchain.accuracy.evaluation import evaluate as transcribe_and_score
-    from toolchain.accuracy.model_under_test import describe, inexact, open_subject
     from toolchain.accuracy.progress import evaluation_progress
+    from toolchain.accuracy.transcriber import describe, inexact, open_transcriber
     from toolchain.data.datasets import open_data
     from toolchain.data.normalisers import check_normalizer
     from toolchain.reports import tables
@@ -138,14 +136,14 @@ def evaluate(
     check_normalizer(normalizer)  # a wrong name is answered before anything is heard
     if device == "local" and provider != "cpu":
         raise AsrDeployError("--provider chooses what a phone computes with; name the phone with --device.")
-    if device != "local" and (engine != "local" or workers is not None or half or torch_device != "cpu"):
+    if device != "local" and (engine != "local" or worker_count is not None or half or torch_device != "cpu"):
         raise AsrDeployError("--engine, --workers, --torch-device and --half are of this machine; leave them or --device out.")
-    check_pool(engine, address, workers, 1 if threads is None else threads)
+    check_workers(engine, address, worker_count, 1 if threads is None else threads)
     if engine == "ray" and torch_device != "cpu":
         raise AsrDeployError("--engine ray runs on the nodes' CPUs; leave --torch-device out.")
-    artifact = None if device == "local" else _artifact_for(subject, device, weights)
+    artifact = None if device == "local" else _artifact_for(transcriber, device, weights)
     if artifact is None:
-        opened = open_subject(subject, weights=weights, threads=threads or 1, torch_device=torch_device, half=half)
+        opened = open_transcriber(transcriber, weights=weights, threads=threads or 1, torch_device=torch_device, half=half)
     else:
         opened = describe(artifact)
     check_trained(opened)
@@ -161,15 +159,15 @@ def evaluate(
     else:
         begun = earlier_threads(opened, chosen, folder) if threads is None else threads
         opened = opened.with_threads(begun or 1)  # a run goes on with the threads that it began with, on whatever it goes on
-        with open_pool(engine, address, workers, opened.threads) as pool:
-            if engine == "local" and begun is None and workers is None and torch_device == "cpu":
+        with open_workers(engine, address, worker_count, opened.threads) as workers:
+            if engine == "local" and begun is None and worker_count is None and torch_device == "cpu":
                 with console.status("measuring workers and threads"):
-                    opened, pool, splits = use_cores(opened, chosen)
+                    opened, workers, splits = use_cores(opened, chosen)
                 for each in splits:
                     rate = f"{each.audio_seconds_per_second:.1f} s of audio in a second"
                     console.print(f"{each.workers} worker(s) of {each.threads} thread(s): {rate}", highlight=False)
             with evaluation_progress(chosen) as progress:
-                result = transcribe_and_score(opened, chosen, folder, pool=pool, normalizer=normalizer, progress=progress)
+                result = transcribe_and_score(opened, chosen, folder, workers=workers, normalizer=normalizer, progress=progress)
     console.print(tables.evaluation(result))
     warning = opened.warning if artifact is None else inexact(artifact, exact=result.machine.get("int8_exact"))
     if warning:
@@ -187,93 +185,4 @@ def _evaluated_on(artifact: "Artifact", data: "DataSet", folder: Path, device: "
         return evaluate_on_device(artifact, data, folder, device, **asked, progress=progress)
 
 
-def bench(
-    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT…", help="Artifacts' folders; several are measured in turn.")],
-    seconds: Annotated[str, typer.Option(help="Lengths of audio.")] = "2,5,10,15",
-    threads: ThreadsOption = 1,
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="standard, strict (1024 runs, 60 s) or quick (to try out; never valid).",
-            autocompletion=one_of("standard", "strict", "quick"),
-        ),
-    ] = "standard",
-    rounds: Annotated[int | None, typer.Option(help="Rounds, each a fresh process for every artifact; default: the protocol's.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Result file (JSON), or of several artifacts their folder; default: results/bench-NAME.json."),
-    ] = None,
-    device: DeviceOption = "local",
-    via: ViaOption = None,
-    adb: AdbOption = None,
-    apk: ApkOption = None,
-    provider: ProviderOption = "cpu",
-    cool_down: CoolDownOption = 60.0,
-    json_file: JsonOption = None,
-) -> None:
-    """Measure latency: cold load, first inference, steady state.
-
-    Example: asrdeploy bench artifacts/DIGITS_ASR_TINY-onnx-int8 --seconds 2 --protocol quick
-    """
-    from device_runner import latency, latency_views
-    from device_runner.artifact import open_artifact
-    from device_runner.files import write_record
-    from device_runner.suggestions import nearest
-    from toolchain.accuracy.progress import share_progress
-    from toolchain.data.speech import bundled_speech
-
-    presets = {each.name: each for each in (latency.STANDARD, latency.STRICT, latency.QUICK)}
-    if protocol not in presets:
-        raise nearest(protocol, presets, "protocol")
-    if rounds is not None and rounds < 1:
-        raise AsrDeployError(f"--rounds {rounds} measures nothing; give 1 or more.")
-    conditions = presets[protocol] if rounds is None else presets[protocol].model_copy(update={"rounds": rounds})
-    files, plot = _bench_files(artifacts, output, device)
-    opened = [open_artifact(each) for each in artifacts]
-    rates = {each.manifest.sample_rate for each in opened}
-    if len(rates) > 1:
-        raise AsrDeployError("These artifacts take audio of different sample rates; measure them one by one.")
-    waveforms = bundled_speech(_lengths(seconds), rates.pop())
-    runs_on = open_chosen(device, via, adb, apk, complain, cool_down)
-    with share_progress() as progress:
-        results = latency.measure(
-            opened, waveforms, device=runs_on, threads=threads, provider=provider, conditions=conditions, progress=progress
-        )
-    for result, file in zip(results, files, strict=True):
-        write_record(file, result)
-        console.print(latency_views.summary_table(result))
-        for reason in result.reasons:
-            complain(f"Not valid as a measurement: {reason}")
-    latency_views.plot(results, plot)
-    console.print(f"All samples are in {', '.join(map(str, files))}, the plot in {plot}.")
-    write_figures(json_file, results)
-
-
-def _bench_files(artifacts: list[Path], output: Path | None, device: str) -> tuple[list[Path], Path]:
-    """Return where the results of artifacts go, and the plot."""
-    ending = "" if device == "local" else f"-{file_name_of(device)}"
-    if len(artifacts) == 1:
-        file = output or Path("results") / f"bench-{artifacts[0].resolve().name}{ending}.json"
-        if file.suffix == ".png":
-            raise AsrDeployError(f"-o {file} names the result, which is JSON; the plot is put beside it.")
-        return [file], file.with_suffix(".png")
-    names = [each.resolve().name for each in artifacts]
-    if len(set(names)) < len(names):
-        raise AsrDeployError("Two of these artifacts have the same name, and so would their results; give each folder a name of its own.")
-    folder = output or Path("results")
-    if folder.is_file():
-        raise AsrDeployError(f"-o {folder} is a file; the results of several artifacts go into a folder.")
-    return [folder / f"bench-{name}{ending}.json" for name in names], folder / f"bench{ending}.png"
-
-
-def _lengths(text: str) -> list[float]:
-    try:
-        lengths = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise AsrDeployError(f"--seconds takes numbers with commas between, such as 2,5,10; not “{text}”.") from None
-    if not all(0 < length <= 60 for length in lengths):
-        raise AsrDeployError("--seconds takes lengths above 0 and up to 60 seconds.")
-    return lengths
-
-
-COMMANDS = (transcribe, evaluate, bench)
+COMMANDS = (transcribe, evaluate)

@@ -1,41 +1,31 @@
-"""The `asrdeploy` command line: each command parses, calls one function and prints."""
+"""The `asrdeploy` command line: each command parses its options, calls one function and prints the result."""
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from device_runner.errors import AsrDeployError, DeviceFailed
-from toolchain.cli import compression, delivery, devices, doctor, evaluation, scores
-from toolchain.cli.options import (
-    BaseOption,
-    CalibrateSplitOption,
-    DecoderOption,
-    JsonOption,
-    LimitOption,
-    ModelOption,
-    SeedOption,
-    WeightsOption,
-    WorkersOption,
-    complain,
-    console,
-    give_output_back,
-    one_of,
-    open_pool,
-    schemes_like,
-    write_figures,
-)
+from toolchain.cli import compression, delivery, devices, environment, evaluation, latency, models, scenario, scores
+from toolchain.cli.options import complain, give_output_back
 from toolchain.extras import lacking
 
-# Imports of torch and of runtimes are inside the commands: `--help` and mistakes are answered at once.
+# Commands import torch and the runtimes inside their functions, so that `--help` and mistakes are answered at once.
 
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, help="Deploy compressed speech recognisers and prove what they cost."
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Compress, export and evaluate speech recognition models on devices: word error rate, size and latency.",
 )
-MENDABLE, DEVICE_FAILED, INTERRUPTED = 2, 3, 130  # exit codes; 130 is what typer makes of Ctrl-C
+USER_ERROR, DEVICE_FAILED, INTERRUPTED = 2, 3, 130  # exit codes; 130 is what typer makes of Ctrl-C
+GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Models and export": models.COMMANDS,
+    "Compression": compression.COMMANDS,
+    "Evaluation": (*evaluation.COMMANDS, *scores.COMMANDS, *latency.COMMANDS),
+    "Devices": devices.COMMANDS,
+    "Scenario and delivery": (*scenario.COMMANDS, *delivery.COMMANDS),
+    "Environment": environment.COMMANDS,
+}
 
 
 def main() -> None:
@@ -44,193 +34,41 @@ def main() -> None:
 
 
 def run(application: typer.Typer) -> None:
-    """Run a command line; what a user can mend is one sentence and exit code 2, a device that broke off exit code 3."""
+    """Run a command line and turn errors into one sentence and an exit code.
+
+    Exit codes: 2 for what the user can fix, 3 for a device that failed, 130 for Ctrl-C.
+    """
     try:
         application()
     except AsrDeployError as error:
         complain(str(error))
-        sys.exit(DEVICE_FAILED if isinstance(error, DeviceFailed) else MENDABLE)
+        sys.exit(DEVICE_FAILED if isinstance(error, DeviceFailed) else USER_ERROR)
     except ModuleNotFoundError as error:
         sentence = lacking(error)
         if sentence is None:
             raise
         complain(sentence)
-        sys.exit(MENDABLE)
-    except OSError as error:  # a full disk, a folder that may not be written
+        sys.exit(USER_ERROR)
+    except OSError as error:  # a full disk, a folder without write permission
         complain(f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
-        sys.exit(MENDABLE)
+        sys.exit(USER_ERROR)
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
-            complain("Interrupted: files are whole, and the same command goes on from what was finished.")
+            complain("Interrupted. Finished work is saved; repeat the command to resume.")
         raise
     finally:
         give_output_back()
 
 
-def testcases(
-    model: Annotated[
-        str | None, typer.Option("--model", "--testcase", help="Check this model, also one of your own, and show its row alone.")
-    ] = None,
-    json_file: JsonOption = None,
-) -> None:
-    """List the test cases and their anchors. Example: asrdeploy testcases"""
-    from toolchain.models.test_cases import TEST_CASES
-    from toolchain.reports import tables
-
-    if model is None:
-        console.print(tables.test_cases(TEST_CASES))
-        write_figures(json_file, TEST_CASES)
-        return
-    from toolchain.models.loading import load_model
-
-    loaded = load_model(model)
-    console.print(tables.test_cases([loaded.case]))
-    console.print(tables.own_labels(loaded.case, loaded.weights), markup=False, highlight=False, soft_wrap=True)
-    write_figures(json_file, [loaded.case])
-
-
-def schemes(json_file: JsonOption = None) -> None:
-    """List the schemes that --quant names. Example: asrdeploy schemes"""
-    from exporters.schemes import SCHEMES, VARIANTS, third_party
-    from toolchain.reports import tables
-
-    theirs, broken = third_party()
-    console.print(tables.schemes([*SCHEMES.values(), *theirs.values()]))
-    for name, (_, summary) in VARIANTS.items():
-        console.print(f"NAME+{name}: {summary}", highlight=False)
-    for name, reason in broken.items():
-        complain(f"The scheme {name} of another package cannot be used: {reason}.")
-    write_figures(json_file, [*SCHEMES.values(), *theirs.values()])
-
-
-def export(
-    model: ModelOption = "DIGITS_ASR_TINY",
-    format_name: Annotated[
-        str, typer.Option("--format", help="Artifact format: onnx or executorch.", autocompletion=one_of("onnx", "executorch"))
-    ] = "onnx",
-    quant: Annotated[str, typer.Option("--quant", help="Scheme; `asrdeploy schemes` lists them.", autocompletion=schemes_like)] = "fp32",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of the artifact; default: artifacts/MODEL-FORMAT-QUANT.")
-    ] = None,
-    weights: WeightsOption = None,
-    seed: SeedOption = 0,
-    source: Annotated[Path | None, typer.Option("--from", help="A bitstream (.asrb): export the model that it holds.")] = None,
-    base: BaseOption = None,
-    decoder: DecoderOption = None,
-    max_seconds: Annotated[float, typer.Option(help="Longest audio that the artifact takes; ExecuTorch plans memory for it.")] = 35.0,
-    calibrate: Annotated[str, typer.Option(help="Data for schemes with calibration: `digits`, `librispeech`, or a folder.")] = "digits",
-    calibrate_split: CalibrateSplitOption = "dev-clean",
-    json_file: JsonOption = None,
-) -> None:
-    """Export a model to an artifact and compare it with torch. Example: asrdeploy export --quant int8"""
-    from exporters.export import check_choice
-    from toolchain.reports import tables
-
-    scheme = check_choice(format_name, quant)  # before weights are loaded or downloaded
-    from toolchain.data.speech import calibration_speech
-    from toolchain.models.loading import load_model
-    from toolchain.scenario.exporting import export_model
-
-    speech = calibration_speech(calibrate, calibrate_split) if scheme.calibrated else None
-    codec, transmitted = None, None
-    if source is None:
-        loaded = load_model(model, weights, seed)
-    else:
-        from device_runner.bitstream.format import read_header
-        from toolchain.compression.bitstreams import base_for, reconstruct
-        from toolchain.models.test_cases import names_own_model
-
-        own = load_model(model) if names_own_model(model) else None
-        known = base_for(read_header(source), str(source), base, own)
-        loaded, header = reconstruct(source, base=known, decoder=decoder, own=own)
-        codec, transmitted = header.configuration, source.stat().st_size
-    name = loaded.case.name if source is None else source.stem
-    folder = output or Path("artifacts") / f"{name}-{format_name}-{quant}"
-    with console.status("") as status:
-        artifact, seconds = export_model(
-            loaded,
-            format_name=format_name,
-            scheme_name=quant,
-            folder=folder,
-            codec=codec,
-            transmitted_bytes=transmitted,
-            max_seconds=max_seconds,
-            calibration=None if speech is None else replace(speech, sample_rate=loaded.case.sample_rate),
-            progress=status.update,
-        )
-    console.print(tables.artifact(artifact, loaded.case, seconds))
-    console.print(f"The artifact is in {folder}.")
-    figures = {"folder": folder, "bytes": artifact.size_bytes, "c_size": 8 * artifact.size_bytes / loaded.case.anchor.size_bits}
-    write_figures(json_file, figures | {"seconds": seconds, "manifest": artifact.manifest})
-
-
-def inspect(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT|BITSTREAM", help="An artifact's folder, or a bitstream (.asrb).")],
-    depth: Annotated[int, typer.Option(help="Depth of the tree of modules.")] = 3,
-    json_file: JsonOption = None,
-) -> None:
-    """Show what an artifact or a bitstream really holds. Example: asrdeploy inspect artifacts/DIGITS_ASR_TINY-onnx-int8"""
-    from toolchain.reports import tables
-
-    if artifact.is_file():
-        from device_runner.bitstream.format import BitstreamReader, open_bitstream
-
-        with open_bitstream(artifact) as stream:
-            reader = BitstreamReader(stream)
-            for _ in reader.records():  # every checksum
-                pass
-        console.print(tables.bitstream(reader.header, artifact.stat().st_size, depth))
-        write_figures(json_file, {"bytes": artifact.stat().st_size, "header": reader.header})
-        return
-    from device_runner.artifact import open_artifact
-    from exporters.inspection import inspect as inspect_artifact
-
-    found = inspect_artifact(open_artifact(artifact))
-    for table in tables.inspection(found, depth):
-        console.print(table)
-    write_figures(json_file, found.figures(depth))
-
-
-def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("results/demo"),
-    limit: LimitOption = None,
-    workers: WorkersOption = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Test case 0 in several test configurations: table, points and plot. Example: asrdeploy demo"""
-    from toolchain.accuracy.progress import ConfigurationBars
-    from toolchain.data.datasets import open_data
-    from toolchain.reports import tables
-    from toolchain.scenario.demo import CONFIGURATIONS, run_demo
-
-    data = open_data("digits", "test-clean")
-    if limit is not None:
-        data = data.limited(limit)
-    with ConfigurationBars(len(CONFIGURATIONS) + 1) as watcher, open_pool("local", None, workers, 1) as pool:
-        curve = run_demo(data, output, pool=pool, watcher=watcher)
-    console.print(tables.curve(curve))
-    if not curve.complete:
-        complain(f"Only {len(curve.in_range)} points lie in the range; a complete test case has five.")
-    console.print(f"points.csv, points.json and curve.png are in {output}.")
-    write_figures(json_file, curve)
-
-
-def _add(command: Callable[..., None]) -> None:
-    """Add a command; the example in its docstring closes its help."""
+def _add(command: Callable[..., None], group: str) -> None:
+    """Add a command to a group of the help; the example in its docstring ends its own help."""
     text, _, example = (command.__doc__ or "").partition("Example: ")
-    app.command(help=text.strip(), epilog=f"Example: {example.strip()}")(command)
+    app.command(help=text.strip(), epilog=f"Example: {example.strip()}", rich_help_panel=group)(command)
 
 
-for each in (
-    *(testcases, schemes, export, inspect, demo),
-    *evaluation.COMMANDS,
-    *scores.COMMANDS,
-    *compression.COMMANDS,
-    *delivery.COMMANDS,
-    *devices.COMMANDS,
-    *doctor.COMMANDS,
-):
-    _add(each)
+for _group, _commands in GROUPS.items():
+    for _command in _commands:
+        _add(_command, _group)
 
 
 if __name__ == "__main__":

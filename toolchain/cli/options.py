@@ -1,4 +1,4 @@
-"""What the commands of `asrdeploy` share: options, the console, how a complaint looks."""
+"""Options, the console and error output shared by the commands."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -13,16 +13,19 @@ from device_runner.errors import AsrDeployError
 
 if TYPE_CHECKING:
     from device_runner.devices import Device
-    from toolchain.accuracy.workers import Pool
+    from toolchain.accuracy.workers import Workers
+
+# Panels of a command's help: long commands group their options.
+INPUT, CODING, RUNNING, DEVICES, OUTPUT = "Model and data", "Compression", "Running", "Devices", "Output"
 
 console = Console()
 
 STANDARD_OUTPUT = Path("-")
-_output: TextIO | None = None  # where standard output led before
+_output: TextIO | None = None  # standard output before it was redirected
 
 
 def _figures_alone(file: Path | None) -> Path | None:
-    """Where the figures go to standard output, all else goes to the error stream, also what others' code prints."""
+    """Send everything but the JSON to standard error if the JSON goes to standard output, prints of other libraries included."""
     global _output
     if file == STANDARD_OUTPUT and _output is None:
         _output, sys.stdout = sys.stdout, sys.stderr
@@ -30,7 +33,7 @@ def _figures_alone(file: Path | None) -> Path | None:
 
 
 def give_output_back() -> None:
-    """Undo what a command did to standard output."""
+    """Restore standard output."""
     global _output
     if _output is not None:
         _output, sys.stdout = None, _output
@@ -38,16 +41,22 @@ def give_output_back() -> None:
 
 JsonOption = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", callback=_figures_alone, help="File (JSON) for the figures too; -: standard output alone."),
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        callback=_figures_alone,
+        help="Also write the result as JSON to this file. `-` writes it to standard output and everything else to standard error.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
 def write_figures(file: Path | None, figures: Any) -> None:
-    """Write what a command shows as JSON, where that was asked for; what is no number (NaN, infinity) becomes null.
+    """Write a command's result as JSON if ``--json`` was given. NaN and infinity become null.
 
     Args:
-        file: of ``--json``.
-        figures: models, dataclasses, and plain values of them.
+        file: Value of ``--json``.
+        figures: Pydantic models, dataclasses, and plain values of them.
     """
     if file is None:
         return
@@ -61,11 +70,11 @@ def write_figures(file: Path | None, figures: Any) -> None:
         typer.echo(text, nl=False)
     else:
         write_text(file, text)
-        console.print(f"The figures are in {file}.", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"JSON written to {file}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def one_of(*names: str) -> Callable[[str], list[str]]:
-    """Return the shell's completion of an option that takes one of these names."""
+    """Return the shell completion for an option that takes one of these names."""
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
@@ -76,7 +85,7 @@ def _models(incomplete: str) -> list[str]:
 
 
 def schemes_like(incomplete: str) -> list[str]:
-    """Return the schemes, and their variants, that begin as what was typed."""
+    """Return the schemes and variants that start with the typed text."""
     from exporters.schemes import SCHEMES, VARIANTS
 
     return one_of(*SCHEMES, *(f"{name}+{variant}" for name in SCHEMES for variant in VARIANTS))(incomplete)
@@ -87,109 +96,167 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "--testcase",
-        help="Test case, or a model of your own: a Hugging Face folder, FILE.toml, or package.module:factory; see docs/custom-models.md.",
+        help="Test case, or a custom model: a Hugging Face folder, `FILE.toml`, or `package.module:factory`. See docs/custom-models.md.",
         autocompletion=_models,
+        rich_help_panel=INPUT,
     ),
 ]
 CodeOption = Annotated[
     str | None,
-    typer.Option("--model", "--testcase", help="Of an own model's bitstream: the model, where a factory makes it, or for --base."),
+    typer.Option(
+        "--model",
+        "--testcase",
+        help="Custom model of the bitstream. Needed if a Python factory makes the model, or for `--base own`.",
+        rich_help_panel=INPUT,
+    ),
 ]
-WeightsOption = Annotated[str | None, typer.Option("--weights", help="`random`, or a .safetensors/.pt file; default: the model's own.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of `--weights random`.")]
-BaseOption = Annotated[str | None, typer.Option("--base", help="Weights that an update was made against (a file); `own`: the model's.")]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", help="`random`, or a .safetensors, .pt or .pth file (default: the model's trained weights).", rich_help_panel=INPUT
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed for `--weights random`.", rich_help_panel=INPUT)]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="Weights that the update is relative to: a file, or `own` for the model's trained weights.",
+        rich_help_panel=CODING,
+    ),
+]
 DecoderOption = Annotated[
-    str | None, typer.Option("--decoder", help="Command of an external codec's decoder, with {input} and {output} in it.")
+    str | None,
+    typer.Option(
+        "--decoder", help="Decoder command for bitstreams of an external codec, with {input} and {output}.", rich_help_panel=CODING
+    ),
 ]
-DataOption = Annotated[str, typer.Option("--data", help="`digits` (bundled), `librispeech`, or a folder in LibriSpeech's layout.")]
-LimitOption = Annotated[int | None, typer.Option("--limit", help="Only the first N utterances of each split, to try out.")]
-CalibrateSplitOption = Annotated[str, typer.Option("--calibrate-split", help="Its split; never a test split.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of the runtime.")]
+DataOption = Annotated[
+    str, typer.Option("--data", help="`digits` (bundled), `librispeech`, or a folder in LibriSpeech layout.", rich_help_panel=INPUT)
+]
+SplitsOption = Annotated[
+    str,
+    typer.Option("--data", help="`digits` (bundled), `librispeech`, or a folder with dev-clean and test-clean.", rich_help_panel=INPUT),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", help="Use only the first N utterances of each split, for a quick try.", rich_help_panel=INPUT)
+]
+CalibrateSplitOption = Annotated[
+    str, typer.Option("--calibrate-split", help="Split of the calibration data. Test splits are refused.", rich_help_panel=CODING)
+]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Number of runtime threads.", rich_help_panel=RUNNING)]
 NormalizerOption = Annotated[
     str,
     typer.Option(
         "--normalizer",
-        help="Of both sides before words are counted: none (the scenario's) or whisper (English).",
+        help="Text normaliser for references and hypotheses: `none` (the scenario's rule) or `whisper` (English).",
         autocompletion=one_of("none", "whisper"),
+        rich_help_panel=INPUT,
     ),
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", help="Utterances that are heard at the same time; default: as many as the cores have room for.")
+    int | None, typer.Option("--workers", help="Number of parallel workers (default: one per core).", rich_help_panel=RUNNING)
 ]
 EngineOption = Annotated[
     str,
     typer.Option(
-        "--engine", help="Who transcribes: local, or ray, a cluster (needs the extra ray).", autocompletion=one_of("local", "ray")
+        "--engine",
+        help="Where to run: `local`, or `ray` for a Ray cluster (requires `asrdeploy[ray]`).",
+        autocompletion=one_of("local", "ray"),
+        rich_help_panel=RUNNING,
     ),
 ]
 AddressOption = Annotated[
-    str | None, typer.Option("--address", help="Of the Ray cluster, HOST:PORT; default: RAY_ADDRESS, or one of this machine alone.")
+    str | None,
+    typer.Option(
+        "--address",
+        help="Address of the Ray cluster, HOST:PORT (default: RAY_ADDRESS, else a new cluster on this machine).",
+        rich_help_panel=RUNNING,
+    ),
 ]
-
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="local, qemu-arm64, or the serial of an adb device; `asrdeploy devices` lists them.")
+    str,
+    typer.Option(
+        "--device",
+        help="Device: `local`, `qemu-arm64`, or the serial number of an adb device. `asrdeploy devices` lists them.",
+        rich_help_panel=DEVICES,
+    ),
 ]
 ViaOption = Annotated[
     str | None,
     typer.Option(
         "--via",
-        help="The way onto a phone: app or shell; default: the app where it is installed, else the shell.",
+        help="How to run on a phone: `app` or `shell` (default: the app if it is installed, else the shell).",
         autocompletion=one_of("app", "shell"),
+        rich_help_panel=DEVICES,
     ),
 ]
-AdbOption = Annotated[Path | None, typer.Option("--adb", help="The adb program; default: the one on the PATH, or of the package adbutils.")]
-ApkOption = Annotated[Path | None, typer.Option("--apk", help="The app's APK, installed where the device has none or an older one.")]
-CoolDownOption = Annotated[float, typer.Option("--cool-down", min=0.0, help="Seconds between two latency jobs on a phone.")]
+AdbOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--adb", help="The adb program (default: the one on the PATH, else the one of the package adbutils).", rich_help_panel=DEVICES
+    ),
+]
+ApkOption = Annotated[
+    Path | None,
+    typer.Option("--apk", help="APK to install if the device has no app or an older one.", rich_help_panel=DEVICES),
+]
+CoolDownOption = Annotated[
+    float, typer.Option("--cool-down", min=0.0, help="Pause between latency jobs on a phone, in seconds.", rich_help_panel=DEVICES)
+]
 ProviderOption = Annotated[
     str,
     typer.Option(
-        "--provider", help="What ONNX Runtime computes with: cpu, xnnpack or nnapi.", autocompletion=one_of("cpu", "xnnpack", "nnapi")
+        "--provider",
+        help="ONNX Runtime execution provider: `cpu`, `xnnpack` or `nnapi`.",
+        autocompletion=one_of("cpu", "xnnpack", "nnapi"),
+        rich_help_panel=DEVICES,
     ),
 ]
 
 
 def complain(sentence: str) -> None:
-    """Print one sentence on the error stream."""
+    """Print one sentence to standard error."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"asrdeploy: {sentence}", markup=False)
 
 
 def check_via(via: str | None) -> None:
-    """Raise AsrDeployError for a way that there is not."""
+    """Raise AsrDeployError for an unknown way to run on a phone."""
     if via not in (None, "app", "shell"):
-        raise AsrDeployError(f"--via {via} is no way onto a phone; give app or shell.")
+        raise AsrDeployError(f"--via {via} is unknown. Use app or shell.")
 
 
-def check_pool(engine: str, address: str | None, workers: int | None, threads: int) -> None:
-    """Raise AsrDeployError where the options of a pool do not fit together."""
+def check_workers(engine: str, address: str | None, worker_count: int | None, threads: int) -> None:
+    """Raise AsrDeployError if the options for workers contradict each other."""
     from device_runner.engines import check_threads
     from device_runner.suggestions import nearest
-    from toolchain.accuracy.workers import LocalPool
+    from toolchain.accuracy.workers import LocalWorkers
 
     check_threads(threads)
     if engine not in ("local", "ray"):
         raise nearest(engine, ("local", "ray"), "engine")
     if engine == "local" and address is not None:
-        raise AsrDeployError("--address is of a Ray cluster; add --engine ray.")
-    if engine == "ray" and workers is not None:
-        raise AsrDeployError("--workers is of this machine; a Ray cluster has as many as it has CPUs for.")
-    if workers is not None:
-        LocalPool(workers)  # refuses what is no number of workers
+        raise AsrDeployError("--address needs --engine ray.")
+    if engine == "ray" and worker_count is not None:
+        raise AsrDeployError("--workers applies to --engine local. A Ray cluster uses as many workers as it has CPUs.")
+    if worker_count is not None:
+        LocalWorkers(worker_count)  # refuses numbers below 1
 
 
 @contextmanager
-def open_pool(engine: str, address: str | None, workers: int | None, threads: int) -> "Iterator[Pool]":
-    """Yield the workers that the options name, with an engine of so many threads each; see ``toolchain.accuracy.workers``."""
-    check_pool(engine, address, workers, threads)
+def open_workers(engine: str, address: str | None, worker_count: int | None, threads: int) -> "Iterator[Workers]":
+    """Yield the workers that the options describe, each with an engine of ``threads`` threads; see ``toolchain.accuracy.workers``."""
+    check_workers(engine, address, worker_count, threads)
     if engine == "ray":
         from toolchain.accuracy.ray_workers import open_cluster
 
-        with open_cluster(address, threads) as pool:
-            yield pool
+        with open_cluster(address, threads) as workers:
+            yield workers
         return
     from device_runner.facts import usable_cpus
-    from toolchain.accuracy.workers import LocalPool
+    from toolchain.accuracy.workers import LocalWorkers
 
-    yield LocalPool(max(1, usable_cpus() // threads) if workers is None else workers)
+    yield LocalWorkers(max(1, usable_cpus() // threads) if worker_count is None else worker_count)
 
 
 def open_chosen(
@@ -200,9 +267,24 @@ def open_chosen(
     say: "Callable[[str], None]" = lambda sentence: None,
     cool_down: float = 60.0,
 ) -> "Device":
-    """Return the device that the options name; see ``device_choice.open_device``."""
+    """Return the device that the options describe; see ``device_choice.open_device``."""
     from device_runner.device_choice import Choice, open_device
     from device_runner.phone.device import Patience
 
     check_via(via)
     return open_device(Choice(name, via, adb, apk, Patience(cool_down=cool_down)), say)  # type: ignore[arg-type]  # checked above
+
+
+def settings_of(texts: list[str] | None) -> dict[str, str]:
+    """Return the codec parameters of ``--set NAME=VALUE``.
+
+    Raises:
+        AsrDeployError: A text is not of this form.
+    """
+    found = {}
+    for text in texts or []:
+        name, separator, value = text.partition("=")
+        if not (separator and name and value):
+            raise AsrDeployError(f"--set {text}: write NAME=VALUE, for example bits=3.")
+        found[name] = value
+    return found

@@ -2,6 +2,6 @@
 
 from toolchain.compression import ectcq, external, plain, uniform  # noqa: F401  # each registers its codecs
 from toolchain.compression.codec import CODECS as CODECS
+from toolchain.compression.codec import codec_plugins as codec_plugins
 from toolchain.compression.codec import defaults as defaults
 from toolchain.compression.codec import make_codec as make_codec
-from toolchain.compression.codec import third_party as third_party

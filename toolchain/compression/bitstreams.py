@@ -14,13 +14,14 @@ from device_runner.bitstream.format import BitstreamReader, Header, open_bitstre
 from device_runner.errors import AsrDeployError
 from device_runner.files import atomic_path
 from toolchain.compression.calibration import Calibration, calibrate
-from toolchain.compression.codec import as_arrays, check_base, encode
+from toolchain.compression.codec import check_base, encode
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.compression.external import decode_externally
 from toolchain.data.speech import calibration_speech
 from toolchain.models.anchor_model import AnchorModel, model_with
 from toolchain.models.loading import load_model
-from toolchain.models.test_cases import TestCase, find_test_case, own_case
+from toolchain.models.test_cases import TestCase, custom_case, find_test_case
+from toolchain.models.weight_files import as_arrays
 
 Progress = Callable[[str, float], None]
 
@@ -90,7 +91,7 @@ def coded(
 
 
 def reconstruct(
-    path: Path, *, base: AnchorModel | None = None, decoder: str | None = None, own: AnchorModel | None = None
+    path: Path, *, base: AnchorModel | None = None, decoder: str | None = None, custom: AnchorModel | None = None
 ) -> tuple[AnchorModel, Header]:
     """Return the model that a bitstream holds, ready to be exported, and the header.
 
@@ -98,16 +99,16 @@ def reconstruct(
         path: the bitstream.
         base: the model that an update was made against.
         decoder: the command that decodes what an external encoder made.
-        own: the model of the factory whose weights it holds, made here; others do without.
+        custom: the model of the factory whose weights it holds, made here; others do without.
 
     Raises:
         AsrDeployError: no bitstream, a damaged one, one of another model, or an update without its base.
     """
     header, state = read_weights(path, base=base, decoder=decoder)
-    return model_of(header, state, str(path), own), header
+    return model_of(header, state, str(path), custom), header
 
 
-def model_of(header: Header, state: Mapping[str, Tensor], name: str, own: AnchorModel | None = None) -> AnchorModel:
+def model_of(header: Header, state: Mapping[str, Tensor], name: str, custom: AnchorModel | None = None) -> AnchorModel:
     """Return the model of a bitstream's header around its weights; ``name`` is the bitstream's for messages.
 
     Raises:
@@ -116,40 +117,40 @@ def model_of(header: Header, state: Mapping[str, Tensor], name: str, own: Anchor
     case = case_of_header(header, name)
     if case.network is None or case.network.factory is None:
         return model_with(case, state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
-    if own is None:
+    if custom is None:
         raise AsrDeployError(
             f"{name} holds weights of {case.network.factory}, and a bitstream brings no code: give it with --model, if you trust it."
         )
-    return own.with_state(state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
+    return custom.with_state(state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
 
 
 def case_of_header(header: Header, name: str) -> TestCase:
-    """Return the test case of a bitstream's model: a built-in one, or what the header says of an own one.
+    """Return the test case of a bitstream's model: a built-in one, or what the header says of a custom one.
 
     Raises:
         AsrDeployError: the header names no model, or none that we know.
     """
     if not header.model:
         raise AsrDeployError(f"{name} does not say which model's weights it holds; `asrdeploy decompress` gives them as they are.")
-    return find_test_case(header.model) if header.network is None else own_case(header.model, header.network)
+    return find_test_case(header.model) if header.network is None else custom_case(header.model, header.network)
 
 
-def base_for(header: Header, name: str, base: str | None, own: AnchorModel | None) -> AnchorModel | None:
-    """Return the model that an update was made against, after a look at whether an own model is the bitstream's; None: no base is given.
+def base_for(header: Header, name: str, base: str | None, custom: AnchorModel | None) -> AnchorModel | None:
+    """Return the model that an update was made against, after a look at whether a custom model is the bitstream's; None: no base is given.
 
     Args:
         header: of the bitstream.
         name: the bitstream's, for messages.
         base: as ``--base`` names it: a file, or ``own``: the model's weights.
-        own: the own model that was given with the bitstream; one of a factory needs it, and ``own``.
+        custom: the custom model that was given with the bitstream; one of a factory needs it, and ``own``.
 
     Raises:
-        AsrDeployError: the own model is another one than the bitstream's, or is missing, or the base cannot be loaded.
+        AsrDeployError: the custom model is another one than the bitstream's, or is missing, or the base cannot be loaded.
     """
-    if base is None and own is None:
+    if base is None and custom is None:
         return None
     case = case_of_header(header, name)  # a name in a file never becomes a factory that is called
-    if own is not None and own.case != case:
+    if custom is not None and custom.case != case:
         raise AsrDeployError(f"{name} is of {case.name} as it was when it was made; the given model is another one, or changed since.")
     if base is None:
         return None
@@ -158,12 +159,12 @@ def base_for(header: Header, name: str, base: str | None, own: AnchorModel | Non
     if base != "own":
         from toolchain.models.custom.loading import with_weights
 
-        return with_weights(case, base, own)
-    if own is None:
+        return with_weights(case, base, custom)
+    if custom is None:
         raise AsrDeployError(
-            f"--base own: {name} is of {case.name}, a model of somebody's own: give that with --model, or its folder as base."
+            f"--base own: {name} is of {case.name}, a model of somebody's custom: give that with --model, or its folder as base."
         )
-    return own
+    return custom
 
 
 def read_weights(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[Header, dict[str, Tensor]]:

@@ -1,9 +1,7 @@
 """The protocol of codecs, their registry, and how a state dict becomes a bitstream and a state dict again."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -14,8 +12,10 @@ from device_runner.bitstream.decoders import State, Weights, decode_bitstream
 from device_runner.bitstream.format import Header, Record, Value, in_memory, write_bitstream
 from device_runner.bitstream.network import Network
 from device_runner.errors import AsrDeployError
+from device_runner.plugins import load_plugins
 from device_runner.suggestions import nearest
 from toolchain.compression.calibration import Calibration
+from toolchain.models.weight_files import as_arrays, digest_of
 
 ENTRY_POINTS = "asrdeploy.codecs"
 
@@ -61,24 +61,16 @@ def codec(name: str) -> Callable[[Maker], Maker]:
     return register
 
 
-def third_party() -> tuple[dict[str, Callable[..., Codec]], dict[str, str]]:
-    """Return the codecs that other installed packages bring, and the entry points that cannot be used with the reason."""
-    found: dict[str, Callable[..., Codec]] = {}
-    broken: dict[str, str] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            made: Any = point.load()
-        except Exception as error:  # whatever another package's import raises; the listing and the name's use say it
-            broken[point.name] = f"{point.value}: {error}"
-            continue
-        usable = isinstance(made, type) and is_dataclass(made) and hasattr(made, "code")
-        if point.name in CODECS:
-            broken[point.name] = "the name is taken by a codec of asrdeploy"
-        elif not usable:
-            broken[point.name] = f"{point.value}: it is no dataclass with a method code"
-        else:
-            found[point.name] = made
-    return found, broken
+def codec_plugins() -> tuple[dict[str, Callable[..., Codec]], dict[str, str]]:
+    """Return the codecs of other installed packages by name, and the reason for each one that cannot be used."""
+    return load_plugins(ENTRY_POINTS, _checked_codec, taken=CODECS)
+
+
+def _checked_codec(name: str, made: Any) -> dict[str, Callable[..., Codec]]:
+    usable = isinstance(made, type) and is_dataclass(made) and hasattr(made, "code")
+    if not usable:
+        raise TypeError("it is not a dataclass with a method code")
+    return {name: made}
 
 
 def defaults(make: Callable[..., Codec]) -> dict[str, Any]:
@@ -94,7 +86,7 @@ def make_codec(name: str, **parameters: Any) -> Codec:
     Raises:
         AsrDeployError: unknown name or parameter, or a parameter's value that the codec does not take.
     """
-    theirs, broken = third_party()
+    theirs, broken = codec_plugins()
     known = CODECS | theirs
     if name in broken and name not in known:
         raise AsrDeployError(f"The codec {name} of another package cannot be used: {broken[name]}.")
@@ -153,7 +145,7 @@ def encode(
         weights: where they come from, for the header.
         trained: False for random weights, for the header.
         tuned_on: ids of utterances that the weights or the base were tuned with before, for the header; the calibration's are added.
-        network: of an own model, for the header.
+        network: of a custom model, for the header.
 
     Raises:
         AsrDeployError: an unknown codec, or weights that it cannot code.
@@ -204,20 +196,6 @@ def check_base(header: Header, base: Mapping[str, Tensor] | None) -> None:
     """Raise AsrDeployError where the weights are not those that an update was made against."""
     if header.base is not None and base is not None and digest_of(base) != header.base:
         raise AsrDeployError("These are not the weights that the update was made against: their digest differs.")
-
-
-def as_arrays(state: Mapping[str, Tensor]) -> State:
-    """Return torch's tensors as float32 arrays."""
-    return {name: tensor.detach().float().contiguous().numpy() for name, tensor in state.items()}
-
-
-def digest_of(state: Mapping[str, Tensor]) -> str:
-    """Return a sha256 over names, shapes and float32 values: the same for the same weights, whatever file they came in."""
-    summary = hashlib.sha256()
-    for name, weights in sorted(as_arrays(state).items()):
-        summary.update(f"{name} {weights.shape}\n".encode())
-        summary.update(weights.astype("<f4").tobytes())
-    return summary.hexdigest()
 
 
 def as_matrix(weights: Weights) -> Weights:

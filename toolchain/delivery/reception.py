@@ -82,7 +82,7 @@ def receive(
         bits_per_second: limit of the rate.
         base: weights that an update is made against (a file), ``own``: the model's.
         decoder: command of an external codec's decoder.
-        model: the own model that the bitstream is of, where a factory makes it, or for its update.
+        model: the custom model that the bitstream is of, where a factory makes it, or for its update.
         progress: is told the step.
 
     Raises:
@@ -91,7 +91,7 @@ def receive(
     # Before the clock starts: on a UE the application runs already when a model is sent to it.
     import torch
 
-    from toolchain.accuracy.model_under_test import subject_of
+    from toolchain.accuracy.transcriber import transcriber_of
     from toolchain.compression.bitstreams import base_for, case_of_header, decode_weights, model_of
     from toolchain.data.speech import bundled_speech
     from toolchain.models.loading import load_model
@@ -102,7 +102,7 @@ def receive(
             return receive(url, path, bits_per_second=bits_per_second, base=base, decoder=decoder, model=model, progress=progress)
     _return_freed_memory()
     torch.set_num_threads(1)  # as for the inference; more would wait for each other at every small tensor
-    own = None if model is None else load_model(model)  # its code was there before the weights, as an application's is
+    custom = None if model is None else load_model(model)  # its code was there before the weights, as an application's is
     baseline = high_water_mark()
     with Receiver(url, path, bits_per_second=bits_per_second) as receiver:
         progress("receiving and decoding")
@@ -110,21 +110,21 @@ def receive(
         header = reader.header
         waited, opened = receiver.waited_seconds, time.perf_counter()
         rate = case_of_header(header, url).sample_rate
-        known = base_for(header, url, base, own)
+        known = base_for(header, url, base, custom)
         state = decode_weights(reader, base=known, decoder=decoder)
         decoded = time.perf_counter()
         busy = decoded - opened - (receiver.waited_seconds - waited)
         receiver.keep()
     progress("loading")
     float_bytes = sum(each.numel() * 4 for each in state.values())
-    received = model_of(header, state, url, own)
-    del state, own, known
-    subject = subject_of(received, header.configuration, url, 8 * receiver.offer.length, threads=1)
+    received = model_of(header, state, url, custom)
+    del state, custom, known
+    transcriber = transcriber_of(received, header.configuration, url, 8 * receiver.offer.length, threads=1)
     loaded = time.perf_counter()
     waveform = bundled_speech([AUDIO_SECONDS], rate)[AUDIO_SECONDS]
     progress("transcribing")
     ready = time.perf_counter()  # reading the speech is the microphone's part
-    transcript = subject.hear(waveform)
+    transcript = transcriber.transcribe(waveform)
     finished = time.perf_counter()
     arrived = receiver.arrived_at or decoded
     return Reception(
@@ -161,7 +161,9 @@ def _return_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
-if __name__ == "__main__":  # the fresh process that ``delivery.deliver`` starts: URL, bits per second, and an own model where it takes one
+if (
+    __name__ == "__main__"
+):  # the fresh process that ``delivery.deliver`` starts: URL, bits per second, and a custom model where it takes one
     try:
         print(receive(sys.argv[1], None, bits_per_second=float(sys.argv[2]), model=next(iter(sys.argv[3:]), None)).model_dump_json())
     except AsrDeployError as problem:

@@ -104,22 +104,20 @@ def deliver(
     *,
     model: str | None = None,
 ) -> Delivery:
-    """Send every bitstream at every rate to a receiver in a fresh process, and write and draw what it took into ``folder``.
+    """Send every bitstream at every rate to a receiver in a fresh process, and write what it took into ``folder``.
 
     Each reception is kept: the same command goes on where an earlier one stopped.
 
     Args:
         files: bitstreams of one model.
         rates: of the content, in bits per second.
-        folder: gets ``delivery.json``, ``delivery.png`` and ``delivery.svg``, and the receptions.
+        folder: gets ``delivery.json`` and the receptions.
         progress: is told what goes on, and the share of the whole by expected seconds of transfer.
-        model: the own model that they are of, where a factory makes it.
+        model: the custom model that they are of, where a factory makes it.
 
     Raises:
         AsrDeployError: no bitstreams, of different models, updates, or a reception that failed.
     """
-    from toolchain.reports.plots import plot_delivery  # a server draws nothing
-
     headers = {path: read_header(path) for path in files}
     if len({(header.model, header.network) for header in headers.values()}) > 1:
         raise AsrDeployError("These bitstreams are of different models; deliver those of one at a time.")
@@ -151,13 +149,11 @@ def deliver(
     delivered = [Delivered(name=name, sha256=digest, receptions=each, after=after) for name, digest, each in received]
     result = Delivery(bitstreams=tuple(delivered), machine=machine_facts())
     write_record(folder / "delivery.json", result)
-    for ending in ("png", "svg"):
-        plot_delivery(result, folder / f"delivery.{ending}")
     return result
 
 
 def _reception(url: str, size: int, digest: str, rate: float, folder: Path, model: str | None, code: str | None) -> Reception:
-    """Return an earlier reception of the same bitstream at the same rate by the same versions, or make one; ``code``: of the own model."""
+    """Return an earlier reception of the same bitstream at the same rate by the same versions, or make one; ``code``: of the custom model."""
     facts = [digest, rate, package_versions(), *filter(None, [code])]
     wanted = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     kept = folder / "receptions" / f"{wanted}.json"

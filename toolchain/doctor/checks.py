@@ -28,21 +28,18 @@ from toolchain.doctor.probes import (
     RUNTIMES,
     Said,
     adb_devices,
-    asrdeploy_command,
     built_bundle,
     debian_command,
     free_memory,
-    installed,
     java_tool,
     json_lines,
     pinned,
-    pip_command,
     run_bounded,
     server_address,
     server_name,
     torch_build,
 )
-from toolchain.extras import EXTRAS, extra_of
+from toolchain.extras import EXTRAS, asrdeploy_command, extra_of, installed, pip_command
 
 # Of the Makefile's lists; a test compares them.
 DEBIAN = {"adb": "adb", "qemu-aarch64-static": "qemu-user-static", "javac": "openjdk-17-jdk-headless", "mvn": "maven"}

@@ -4,12 +4,10 @@ import json
 import os
 import re
 import select
-import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -206,14 +204,6 @@ def java_tool(name: str) -> str | None:
     return shutil.which(Path(home) / "bin" / name) if home else shutil.which(name)
 
 
-def installed(name: str) -> str | None:
-    """Return the version of an installed package, without its import."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def pinned() -> dict[str, str]:
     """Return the packages that asrdeploy asks for in one version alone; none where it is not installed itself."""
     try:
@@ -263,24 +253,6 @@ def built_bundle(folder: Path) -> Path | None:
             if same and packages["wheels"] == pins and packages["debian"].keys() == set(DEBIAN_PACKAGES):
                 return starter.parent
     return None
-
-
-def pip_command(*words: str) -> str:
-    """Return the command that installs packages into the environment of this process, as short as it can be typed here."""
-    program, found = Path(sys.executable), shutil.which("python")
-    if found is not None and Path(found).absolute() == program:
-        shown = "python"
-    else:
-        shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
-    return shlex.join((shown, "-m", "pip", "install", *words))
-
-
-def asrdeploy_command(extra: str | None = None) -> str:
-    """Return the command that installs what asrdeploy, or an extra of it, asks for."""
-    part = f"[{extra}]" if extra else ""
-    if installed("asrdeploy") is not None:
-        return pip_command(f"asrdeploy{part}")
-    return pip_command("-e", f"{Path(__file__).parents[2]}{part}")
 
 
 def debian_command(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Where the weights of anchor models come from: the bundled file, a bundle of TorchAudio's, a file, a seed, or an own model."""
+"""Where the weights of anchor models come from: the bundled file, a bundle of TorchAudio's, a file, a seed, or a custom model."""
 
 import os
 from dataclasses import replace
@@ -12,7 +12,7 @@ from device_runner.files import sha256_of, write_text
 from toolchain.data.download import download
 from toolchain.models.anchor_model import AnchorModel, around, finish, with_random_weights
 from toolchain.models.networks import bundle_of
-from toolchain.models.test_cases import TestCase, find_test_case, names_own_model
+from toolchain.models.test_cases import TestCase, find_test_case, names_custom_model
 from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on
 
 BUNDLED_WEIGHTS = Path(__file__).parent.parent / "assets" / "digits_asr_tiny" / "model.safetensors"
@@ -24,20 +24,20 @@ UNUSED_ROWS = (1, 2, 3)
 
 
 def load_model(name: str, weights: str | None = None, seed: int = 0) -> AnchorModel:
-    """Load a test case's anchor by number or name, or an own model.
+    """Load a test case's anchor by number or name, or a custom model.
 
     Args:
-        name: ``0``, ``DIGITS_ASR_TINY``, ``1``, ``WAV2VEC2_ASR_BASE_960H``, ``2``, ``HUBERT_ASR_LARGE``; or see ``own_models.load_own``.
+        name: ``0``, ``DIGITS_ASR_TINY``, ``1``, ``WAV2VEC2_ASR_BASE_960H``, ``2``, ``HUBERT_ASR_LARGE``; or see ``own_models.load_custom``.
         weights: None for the bundled or the bundle's own weights (torch's cache, else downloaded), ``random``, or a file.
         seed: of random weights.
 
     Raises:
         AsrDeployError: unknown name, no weights to be had, or weights that do not fit.
     """
-    if names_own_model(name):
-        from toolchain.models.custom.loading import load_own
+    if names_custom_model(name):
+        from toolchain.models.custom.loading import load_custom
 
-        return load_own(name, weights, seed)
+        return load_custom(name, weights, seed)
     case = find_test_case(name)
     if weights == "random":
         return with_random_weights(case, seed)

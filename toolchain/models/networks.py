@@ -1,4 +1,4 @@
-"""Networks of test cases and of own models, without weights."""
+"""Networks of test cases and of custom models, without weights."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Test cases of the scenario (3GPP TR 26.847 clause 5.2), the bundled one, and those of own models: their anchors as data."""
+"""Test cases of the scenario (3GPP TR 26.847 clause 5.2), the bundled one, and those of custom models: their anchors as data."""
 
 import re
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class TestCase:
         labels: by index, the blank first, ``|`` for the space.
         sample_rate: in hertz.
         wer_range: above the anchor's word error rate, as a fraction.
-        network: what an own model is built from; None for the scenario's, and where only an artifact is known.
+        network: what a custom model is built from; None for the scenario's, and where only an artifact is known.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of the name
@@ -97,8 +97,8 @@ FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 NAME = re.compile(r"\w[\w.+-]{0,99}")  # it names folders
 
 
-def names_own_model(name: str) -> bool:
-    """Tell whether a name on the command line is that of an own model: a folder, a file, or a factory; torch is not needed to tell."""
+def names_custom_model(name: str) -> bool:
+    """Tell whether a name on the command line is that of a custom model: a folder, a file, or a factory; torch is not needed to tell."""
     if not name or built_in_case(name) is not None:
         return False
     path = Path(name)
@@ -107,8 +107,8 @@ def names_own_model(name: str) -> bool:
     return path.suffix in (DESCRIPTION, *CHECKPOINTS) or "/" in name or FACTORY.fullmatch(name) is not None
 
 
-def own_case(name: str, network: Network) -> TestCase:
-    """Return the test case of an own model: its anchor is the float model, whose word error rate is measured on the user's data.
+def custom_case(name: str, network: Network) -> TestCase:
+    """Return the test case of a custom model: its anchor is the float model, whose word error rate is measured on the user's data.
 
     Raises:
         AsrDeployError: the name is a built-in test case's, or cannot name a folder.

@@ -1,9 +1,12 @@
 """Weights from files into networks: read without running anything in them, one copy in memory, every complaint with its reason."""
 
+import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
@@ -114,3 +117,17 @@ def load_into(
         first = f"{original(missing[0])} is missing" if missing else f"{original(result.unexpected_keys[0])} is unknown"
         count = len(missing) + len(result.unexpected_keys)
         raise AsrDeployError(f"{source} does not fit the model: {first} ({count} names differ).")
+
+
+def as_arrays(state: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
+    """Return torch's tensors as float32 arrays."""
+    return {name: tensor.detach().float().contiguous().numpy() for name, tensor in state.items()}
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Return a sha256 over names, shapes and float32 values: the same for the same weights, whatever file they came in."""
+    summary = hashlib.sha256()
+    for name, weights in sorted(as_arrays(state).items()):
+        summary.update(f"{name} {weights.shape}\n".encode())
+        summary.update(weights.astype("<f4").tobytes())
+    return summary.hexdigest()

@@ -57,7 +57,7 @@ def test_cases(cases: Iterable[TestCase]) -> Table:
     return table
 
 
-def own_labels(case: TestCase, weights: str) -> str:
+def custom_labels(case: TestCase, weights: str) -> str:
     """Return in words what is not in the row of a test case: labels, sample rate, and where the weights come from."""
     shown = " ".join(label or "(nothing)" for label in case.labels[1:41]) + (" …" if len(case.labels) > 41 else "")
     return f"{len(case.labels)} labels at {case.sample_rate:,} Hz: the blank, then {shown}\nWeights: {weights}"

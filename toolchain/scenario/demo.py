@@ -1,5 +1,6 @@
 """The main job on the bundled test case: anchor, test configurations, points, table and plot."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from device_runner.bitstream.format import SUFFIX, read_header
 from device_runner.errors import AsrDeployError
 from device_runner.facts import package_versions
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import open_subject
 from toolchain.accuracy.progress import Watcher
 from toolchain.accuracy.scoring import Evaluation
-from toolchain.accuracy.workers import Pool
+from toolchain.accuracy.transcriber import open_transcriber
+from toolchain.accuracy.workers import Workers
 from toolchain.compression import make_codec
 from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
 from toolchain.data.datasets import DataSet
@@ -49,7 +50,7 @@ CONFIGURATIONS = (
 )
 
 
-def run_demo(data: DataSet, folder: Path, *, pool: Pool, watcher: Watcher) -> Curve:
+def run_demo(data: DataSet, folder: Path, *, workers: Workers, watcher: Watcher, draw: Callable[[Curve, Path], None]) -> Curve:
     """Evaluate the bundled model in every configuration and write points and plot into ``folder``.
 
     Artifacts and transcripts that an earlier run left there are used again.
@@ -57,33 +58,31 @@ def run_demo(data: DataSet, folder: Path, *, pool: Pool, watcher: Watcher) -> Cu
     Raises:
         AsrDeployError: a step failed.
     """
-    from toolchain.reports.plots import plot_curve
-
     if folder.exists() and any(folder.iterdir()) and not (folder / "anchor").is_dir():
         raise AsrDeployError(f"{folder} exists and holds no demo; choose another folder for the results.")
     anchor = load_model("0")
     progress = watcher.configuration("anchor", "transcribing", len(data.utterances))
-    measured = evaluate(open_subject("0"), data, folder / "anchor" / "evaluation", pool=pool, progress=progress)
+    measured = evaluate(open_transcriber("0"), data, folder / "anchor" / "evaluation", workers=workers, progress=progress)
     points: list[Point] = []
     for configuration in CONFIGURATIONS:
-        point = _run(configuration, anchor, measured, data, folder / configuration.name, pool, watcher)
+        point = _run(configuration, anchor, measured, data, folder / configuration.name, workers, watcher)
         points.append(point)
         curve = make_curve(anchor.case, measured, folder / "anchor" / "evaluation", points)
         # After every point, so that an interrupted run shows what it had.
         write_curve(curve, folder)
-        plot_curve(curve, folder / "curve.png")
+        draw(curve, folder / "curve.png")
     return curve
 
 
 def _run(
-    configuration: Configuration, anchor: AnchorModel, measured: Evaluation, data: DataSet, folder: Path, pool: Pool, watcher: Watcher
+    configuration: Configuration, anchor: AnchorModel, measured: Evaluation, data: DataSet, folder: Path, workers: Workers, watcher: Watcher
 ) -> Point:
     artifact = _earlier_artifact(configuration, anchor, folder)
     if artifact is None:
         watcher.configuration(configuration.name, "compressing and exporting", len(data.utterances))
         artifact = _make_artifact(configuration, anchor, folder)
     progress = watcher.configuration(configuration.name, "transcribing", len(data.utterances))
-    evaluation = evaluate(open_subject(str(artifact.folder)), data, folder / "evaluation", pool=pool, progress=progress)
+    evaluation = evaluate(open_transcriber(str(artifact.folder)), data, folder / "evaluation", workers=workers, progress=progress)
     sent = "bitstream" if configuration.codec else "artifact"
     method = f"{configuration.codec}{', calibrated' if configuration.calibrated else ''}" if configuration.codec else "artifact"
     return make_point(configuration.name, sent, evaluation, folder / "evaluation", anchor.case, measured.wer, method)

@@ -137,7 +137,7 @@ class Outcome:
 
 
 def read_job_file(path: Path) -> JobFile:
-    """Read a file of test jobs; paths of artifacts and of own models in it are relative to it.
+    """Read a file of test jobs; paths of artifacts and of custom models in it are relative to it.
 
     Raises:
         AsrDeployError: no such file, no TOML, or something unknown in it.

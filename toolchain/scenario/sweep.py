@@ -22,11 +22,11 @@ from device_runner.files import sha256_of, write_json
 from device_runner.transcripts import Timing, Transcript, read_transcripts
 from toolchain.accuracy.comparison import ANCHOR, compare
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import subject_of
 from toolchain.accuracy.progress import Watcher
 from toolchain.accuracy.scoring import TRANSCRIPTS, Evaluation
-from toolchain.accuracy.workers import LocalPool, Pool, shut_down
-from toolchain.compression import CODECS, make_codec, third_party
+from toolchain.accuracy.transcriber import transcriber_of
+from toolchain.accuracy.workers import LocalWorkers, Workers, shut_down
+from toolchain.compression import CODECS, codec_plugins, make_codec
 from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression.calibration import Calibration
 from toolchain.compression.external import NAME as EXTERNAL
@@ -41,7 +41,7 @@ BISECTIONS = 6  # of a continuous rate on dev-clean: to a sixtieth of its span
 FINALISTS = 6
 RAISE = 1.08  # of a rate that test-clean did not confirm
 MOST_POINTS = 14  # on test-clean, before a set is called incomplete
-HERE = LocalPool()
+HERE = LocalWorkers()
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Sweep:
         moved: what is moved of a codec that is not in ``RATES``.
         decoder: the command that decodes what an external encoder made.
         name: of the method in tables and plots; empty: the codec with what is fixed.
-        pool: the workers that transcribe and compress.
+        workers: what transcribes and compress.
+        draw: draws a curve into a file, after every point.
         done: evaluations of this run by configuration and split, so that a curve's earlier points are not decoded again.
         measured: the calibration, once it was needed.
         calibrating: held while it is measured.
@@ -103,7 +104,8 @@ class Sweep:
     moved: Rate | None = None
     decoder: str | None = None
     name: str = ""
-    pool: Pool = HERE
+    workers: Workers = HERE
+    draw: Callable[[Curve, Path], None] = lambda curve, path: None
     done: dict[tuple[str, str], Evaluation] = field(default_factory=dict, init=False, compare=False, repr=False)
     measured: list[Calibration] = field(default_factory=list, init=False, compare=False, repr=False)
     calibrating: Lock = field(default_factory=Lock, init=False, compare=False, repr=False)
@@ -111,7 +113,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         if self.moved is None and self.codec not in RATES:
-            if self.codec in CODECS | third_party()[0]:
+            if self.codec in CODECS | codec_plugins()[0]:
                 raise AsrDeployError(
                     f"Sweeps do not know what to move of {self.codec}: a file of sweeps says it (vary, span); docs/codecs.md shows one."
                 )
@@ -206,7 +208,7 @@ class Sweep:
         def good(value: float) -> bool:
             tried[value] = self._point(value, self.dev)
             # On a real corpus it takes hours until the first point on test-clean; the search is seen meanwhile.
-            self._draw(make_curve(self.anchor.case, anchor, self._anchor_folder(self.dev), list(tried.values())), "search.png")
+            self.draw(make_curve(self.anchor.case, anchor, self._anchor_folder(self.dev), list(tried.values())), self.folder / "search.png")
             return tried[value].wer <= anchor.wer + self.anchor.case.wer_range
 
         return self._lowest(good)
@@ -247,13 +249,8 @@ class Sweep:
         points = [self._point(value, self.test) for value in sorted(values)]
         curve = make_curve(self.anchor.case, anchor, self._anchor_folder(self.test), [*self.before, *points])
         write_curve(curve, self.folder)
-        self._draw(curve, "curve.png")
+        self.draw(curve, self.folder / "curve.png")
         return curve
-
-    def _draw(self, curve: Curve, name: str) -> None:
-        from toolchain.reports.plots import plot_curve
-
-        plot_curve(curve, self.folder / name)
 
     def _point(self, rate: float, data: DataSet) -> Point:
         evaluation, folder = self._evaluate(rate, data), self._folder(rate) / data.split
@@ -265,14 +262,16 @@ class Sweep:
     def _anchor(self, data: DataSet) -> Evaluation:
         if ("anchor", data.split) not in self.done:
             progress = self.watcher.configuration("anchor", f"transcribing {data.split}", len(data.utterances))
-            subject = subject_of(self.anchor, "anchor", f"{self.anchor.case.name}, {self.anchor.weights}", None, self.threads)
-            self.done["anchor", data.split] = evaluate(subject, data, self._anchor_folder(data), pool=self.pool, progress=progress)
+            transcriber = transcriber_of(self.anchor, "anchor", f"{self.anchor.case.name}, {self.anchor.weights}", None, self.threads)
+            self.done["anchor", data.split] = evaluate(
+                transcriber, data, self._anchor_folder(data), workers=self.workers, progress=progress
+            )
         return self.done["anchor", data.split]
 
     def _evaluate_together(self, rates: Sequence[float], data: DataSet) -> None:
-        """Evaluate rates at the same time where the pool has room for several configurations."""
-        if self.pool.configurations > 1:
-            with shut_down(ThreadPoolExecutor(self.pool.configurations)) as executor:
+        """Evaluate rates at the same time where the workers have room for several configurations."""
+        if self.workers.configurations > 1:
+            with shut_down(ThreadPoolExecutor(self.workers.configurations)) as executor:
                 try:
                     list(executor.map(lambda rate: self._evaluate(rate, data), rates))
                 except BaseException:
@@ -291,19 +290,24 @@ class Sweep:
             calibration = self._calibration()
             write_json(folder / "configuration.json", self._described(rate))
             compress(
-                self.anchor, self.codec, self._parameters(self.rate.value_of(rate)), bitstream, calibration=calibration, call=self.pool.call
+                self.anchor,
+                self.codec,
+                self._parameters(self.rate.value_of(rate)),
+                bitstream,
+                calibration=calibration,
+                call=self.workers.call,
             )
         progress = self.watcher.configuration(name, f"transcribing {data.split}", len(data.utterances))
-        model, _ = reconstruct(bitstream, decoder=self.decoder, own=self.anchor)
-        subject = subject_of(model, name, sha256_of(bitstream), 8 * bitstream.stat().st_size, self.threads)
+        model, _ = reconstruct(bitstream, decoder=self.decoder, custom=self.anchor)
+        transcriber = transcriber_of(model, name, sha256_of(bitstream), 8 * bitstream.stat().st_size, self.threads)
         if data is self.dev:  # a search may hear what its codec was calibrated with: it reports nothing of it
-            subject = replace(subject, tuned_on=frozenset())
+            transcriber = replace(transcriber, tuned_on=frozenset())
 
         def heard(transcript: Transcript, timing: Timing) -> None:
             self._check_going()
             progress(transcript, timing)
 
-        self.done[name, data.split] = evaluate(subject, data, folder / data.split, pool=self.pool, progress=heard)
+        self.done[name, data.split] = evaluate(transcriber, data, folder / data.split, workers=self.workers, progress=heard)
         return self.done[name, data.split]
 
     def _check_going(self) -> None:

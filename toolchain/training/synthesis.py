@@ -21,7 +21,8 @@ from scipy.signal import resample_poly
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import atomic_path, write_json
-from toolchain.doctor.probes import asrdeploy_command, debian_command
+from toolchain.doctor.probes import debian_command
+from toolchain.extras import asrdeploy_command
 from toolchain.training.voices import DIGITS, ESPEAK_ACCENTS, ESPEAK_TRAIN_VARIANTS, TRAIN_VOICES, Voice
 
 SAMPLE_RATE = 16_000

@@ -22,7 +22,7 @@ from exporters.schemes import find_scheme
 from exporters.weights import StoredWeight
 from tests.helpers import Completed, complaint, copied
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import open_subject
+from toolchain.accuracy.transcriber import open_transcriber
 from toolchain.data.datasets import DataSet
 from toolchain.data.speech import bundled_speech
 from toolchain.models.anchor_model import AnchorModel
@@ -111,9 +111,9 @@ def test_sizes_and_distance(fp32: Artifact, int4: Artifact, int8_full: Artifact)
 
 
 def test_words_lost(int4: Artifact, int8_full: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    anchor = evaluate(open_subject("0"), test_clean, tmp_path / "anchor").wer
+    anchor = evaluate(open_transcriber("0"), test_clean, tmp_path / "anchor").wer
     for artifact, limit in ((int8_full, 0.003), (int4, 0.01)):
-        found = evaluate(open_subject(str(artifact.folder)), test_clean, tmp_path / artifact.manifest.scheme)
+        found = evaluate(open_transcriber(str(artifact.folder)), test_clean, tmp_path / artifact.manifest.scheme)
         assert found.wer <= anchor + limit
 
 

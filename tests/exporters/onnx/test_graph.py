@@ -13,7 +13,7 @@ from torchaudio.models import wav2vec2_model
 from exporters.onnx import exporter, graph
 from exporters.onnx.graph import INPUT, OPSET, OUTPUT, architecture, export_plain_onnx
 from exporters.recogniser import Recogniser, fold_weight_norm
-from exporters.suppressed_output import quiet
+from exporters.suppressed_output import suppressed_output
 from tests.helpers import OneLayer
 
 
@@ -65,7 +65,7 @@ def stripped(path: Path) -> bytes:
 
 
 def by_torch(recogniser: Recogniser, path: Path) -> bytes:
-    with quiet(), torch.no_grad():
+    with suppressed_output(), torch.no_grad():
         program = torch.onnx.export(
             recogniser,
             (torch.zeros(1, 32_000),),

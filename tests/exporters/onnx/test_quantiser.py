@@ -27,9 +27,9 @@ from exporters.recogniser import Recogniser
 from exporters.rewrites import is_convolution
 from exporters.schemes import SCHEMES, Scheme, find_scheme
 from tests.helpers import Completed, OneLayer, complaint, copied
-from toolchain.accuracy import model_under_test
+from toolchain.accuracy import transcriber
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import open_subject
+from toolchain.accuracy.transcriber import open_transcriber
 from toolchain.data.datasets import DataSet
 from toolchain.data.speech import CALIBRATION_UTTERANCES, CalibrationSpeech, bundled_speech, calibration_speech
 from toolchain.models.anchor_model import AnchorModel
@@ -96,11 +96,11 @@ def test_distance_to_torch(exported: dict[str, Artifact]) -> None:
 
 @pytest.mark.skipif(not INT8_EXACT, reason="8-bit sums saturate on this processor; reduce_range is for it")
 def test_words_lost(exported: dict[str, Artifact], tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    anchor = evaluate(open_subject("0"), test_clean, tmp_path / "anchor").wer
+    anchor = evaluate(open_transcriber("0"), test_clean, tmp_path / "anchor").wer
     limits = {"int8": 0.003, "int8-full+conv8": 0.003, "int4+conv8": 0.01}
     for name, limit in limits.items():
         artifact = exported.get(name, tiny_int8)
-        assert evaluate(open_subject(str(artifact.folder)), test_clean, tmp_path / name).wer <= anchor + limit, name
+        assert evaluate(open_transcriber(str(artifact.folder)), test_clean, tmp_path / name).wer <= anchor + limit, name
 
 
 def test_windows_are_cut_from_8_bit_values(exported: dict[str, Artifact]) -> None:
@@ -213,8 +213,8 @@ def test_a_calibrated_scheme_that_left_a_product_fails(tiny: AnchorModel, tmp_pa
 def test_a_processor_whose_sums_saturate_is_said(
     exported: dict[str, Artifact], name: str, warned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_under_test, "machine_facts", lambda: {"int8_exact": False})
-    warning = open_subject(str(exported[name].folder)).warning
+    monkeypatch.setattr(transcriber, "machine_facts", lambda: {"int8_exact": False})
+    warning = open_transcriber(str(exported[name].folder)).warning
     assert (warning is not None) == warned
     assert not warned or f"--quant {name}+reduce_range" in str(warning)
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from device_runner.engines import Engine
 from device_runner.transcripts import Transcript, read_transcripts
-from toolchain.accuracy.model_under_test import Subject
 from toolchain.accuracy.scoring import TRANSCRIPTS
+from toolchain.accuracy.transcriber import Transcriber
 from toolchain.data.datasets import DataSet
 
 
@@ -25,9 +25,9 @@ class Counting:
         return self.engine.logits(waveform)
 
 
-def counted(subject: Subject) -> tuple[Subject, Counting]:
-    engine = Counting(subject.engine)
-    return replace(subject, engine=engine), engine
+def counted(transcriber: Transcriber) -> tuple[Transcriber, Counting]:
+    engine = Counting(transcriber.engine)
+    return replace(transcriber, engine=engine), engine
 
 
 def transcripts(folder: Path) -> list[Transcript]:

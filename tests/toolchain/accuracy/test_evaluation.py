@@ -17,9 +17,9 @@ from device_runner.transcripts import Timing, Transcript
 from tests.helpers import copied
 from tests.toolchain.accuracy.evaluation_parts import speech_folder, transcripts
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import Subject, open_subject
 from toolchain.accuracy.run_folder import SETTINGS
 from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation
+from toolchain.accuracy.transcriber import Transcriber, open_transcriber
 from toolchain.data.datasets import DataSet, open_data, read_folder
 from toolchain.models.digits_model import digits_asr_tiny
 from toolchain.models.loading import BUNDLED_WEIGHTS
@@ -33,8 +33,8 @@ def heard(folder: Path) -> Heard:
 
 
 @pytest.fixture(scope="module")
-def subject(tiny_int8: Artifact) -> Subject:
-    return open_subject(str(tiny_int8.folder))
+def transcriber(tiny_int8: Artifact) -> Transcriber:
+    return open_transcriber(str(tiny_int8.folder))
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +43,16 @@ def data(test_clean: DataSet) -> DataSet:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(subject: Subject, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+def uninterrupted(transcriber: Transcriber, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     folder = tmp_path_factory.mktemp("uninterrupted") / "results"
-    return evaluate(subject, data, folder), folder
+    return evaluate(transcriber, data, folder), folder
 
 
 @pytest.fixture(scope="module")
 def whole(test_clean: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     """The torch engine on all of the bundled test-clean."""
     folder = tmp_path_factory.mktemp("whole") / "results"
-    return evaluate(open_subject("0"), test_clean, folder), folder
+    return evaluate(open_transcriber("0"), test_clean, folder), folder
 
 
 # The scenario
@@ -90,15 +90,15 @@ def test_torch_engine_hears_what_the_scenarios_procedure_hears(scenario: tuple[H
 
 
 def test_onnx_fp32_hears_what_torch_hears(whole: tuple[Evaluation, Path], tiny_fp32: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    evaluation = evaluate(open_subject(str(tiny_fp32.folder)), test_clean, tmp_path / "results")
+    evaluation = evaluate(open_transcriber(str(tiny_fp32.folder)), test_clean, tmp_path / "results")
     assert heard(tmp_path / "results") == heard(whole[1])
     assert evaluation.wer == whole[0].wer
 
 
 def test_int8_is_within_the_range_of_the_test_case(
-    whole: tuple[Evaluation, Path], subject: Subject, test_clean: DataSet, tmp_path: Path
+    whole: tuple[Evaluation, Path], transcriber: Transcriber, test_clean: DataSet, tmp_path: Path
 ) -> None:
-    evaluation = evaluate(subject, test_clean, tmp_path / "results")
+    evaluation = evaluate(transcriber, test_clean, tmp_path / "results")
     # Either side: int8 may by chance be better than the anchor. Where 8-bit products saturate, it is worse than on a phone.
     assert abs(evaluation.wer - whole[0].wer) <= (0.05 if evaluation.machine["int8_exact"] else 0.25)
     assert evaluation.c_size is not None and evaluation.c_size < 0.5
@@ -128,7 +128,7 @@ def test_the_result_adds_up(whole: tuple[Evaluation, Path], test_clean: DataSet)
     assert (evaluation.size_bits, evaluation.c_size, evaluation.artifact_bytes) == (1_524_892 * 32, 1.0, None)
 
 
-def test_the_result_says_what_it_came_from(uninterrupted: tuple[Evaluation, Path], subject: Subject, tiny_int8: Artifact) -> None:
+def test_the_result_says_what_it_came_from(uninterrupted: tuple[Evaluation, Path], transcriber: Transcriber, tiny_int8: Artifact) -> None:
     evaluation, folder = uninterrupted
     assert (evaluation.configuration, evaluation.model) == ("DIGITS_ASR_TINY-onnx-int8", "DIGITS_ASR_TINY")
     assert (evaluation.data, evaluation.split, evaluation.identity, evaluation.threads) == ("digits", "test-clean", tiny_int8.digest, 1)
@@ -149,22 +149,22 @@ def test_a_result_of_another_shape_is_refused(uninterrupted: tuple[Evaluation, P
 
 def test_random_weights_are_refused(data: DataSet, tiny_int8: Artifact, tmp_path: Path) -> None:
     artifact = copied(tiny_int8, tmp_path / "artifact", trained=False, weights="random, seed 0")
-    for subject in (open_subject("0", weights="random"), open_subject(str(artifact))):
+    for transcriber in (open_transcriber("0", weights="random"), open_transcriber(str(artifact))):
         with pytest.raises(AsrDeployError, match="has random weights"):
-            evaluate(subject, data, tmp_path / "results")
+            evaluate(transcriber, data, tmp_path / "results")
     assert not (tmp_path / "results").exists()
 
 
-def test_an_utterance_that_cannot_be_run_is_named(subject: Subject, data: DataSet, tmp_path: Path) -> None:
+def test_an_utterance_that_cannot_be_run_is_named(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
     own_data = speech_folder(data, tmp_path / "speech")
     audio = own_data / "test-clean" / "101" / "1" / "101-1-0001.flac"
     data = read_folder(own_data, "test-clean", "own")
     soundfile.write(audio, np.zeros(100, np.float32), 16_000)
     with pytest.raises(AsrDeployError, match=rf"^{audio}: The audio has 100 samples"):
-        evaluate(subject, data, tmp_path / "results")
+        evaluate(transcriber, data, tmp_path / "results")
     audio.write_bytes(b"fLaC and no more")
     with pytest.raises(AsrDeployError, match=str(audio)):
-        evaluate(subject, data, tmp_path / "results")
+        evaluate(transcriber, data, tmp_path / "results")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -172,30 +172,30 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", RESULT, TRANSCRIPTS, SETTINGS])
-def test_a_foreign_folder_stays_as_it_is(subject: Subject, data: DataSet, tmp_path: Path, name: str) -> None:
+def test_a_foreign_folder_stays_as_it_is(transcriber: Transcriber, data: DataSet, tmp_path: Path, name: str) -> None:
     # settings.json is a name that editors use too.
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / name).write_text('{"years of": "work"}')
     before = content(tmp_path)
     with pytest.raises(AsrDeployError, match="choose another folder"):
-        evaluate(subject, data, tmp_path / "results")
+        evaluate(transcriber, data, tmp_path / "results")
     assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_results_in_a_place_that_is_no_folder(subject: Subject, data: DataSet, tmp_path: Path, place: str) -> None:
+def test_results_in_a_place_that_is_no_folder(transcriber: Transcriber, data: DataSet, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("years of work")
     with pytest.raises((AsrDeployError, OSError)):  # the command line makes a sentence of either
-        evaluate(subject, data, tmp_path / place)
+        evaluate(transcriber, data, tmp_path / place)
     assert content(tmp_path) == {"file": b"years of work"}
 
 
-def test_two_processes_do_not_write_into_one_folder(subject: Subject, data: DataSet, tmp_path: Path) -> None:
+def test_two_processes_do_not_write_into_one_folder(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
     def second(transcript: Transcript, timing: Timing) -> None:
         with pytest.raises(AsrDeployError, match="Another process evaluates into"):
-            evaluate(subject, data, tmp_path)
+            evaluate(transcriber, data, tmp_path)
 
-    assert evaluate(subject, data.limited(2), tmp_path, progress=second).utterances == 2
+    assert evaluate(transcriber, data.limited(2), tmp_path, progress=second).utterances == 2
 
 
 # Subjects
@@ -204,20 +204,20 @@ def test_two_processes_do_not_write_into_one_folder(subject: Subject, data: Data
 def test_an_artifact_is_named_by_its_folder(tiny_int8: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = copied(tiny_int8, tmp_path / "of my own")
     monkeypatch.chdir(folder)
-    assert open_subject(".").configuration == "of my own"
+    assert open_transcriber(".").configuration == "of my own"
 
 
 def test_what_is_neither_an_artifact_nor_a_model(tmp_path: Path) -> None:
     with pytest.raises(AsrDeployError, match="Did you mean DIGITS_ASR_TINY"):
-        open_subject("DIGITS_ASR_TINI")
+        open_transcriber("DIGITS_ASR_TINI")
     with pytest.raises(AsrDeployError, match="does not exist"):
-        open_subject(str(tmp_path / "none"))
+        open_transcriber(str(tmp_path / "none"))
     with pytest.raises(AsrDeployError, match="--weights is for models"):
-        open_subject(str(tmp_path), weights="random")
+        open_transcriber(str(tmp_path), weights="random")
 
 
 def test_the_warning_of_inexact_int8_depends_on_the_machine_alone(tiny_fp32: Artifact, tiny_int8: Artifact) -> None:
     from device_runner.facts import machine_facts
 
-    assert open_subject(str(tiny_fp32.folder)).warning is None
-    assert (open_subject(str(tiny_int8.folder)).warning is None) == machine_facts()["int8_exact"]
+    assert open_transcriber(str(tiny_fp32.folder)).warning is None
+    assert (open_transcriber(str(tiny_int8.folder)).warning is None) == machine_facts()["int8_exact"]

@@ -14,10 +14,10 @@ import pytest
 from device_runner.artifact import Artifact
 from tests.helpers import hears_ctrl_c
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import open_subject
 from toolchain.accuracy.run_folder import SETTINGS
 from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS
-from toolchain.accuracy.workers import LocalPool
+from toolchain.accuracy.transcriber import open_transcriber
+from toolchain.accuracy.workers import LocalWorkers
 from toolchain.data.datasets import DataSet
 
 STOPS = 24
@@ -26,9 +26,9 @@ import sys
 from pathlib import Path
 from toolchain.data.datasets import open_data
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.workers import LocalPool
-from toolchain.accuracy.model_under_test import open_subject
-evaluate(open_subject(sys.argv[1]), open_data("digits", "test-clean"), Path(sys.argv[2]), pool=LocalPool(2))
+from toolchain.accuracy.workers import LocalWorkers
+from toolchain.accuracy.transcriber import open_transcriber
+evaluate(open_transcriber(sys.argv[1]), open_data("digits", "test-clean"), Path(sys.argv[2]), workers=LocalWorkers(2))
 """
 
 
@@ -37,8 +37,8 @@ def lines(file: Path) -> int:
 
 
 def test_stopped_at_random_moments(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    subject = open_subject(str(tiny_int8.folder))
-    evaluate(subject, test_clean, tmp_path / "whole")
+    transcriber = open_transcriber(str(tiny_int8.folder))
+    evaluate(transcriber, test_clean, tmp_path / "whole")
     chance = random.Random(os.getpid())  # other moments in every run of the tests
     folder, stopped, done = tmp_path / "stopped", 0, 0
     while stopped < STOPS:
@@ -61,7 +61,7 @@ def test_stopped_at_random_moments(tiny_int8: Artifact, test_clean: DataSet, tmp
         assert not (folder / RESULT).exists() and lines(folder / TRANSCRIPTS) >= done
         stopped, done = stopped + 1, lines(folder / TRANSCRIPTS)
     assert 0 < done < len(test_clean.utterances)
-    evaluate(subject, test_clean, folder, pool=LocalPool(2))
+    evaluate(transcriber, test_clean, folder, workers=LocalWorkers(2))
     assert (folder / TRANSCRIPTS).read_bytes() == (tmp_path / "whole" / TRANSCRIPTS).read_bytes()
     assert lines(folder / TIMES) == len(test_clean.utterances)
 
@@ -78,21 +78,21 @@ def watch(event, arguments):  # the interpreter tells of every opening, renaming
             os.kill(os.getpid(), signal.SIGKILL)
 from toolchain.data.datasets import open_data
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import open_subject
-subject, data = open_subject(sys.argv[1]), open_data("digits", "test-clean").limited(2)
+from toolchain.accuracy.transcriber import open_transcriber
+transcriber, data = open_transcriber(sys.argv[1]), open_data("digits", "test-clean").limited(2)
 sys.addaudithook(watch)
-evaluate(subject, data, Path(sys.argv[2]))
+evaluate(transcriber, data, Path(sys.argv[2]))
 """
 
 
 def test_killed_at_every_step_with_a_file(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
     """Each run is killed before another step; odd ones begin anew, the others where the last one was killed."""
-    few, subject = test_clean.limited(2), open_subject(str(tiny_int8.folder))
-    evaluate(subject, few, tmp_path / "whole")
+    few, transcriber = test_clean.limited(2), open_transcriber(str(tiny_int8.folder))
+    evaluate(transcriber, few, tmp_path / "whole")
     expected, step, folder = (tmp_path / "whole" / TRANSCRIPTS).read_bytes(), 1, tmp_path / "killed"
     while subprocess.run([sys.executable, "-c", KILLED_AT, tiny_int8.folder, folder, str(step)]).returncode:
         if step % 2:
-            evaluate(subject, few, folder)
+            evaluate(transcriber, few, folder)
             assert (folder / TRANSCRIPTS).read_bytes() == expected
             shutil.rmtree(folder)
         step += 1
@@ -101,18 +101,18 @@ def test_killed_at_every_step_with_a_file(tiny_int8: Artifact, test_clean: DataS
 
 
 def test_a_disk_that_becomes_full_loses_nothing(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    few, subject = test_clean.limited(12), open_subject(str(tiny_int8.folder))
-    evaluate(subject, few, tmp_path / "whole")
+    few, transcriber = test_clean.limited(12), open_transcriber(str(tiny_int8.folder))
+    evaluate(transcriber, few, tmp_path / "whole")
     program = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from toolchain.data.datasets import open_data; from toolchain.accuracy.evaluation import evaluate; from toolchain.accuracy.model_under_test import open_subject\n"
-        "subject, data = open_subject(sys.argv[1]), open_data('digits', 'test-clean').limited(12)\n"
+        "from toolchain.data.datasets import open_data; from toolchain.accuracy.evaluation import evaluate; from toolchain.accuracy.transcriber import open_transcriber\n"
+        "transcriber, data = open_transcriber(sys.argv[1]), open_data('digits', 'test-clean').limited(12)\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "evaluate(subject, data, Path(sys.argv[2]))\n"
+        "evaluate(transcriber, data, Path(sys.argv[2]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, tiny_int8.folder, tmp_path / "full"], capture_output=True, text=True)
     assert done.returncode and ("there is no room left" in done.stderr or "File too large" in done.stderr), done.stderr
-    evaluate(subject, few, tmp_path / "full")
+    evaluate(transcriber, few, tmp_path / "full")
     assert (tmp_path / "full" / TRANSCRIPTS).read_bytes() == (tmp_path / "whole" / TRANSCRIPTS).read_bytes()
 
 

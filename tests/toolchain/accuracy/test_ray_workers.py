@@ -23,17 +23,17 @@ from device_runner.transcripts import Timing, Transcript
 from tests.helpers import REPOSITORY, Completed, complaint, run_command
 from toolchain.accuracy import ray_workers
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import describe, open_subject, subject_of
-from toolchain.accuracy.ray_workers import RayPool, open_cluster
+from toolchain.accuracy.ray_workers import RayWorkers, open_cluster
 from toolchain.accuracy.scoring import TRANSCRIPTS
-from toolchain.accuracy.workers import LocalPool
+from toolchain.accuracy.transcriber import describe, open_transcriber, transcriber_of
+from toolchain.accuracy.workers import LocalWorkers
 from toolchain.compression.bitstreams import coded
 from toolchain.data.datasets import DataSet, Utterance, open_data
 from toolchain.models.loading import BUNDLED_WEIGHTS, load_model
 from toolchain.models.test_cases import LABELS
 from toolchain.scenario.sweep import Sweep
 
-WORKER = b"ray::_hear_bunch"
+WORKER = b"ray::_transcribe_bunch"
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def nodes() -> Iterator[Any]:
 
 
 @pytest.fixture
-def pool(nodes: Any) -> Iterator[RayPool]:
-    with open_cluster(None, 1) as pool:
-        yield pool
+def workers(nodes: Any) -> Iterator[RayWorkers]:
+    with open_cluster(None, 1) as workers:
+        yield workers
 
 
 def processes(name: bytes) -> list[int]:
@@ -74,34 +74,34 @@ def processes(name: bytes) -> list[int]:
     return found
 
 
-def local(subject: str, data: DataSet, folder: Path) -> bytes:
-    evaluate(open_subject(subject), data, folder)
+def local(transcriber: str, data: DataSet, folder: Path) -> bytes:
+    evaluate(open_transcriber(transcriber), data, folder)
     return (folder / TRANSCRIPTS).read_bytes()
 
 
-def test_artifact_and_model_are_heard_as_here(pool: RayPool, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+def test_artifact_and_model_are_heard_as_here(workers: RayWorkers, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
     few = test_clean.limited(30)
-    assert pool.workers == 2
-    for number, subject in enumerate((str(tiny_int8.folder), "0")):
-        found = evaluate(open_subject(subject), few, tmp_path / f"ray{number}", pool=pool)
+    assert workers.count == 2
+    for number, transcriber in enumerate((str(tiny_int8.folder), "0")):
+        found = evaluate(open_transcriber(transcriber), few, tmp_path / f"ray{number}", workers=workers)
         assert found.workers == 2
-        assert (tmp_path / f"ray{number}" / TRANSCRIPTS).read_bytes() == local(subject, few, tmp_path / f"here{number}")
+        assert (tmp_path / f"ray{number}" / TRANSCRIPTS).read_bytes() == local(transcriber, few, tmp_path / f"here{number}")
 
 
-def test_own_models_are_heard_and_coded_there(pool: RayPool, test_clean: DataSet, tmp_path: Path) -> None:
+def test_own_models_are_heard_and_coded_there(workers: RayWorkers, test_clean: DataSet, tmp_path: Path) -> None:
     shutil.copy(BUNDLED_WEIGHTS, tmp_path / "mine.safetensors")
     (tmp_path / "mine.toml").write_text(f'architecture = "DIGITS_ASR_TINY"\nlabels = {json.dumps(LABELS)}\nsample_rate = 16000\n')
     few = test_clean.limited(6)
-    for name, subject in (("described", str(tmp_path / "mine.toml")), ("factory", "tests.toolchain.models.custom.factory:make")):
-        evaluate(open_subject(subject), few, tmp_path / f"ray-{name}", pool=pool)
-        assert (tmp_path / f"ray-{name}" / TRANSCRIPTS).read_bytes() == local(subject, few, tmp_path / f"here-{name}")
-        model = load_model(subject)
-        sent = pool.call(coded, model, "uniform", {"bits": 5}, None, None)
+    for name, transcriber in (("described", str(tmp_path / "mine.toml")), ("factory", "tests.toolchain.models.custom.factory:make")):
+        evaluate(open_transcriber(transcriber), few, tmp_path / f"ray-{name}", workers=workers)
+        assert (tmp_path / f"ray-{name}" / TRANSCRIPTS).read_bytes() == local(transcriber, few, tmp_path / f"here-{name}")
+        model = load_model(transcriber)
+        sent = workers.call(coded, model, "uniform", {"bits": 5}, None, None)
         assert sent == coded(model, "uniform", {"bits": 5}, None, None)
 
 
 def test_a_killed_worker_costs_nothing_but_time(
-    pool: RayPool, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: RayWorkers, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_workers, "BUNCH", 3.0)
     killed: list[int] = []
@@ -114,7 +114,7 @@ def test_a_killed_worker_costs_nothing_but_time(
             os.kill(alive[0], signal.SIGKILL)
             killed.append(alive[0])
 
-    evaluate(open_subject(str(tiny_int8.folder)), test_clean, tmp_path / "ray", pool=pool, progress=kill)
+    evaluate(open_transcriber(str(tiny_int8.folder)), test_clean, tmp_path / "ray", workers=workers, progress=kill)
     assert len(killed) == 2
     assert (tmp_path / "ray" / TRANSCRIPTS).read_bytes() == local(str(tiny_int8.folder), test_clean, tmp_path / "here")
 
@@ -133,24 +133,24 @@ def test_a_lost_node_costs_nothing_but_time(
             gone[0].start()
 
     with open_cluster(None, 1) as three:
-        assert three.workers == 3
-        evaluate(open_subject(str(tiny_int8.folder)), test_clean, tmp_path / "ray", pool=three, progress=lose)
+        assert three.count == 3
+        evaluate(open_transcriber(str(tiny_int8.folder)), test_clean, tmp_path / "ray", workers=three, progress=lose)
     gone[0].join()
     with open_cluster(None, 1) as rest:  # the cluster may not have noticed yet
-        assert rest.workers == 2
+        assert rest.count == 2
     assert (tmp_path / "ray" / TRANSCRIPTS).read_bytes() == local(str(tiny_int8.folder), test_clean, tmp_path / "here")
 
 
-def test_a_stopped_run_of_a_cluster_goes_on_here(pool: RayPool, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+def test_a_stopped_run_of_a_cluster_goes_on_here(workers: RayWorkers, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
     few = test_clean.limited(40)
 
     def stop(transcript: Transcript, timing: Timing) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(open_subject(str(tiny_int8.folder)), few, tmp_path / "ray", pool=pool, progress=stop)
+        evaluate(open_transcriber(str(tiny_int8.folder)), few, tmp_path / "ray", workers=workers, progress=stop)
     assert (tmp_path / "ray" / TRANSCRIPTS).read_text().count("\n") == 1
-    evaluate(open_subject(str(tiny_int8.folder)), few, tmp_path / "ray", pool=LocalPool(2))
+    evaluate(open_transcriber(str(tiny_int8.folder)), few, tmp_path / "ray", workers=LocalWorkers(2))
     assert (tmp_path / "ray" / TRANSCRIPTS).read_bytes() == local(str(tiny_int8.folder), few, tmp_path / "here")
 
 
@@ -161,11 +161,11 @@ class Steps:
         return lambda transcript, timing: None
 
 
-def test_a_sweep_is_the_same_on_a_cluster(pool: RayPool, test_clean: DataSet, tmp_path: Path) -> None:
+def test_a_sweep_is_the_same_on_a_cluster(workers: RayWorkers, test_clean: DataSet, tmp_path: Path) -> None:
     few, dev = test_clean.limited(6), open_data("digits", "dev-clean").limited(4)
     curves = []
-    for name, chosen in (("ray", pool), ("here", LocalPool())):
-        sweep = Sweep(load_model("0"), "uniform", {}, None, dev, few, tmp_path / name, 1, Steps(), values=(3.0, 4.0), pool=chosen)
+    for name, chosen in (("ray", workers), ("here", LocalWorkers())):
+        sweep = Sweep(load_model("0"), "uniform", {}, None, dev, few, tmp_path / name, 1, Steps(), values=(3.0, 4.0), workers=chosen)
         curves.append(sweep.run())
     assert [(each.size_bits, each.wer) for each in curves[0].points] == [(each.size_bits, each.wer) for each in curves[1].points]
     for ours, theirs in zip(*(sorted((tmp_path / name).rglob("model.asrb")) for name in ("ray", "here")), strict=True):
@@ -174,18 +174,18 @@ def test_a_sweep_is_the_same_on_a_cluster(pool: RayPool, test_clean: DataSet, tm
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_what_a_task_complains_of_is_said_here(pool: RayPool, test_clean: DataSet, tmp_path: Path) -> None:
+def test_what_a_task_complains_of_is_said_here(workers: RayWorkers, test_clean: DataSet, tmp_path: Path) -> None:
     import soundfile
 
     short = tmp_path / "short.wav"
     soundfile.write(short, np.zeros(100, np.float32), 16_000)
     utterances = (*test_clean.utterances[:2], Utterance("9-9-0000", short, "ONE"))
-    model = subject_of(load_model("0"), "anchor", "anchor", None, 1)
+    model = transcriber_of(load_model("0"), "anchor", "anchor", None, 1)
     with pytest.raises(AsrDeployError, match=f"^{short}: The audio has 100 samples"):
-        list(pool.hear(model, utterances))
+        list(workers.transcribe(model, utterances))
     short.write_bytes(b"RIFF")
     with pytest.raises(AsrDeployError, match=str(short)):
-        list(pool.hear(model, utterances))
+        list(workers.transcribe(model, utterances))
 
 
 def test_a_corpus_is_not_kept_in_memory(test_clean: DataSet) -> None:
@@ -206,11 +206,11 @@ def test_errors_of_tasks_are_a_line_without_codes() -> None:
 
 
 def test_a_node_that_comes_late_is_checked(
-    pool: RayPool, tiny_int8: Artifact, test_clean: DataSet, monkeypatch: pytest.MonkeyPatch
+    workers: RayWorkers, tiny_int8: Artifact, test_clean: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_workers, "package_versions", lambda: {"onnxruntime": "1.0"})
     with pytest.raises(AsrDeployError, match="A node that joined the Ray cluster has other versions"):
-        list(pool.hear(replace(open_subject(str(tiny_int8.folder)), identity="late"), test_clean.utterances[:1]))
+        list(workers.transcribe(replace(open_transcriber(str(tiny_int8.folder)), identity="late"), test_clean.utterances[:1]))
 
 
 def test_a_sweep_that_fails_stops_what_is_in_work(test_clean: DataSet, tmp_path: Path) -> None:
@@ -234,19 +234,21 @@ def test_a_sweep_that_fails_stops_what_is_in_work(test_clean: DataSet, tmp_path:
             return heard
 
     watcher, dev = Failing(), open_data("digits", "dev-clean").limited(2)
-    sweep = Sweep(load_model("0"), "uniform", {}, None, dev, test_clean, tmp_path, 1, watcher, values=(3.0, 4.0), pool=LocalPool(1, 2))
+    sweep = Sweep(
+        load_model("0"), "uniform", {}, None, dev, test_clean, tmp_path, 1, watcher, values=(3.0, 4.0), workers=LocalWorkers(1, 2)
+    )
     with pytest.raises(AsrDeployError, match="no more"):
         sweep.run()
     assert watcher.heard < 20
 
 
-def test_what_kills_every_worker_is_given_up(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_kills_every_worker_is_given_up(workers: RayWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies() -> None:  # inside: nodes do not know this module
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(ray_workers, "RETRIES", 1)
     with pytest.raises(AsrDeployError, match=r"lost a task 2 times \(.*\): mend it; the same command goes on\.$"):
-        pool.call(dies)
+        workers.call(dies)
 
 
 def test_nodes_of_other_versions_are_refused(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,11 +264,13 @@ def test_nodes_without_room_are_refused(nodes: Any) -> None:
         pass
 
 
-def test_int8_is_not_heard_by_processors_that_differ(pool: RayPool, tiny_int8: Artifact, tiny_fp32: Artifact, test_clean: DataSet) -> None:
-    pool._nodes[1]["int8_exact"] = not pool._nodes[0]["int8_exact"]
+def test_int8_is_not_heard_by_processors_that_differ(
+    workers: RayWorkers, tiny_int8: Artifact, tiny_fp32: Artifact, test_clean: DataSet
+) -> None:
+    workers._nodes[1]["int8_exact"] = not workers._nodes[0]["int8_exact"]
     with pytest.raises(AsrDeployError, match="use nodes of one kind"):
-        list(pool.hear(open_subject(str(tiny_int8.folder)), test_clean.utterances[:1]))
-    assert len(list(pool.hear(open_subject(str(tiny_fp32.folder)), test_clean.utterances[:1]))) == 1
+        list(workers.transcribe(open_transcriber(str(tiny_int8.folder)), test_clean.utterances[:1]))
+    assert len(list(workers.transcribe(open_transcriber(str(tiny_fp32.folder)), test_clean.utterances[:1]))) == 1
     # What the sentence advises is then heard.
     reduced = tiny_int8.manifest.model_copy(update={"scheme": "int8+reduce_range"})
     assert not describe(replace(tiny_int8, manifest=reduced)).saturates and describe(tiny_int8).saturates

@@ -16,10 +16,10 @@ from device_runner.errors import AsrDeployError
 from device_runner.transcripts import Timing, Transcript, read_timings
 from tests.toolchain.accuracy.evaluation_parts import counted, speech_folder, transcripts
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import Subject, open_subject
 from toolchain.accuracy.run_folder import SETTINGS
 from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation
-from toolchain.accuracy.workers import LocalPool
+from toolchain.accuracy.transcriber import Transcriber, open_transcriber
+from toolchain.accuracy.workers import LocalWorkers
 from toolchain.data.datasets import DataSet, read_folder
 
 
@@ -37,8 +37,8 @@ def stopping(after: int) -> Callable[[Transcript, Timing], None]:
 
 
 @pytest.fixture(scope="module")
-def subject(tiny_int8: Artifact) -> Subject:
-    return open_subject(str(tiny_int8.folder))
+def transcriber(tiny_int8: Artifact) -> Transcriber:
+    return open_transcriber(str(tiny_int8.folder))
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def data(test_clean: DataSet) -> DataSet:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(subject: Subject, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+def uninterrupted(transcriber: Transcriber, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     folder = tmp_path_factory.mktemp("uninterrupted") / "results"
-    return evaluate(subject, data, folder), folder
+    return evaluate(transcriber, data, folder), folder
 
 
 # Going on where a run was stopped
@@ -58,16 +58,18 @@ def uninterrupted(subject: Subject, data: DataSet, tmp_path_factory: pytest.Temp
 @pytest.mark.parametrize("k", [1, 3, 6])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupted_run_goes_on(
-    subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path, k: int, workers: int
+    transcriber: Transcriber, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path, k: int, workers: int
 ) -> None:
-    subject, engine = counted(subject)
+    transcriber, engine = counted(transcriber)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(subject, data, tmp_path, pool=LocalPool(workers), progress=stopping(after=k))
+        evaluate(transcriber, data, tmp_path, workers=LocalWorkers(workers), progress=stopping(after=k))
     before = transcripts(tmp_path)
     # Workers may have begun some more; what was told is kept, and nothing else is.
     assert len(before) == k <= engine.runs and not (tmp_path / RESULT).exists()
     begun, seen = engine.runs, []
-    evaluation = evaluate(subject, data, tmp_path, pool=LocalPool(workers), progress=lambda transcript, timing: seen.append(transcript))
+    evaluation = evaluate(
+        transcriber, data, tmp_path, workers=LocalWorkers(workers), progress=lambda transcript, timing: seen.append(transcript)
+    )
     assert engine.runs == begun + len(data.utterances) - k
     assert set(seen[:k]) == set(before) and len(seen) == len(data.utterances)
     assert (tmp_path / TRANSCRIPTS).read_bytes() == (uninterrupted[1] / TRANSCRIPTS).read_bytes()
@@ -79,7 +81,7 @@ def test_an_interrupted_run_goes_on(
 def test_a_killed_run_goes_on_from_any_byte(
     share: float,
     times: float,
-    subject: Subject,
+    transcriber: Transcriber,
     data: DataSet,
     uninterrupted: tuple[Evaluation, Path],
     tmp_path_factory: pytest.TempPathFactory,
@@ -91,18 +93,18 @@ def test_a_killed_run_goes_on_from_any_byte(
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: round(kept * len(content))])
         whole.append((folder / name).read_bytes().count(b"\n"))
-    subject, engine = counted(subject)
-    evaluate(subject, data, folder)
+    transcriber, engine = counted(transcriber)
+    evaluate(transcriber, data, folder)
     assert engine.runs == len(data.utterances) - min(whole)
     assert (folder / TRANSCRIPTS).read_bytes() == (uninterrupted[1] / TRANSCRIPTS).read_bytes()
     assert [each.id for each in read_timings(folder / TIMES)] == [each.id for each in data.utterances]
 
 
-def test_the_same_run_again_costs_no_inference(subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path]) -> None:
+def test_the_same_run_again_costs_no_inference(transcriber: Transcriber, data: DataSet, uninterrupted: tuple[Evaluation, Path]) -> None:
     evaluation, folder = uninterrupted
-    subject, engine = counted(subject)
+    transcriber, engine = counted(transcriber)
     before = (folder / TRANSCRIPTS).read_bytes()
-    assert evaluate(subject, data, folder) == evaluation
+    assert evaluate(transcriber, data, folder) == evaluation
     assert engine.runs == 0 and (folder / TRANSCRIPTS).read_bytes() == before
 
 
@@ -112,29 +114,29 @@ def test_the_same_run_again_costs_no_inference(subject: Subject, data: DataSet, 
 def test_another_artifact_starts_anew(tiny_fp32: Artifact, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
     folder = tmp_path / "results"
     shutil.copytree(uninterrupted[1], folder)
-    subject, engine = counted(open_subject(str(tiny_fp32.folder)))
-    evaluation = evaluate(subject, data, folder)
+    transcriber, engine = counted(open_transcriber(str(tiny_fp32.folder)))
+    evaluation = evaluate(transcriber, data, folder)
     assert engine.runs == len(data.utterances) == len(transcripts(folder)) and evaluation.identity == tiny_fp32.digest
 
 
 def test_other_threads_or_more_data_start_anew(
-    subject: Subject, data: DataSet, test_clean: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+    transcriber: Transcriber, data: DataSet, test_clean: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "results"
     shutil.copytree(uninterrupted[1], folder)
-    subject, engine = counted(subject)
-    subject = replace(subject, threads=2)
-    assert evaluate(subject, data, folder).threads == 2
+    transcriber, engine = counted(transcriber)
+    transcriber = replace(transcriber, threads=2)
+    assert evaluate(transcriber, data, folder).threads == 2
     assert engine.runs == len(data.utterances)
-    assert evaluate(subject, test_clean.limited(8), folder).utterances == 8
+    assert evaluate(transcriber, test_clean.limited(8), folder).utterances == 8
     assert engine.runs == len(data.utterances) + 8
 
 
-def test_changed_data_start_anew(subject: Subject, data: DataSet, tmp_path: Path) -> None:
+def test_changed_data_start_anew(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
     own_data = speech_folder(data, tmp_path / "speech")
 
     def runs() -> int:
-        watched, engine = counted(subject)
+        watched, engine = counted(transcriber)
         evaluate(watched, read_folder(own_data, "test-clean", "own"), tmp_path / "results")
         return engine.runs
 
@@ -152,33 +154,35 @@ def test_changed_data_start_anew(subject: Subject, data: DataSet, tmp_path: Path
 
 
 def test_transcripts_of_other_utterances_are_not_gone_on_with(
-    subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+    transcriber: Transcriber, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "results"
     shutil.copytree(uninterrupted[1], folder)
     lines = (folder / TRANSCRIPTS).read_text().splitlines(keepends=True)
     (folder / TRANSCRIPTS).write_text("".join([lines[0].replace(data.utterances[0].id, "9-9-0000"), *lines[1:]]))
     with pytest.raises(AsrDeployError, match="does not fit the data set: remove it"):
-        evaluate(subject, data, folder)
+        evaluate(transcriber, data, folder)
 
 
 def test_folders_of_an_older_version_start_anew(
-    subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+    transcriber: Transcriber, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "results"
     shutil.copytree(uninterrupted[1], folder)
     plain = json.loads((folder / SETTINGS).read_text())
     (folder / SETTINGS).write_text(json.dumps({key: plain[key] for key in ("identity", "data", "threads")}))
     (folder / TRANSCRIPTS).write_text('{"id": "101-1-0000", "compute_seconds": 1}\n')
-    subject, engine = counted(subject)
-    assert evaluate(subject, data, folder).wer == uninterrupted[0].wer and engine.runs == len(data.utterances)
+    transcriber, engine = counted(transcriber)
+    assert evaluate(transcriber, data, folder).wer == uninterrupted[0].wer and engine.runs == len(data.utterances)
 
 
-def test_a_normaliser_needs_no_second_run(subject: Subject, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
+def test_a_normaliser_needs_no_second_run(
+    transcriber: Transcriber, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+) -> None:
     folder = tmp_path / "results"
     shutil.copytree(uninterrupted[1], folder)
-    subject, engine = counted(subject)
-    both = evaluate(subject, data, folder, normalizer="whisper")
+    transcriber, engine = counted(transcriber)
+    both = evaluate(transcriber, data, folder, normalizer="whisper")
     assert both.normalised is not None and both.wer == uninterrupted[0].wer and engine.runs == 0
     assert Evaluation.model_validate_json((folder / RESULT).read_text()) == both
-    assert evaluate(subject, data, folder) == uninterrupted[0]
+    assert evaluate(transcriber, data, folder) == uninterrupted[0]

@@ -22,22 +22,22 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, usable_cpus
 from device_runner.transcripts import Timing, Transcript
 from tests.helpers import Completed, complaint, copied
-from toolchain.accuracy import workers
+from toolchain.accuracy import workers as module
 from toolchain.accuracy.evaluation import earlier_threads, evaluate, use_cores
-from toolchain.accuracy.model_under_test import Subject, open_subject, subject_of
 from toolchain.accuracy.run_folder import SETTINGS
 from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS
 from toolchain.accuracy.torch_engine import TorchEngine
-from toolchain.accuracy.workers import LocalPool, longest_first, measure_splits
+from toolchain.accuracy.transcriber import Transcriber, open_transcriber, transcriber_of
+from toolchain.accuracy.workers import LocalWorkers, longest_first, measure_splits
 from toolchain.data.datasets import DataSet, Utterance
 from toolchain.models.loading import load_model
 
 
-class Processes(LocalPool):
-    """A pool that takes processes for every engine."""
+class Processes(LocalWorkers):
+    """Workers that take processes for every engine."""
 
-    def _workers_of(self, subject: Subject):  # type: ignore[no-untyped-def]
-        return workers._processes(subject, self.workers)
+    def _workers_of(self, transcriber: Transcriber):  # type: ignore[no-untyped-def]
+        return module._processes(transcriber, self.count)
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +49,28 @@ def data(test_clean: DataSet) -> DataSet:
 def alone(tiny_int8: Artifact, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The transcripts of one worker, as bytes."""
     folder = tmp_path_factory.mktemp("alone") / "results"
-    evaluate(open_subject(str(tiny_int8.folder)), data, folder)
+    evaluate(open_transcriber(str(tiny_int8.folder)), data, folder)
     return (folder / TRANSCRIPTS).read_bytes()
 
 
-@pytest.mark.parametrize("pool", [LocalPool(2), LocalPool(7), Processes(2)])
-def test_transcripts_depend_on_no_pool(pool: LocalPool, tiny_int8: Artifact, data: DataSet, alone: bytes, tmp_path: Path) -> None:
-    found = evaluate(open_subject(str(tiny_int8.folder)), data, tmp_path, pool=pool)
-    assert (tmp_path / TRANSCRIPTS).read_bytes() == alone and found.workers == pool.workers
+@pytest.mark.parametrize("workers", [LocalWorkers(2), LocalWorkers(7), Processes(2)])
+def test_transcripts_do_not_depend_on_the_workers(
+    workers: LocalWorkers, tiny_int8: Artifact, data: DataSet, alone: bytes, tmp_path: Path
+) -> None:
+    found = evaluate(open_transcriber(str(tiny_int8.folder)), data, tmp_path, workers=workers)
+    assert (tmp_path / TRANSCRIPTS).read_bytes() == alone and found.workers == workers.count
 
 
 def test_nor_on_the_order(tiny_int8: Artifact, data: DataSet, alone: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "longest_first", lambda utterances: sorted(utterances, key=lambda each: each.id, reverse=True))
-    evaluate(open_subject(str(tiny_int8.folder)), data, tmp_path, pool=LocalPool(3))
+    monkeypatch.setattr(module, "longest_first", lambda utterances: sorted(utterances, key=lambda each: each.id, reverse=True))
+    evaluate(open_transcriber(str(tiny_int8.folder)), data, tmp_path, workers=LocalWorkers(3))
     assert (tmp_path / TRANSCRIPTS).read_bytes() == alone
 
 
 def test_nor_on_the_threads_of_torch(data: DataSet, tmp_path: Path) -> None:
     model = load_model("0")
-    for name, threads, pool in (("a", 1, LocalPool(1)), ("b", 1, LocalPool(2)), ("c", 2, LocalPool(2))):
-        evaluate(subject_of(model, "anchor", "anchor", None, threads), data, tmp_path / name, pool=pool)
+    for name, threads, workers in (("a", 1, LocalWorkers(1)), ("b", 1, LocalWorkers(2)), ("c", 2, LocalWorkers(2))):
+        evaluate(transcriber_of(model, "anchor", "anchor", None, threads), data, tmp_path / name, workers=workers)
     assert len({(tmp_path / name / TRANSCRIPTS).read_bytes() for name in "abc"}) == 1
 
 
@@ -84,13 +86,13 @@ def test_every_thread_that_calls_torch_has_its_threads() -> None:
 
 def test_half_precision_hears_nearly_the_same_and_leaves_the_model(data: DataSet, tmp_path: Path) -> None:
     model = load_model("0")
-    half = subject_of(model, "half", "anchor", None, 1, half=True)
+    half = transcriber_of(model, "half", "anchor", None, 1, half=True)
     assert next(model.network.parameters()).dtype == torch.float32
     waveform = soundfile.read(data.utterances[0].path, dtype="float32")[0]
     exact, rounded = TorchEngine(model).logits(waveform), half.running.logits(waveform)
     assert rounded.dtype == np.float32 and 0 < np.abs(exact - rounded).max() < 0.1
     few = data.limited(4)
-    evaluate(subject_of(model, "whole", "anchor", None, 1), few, tmp_path / "whole")
+    evaluate(transcriber_of(model, "whole", "anchor", None, 1), few, tmp_path / "whole")
     evaluate(half, few, tmp_path / "whole")  # other settings: the run starts anew
     assert "half" in (tmp_path / "whole" / "settings.json").read_text()
 
@@ -98,12 +100,12 @@ def test_half_precision_hears_nearly_the_same_and_leaves_the_model(data: DataSet
 @pytest.mark.parametrize(("device", "words"), [("cuda:99", "finds .* CUDA devices"), ("tpu", "none that we know"), ("cuda:x", "none that")])
 def test_devices_of_torch_that_are_not_here(device: str, words: str) -> None:
     with pytest.raises(AsrDeployError, match=words):
-        open_subject("0", torch_device=device)
+        open_transcriber("0", torch_device=device)
 
 
 def test_artifacts_run_as_they_were_exported(tiny_int8: Artifact) -> None:
     with pytest.raises(AsrDeployError, match="an artifact runs as it was exported"):
-        open_subject(str(tiny_int8.folder), torch_device="cuda")
+        open_transcriber(str(tiny_int8.folder), torch_device="cuda")
 
 
 def test_the_longest_come_first(test_clean: DataSet, tmp_path: Path) -> None:
@@ -127,19 +129,19 @@ class Watched:
 
 
 def test_workers_share_one_engine(tiny_int8: Artifact, data: DataSet) -> None:
-    subject = open_subject(str(tiny_int8.folder))
-    assert len(list(LocalPool(3).hear(replace(subject, engine=Watched(subject.running)), data.utterances[:9]))) == 9
+    transcriber = open_transcriber(str(tiny_int8.folder))
+    assert len(list(LocalWorkers(3).transcribe(replace(transcriber, engine=Watched(transcriber.running)), data.utterances[:9]))) == 9
 
 
-@pytest.mark.parametrize("pool", [LocalPool(2), Processes(2)])
+@pytest.mark.parametrize("workers", [LocalWorkers(2), Processes(2)])
 def test_a_recording_that_cannot_be_read_ends_the_run_with_its_name(
-    pool: LocalPool, tiny_int8: Artifact, data: DataSet, tmp_path: Path
+    workers: LocalWorkers, tiny_int8: Artifact, data: DataSet, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.flac"
     broken.write_bytes(b"fLaC and no more")
     utterances = (*data.utterances[:3], Utterance("9-9-0000", broken, "ONE"))
     with pytest.raises(AsrDeployError, match=str(broken)):
-        evaluate(open_subject(str(tiny_int8.folder)), replace(data, utterances=utterances), tmp_path / "results", pool=pool)
+        evaluate(open_transcriber(str(tiny_int8.folder)), replace(data, utterances=utterances), tmp_path / "results", workers=workers)
     assert 0 < (tmp_path / "results" / TRANSCRIPTS).read_text().count("\n") <= 3
 
 
@@ -151,23 +153,23 @@ def test_a_worker_that_dies_is_a_sentence_and_what_was_heard_is_kept(
         for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 os.kill(int(child), signal.SIGKILL)
-        time.sleep(pause)  # so long that the pool notices before it is asked again, or not
+        time.sleep(pause)  # so long that the workers notice before it is asked again, or not
 
-    subject = open_subject(str(tiny_int8.folder))
+    transcriber = open_transcriber(str(tiny_int8.folder))
     with pytest.raises(AsrDeployError, match="fewer --workers"):
-        evaluate(subject, data, tmp_path, pool=Processes(2), progress=kill_the_children)
+        evaluate(transcriber, data, tmp_path, workers=Processes(2), progress=kill_the_children)
     assert (tmp_path / TRANSCRIPTS).read_text().count("\n") >= 1
-    evaluate(subject, data, tmp_path, pool=LocalPool(2))
+    evaluate(transcriber, data, tmp_path, workers=LocalWorkers(2))
     assert (tmp_path / TRANSCRIPTS).read_bytes() == alone
 
 
 ORPHANS = """
 import sys
-from toolchain.accuracy import workers
+from toolchain.accuracy import workers as module
 from toolchain.data.datasets import open_data
-from toolchain.accuracy.model_under_test import open_subject
+from toolchain.accuracy.transcriber import open_transcriber
 if __name__ == "__main__":
-    with pools._processes(open_subject(sys.argv[1]), 2) as submit:
+    with module._processes(open_transcriber(sys.argv[1]), 2) as submit:
         for utterance in open_data("digits", "test-clean").utterances[:2]:
             submit(utterance).result()
         print("heard", flush=True)
@@ -191,10 +193,10 @@ def test_no_worker_outlives_a_killed_parent(tiny_int8: Artifact, tmp_path: Path)
 
 
 def test_processes_do_not_open_and_hash_the_artifact_again(tiny_int8: Artifact, speech: tuple[Utterance, ...], tmp_path: Path) -> None:
-    chosen = open_subject(str(copied(tiny_int8, tmp_path / "artifact")))
+    chosen = open_transcriber(str(copied(tiny_int8, tmp_path / "artifact")))
     (tmp_path / "artifact" / MANIFEST).unlink()
-    found = {each.utterance.id: each.hypothesis for each in Processes(2).hear(chosen, speech[:3])}
-    with_threads = LocalPool().hear(chosen, speech[:3])
+    found = {each.utterance.id: each.hypothesis for each in Processes(2).transcribe(chosen, speech[:3])}
+    with_threads = LocalWorkers().transcribe(chosen, speech[:3])
     assert found == {each.utterance.id: each.hypothesis for each in with_threads} and len(found) == 3
 
 
@@ -202,10 +204,12 @@ def test_processes_do_not_open_and_hash_the_artifact_again(tiny_int8: Artifact, 
 
 
 def test_ways_to_use_the_cores_are_measured(tiny_int8: Artifact, test_clean: DataSet) -> None:
-    found = measure_splits(open_subject(str(tiny_int8.folder)), test_clean.utterances, 2)
+    found = measure_splits(open_transcriber(str(tiny_int8.folder)), test_clean.utterances, 2)
     assert {(each.workers, each.threads) for each in found} == {(2, 1), (1, 2)}
     assert found[0].audio_seconds_per_second >= found[1].audio_seconds_per_second > 0
-    assert {(each.workers, each.threads) for each in measure_splits(open_subject(str(tiny_int8.folder)), test_clean.utterances[:2], 8)} == {
+    assert {
+        (each.workers, each.threads) for each in measure_splits(open_transcriber(str(tiny_int8.folder)), test_clean.utterances[:2], 8)
+    } == {
         (8, 1),
         (2, 4),
         (1, 8),
@@ -217,14 +221,14 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
 ) -> None:
     monkeypatch.setattr("toolchain.accuracy.evaluation.usable_cpus", lambda: 2)
     few = test_clean.limited(3)
-    subject = open_subject(str(tiny_int8.folder))
-    evaluate(subject.with_threads(2), few, tmp_path)
-    assert earlier_threads(subject, few, tmp_path) == 2
-    assert earlier_threads(subject, test_clean, tmp_path) is None and earlier_threads(subject, few, tmp_path / "new") is None
-    fresh, pool, measured = use_cores(subject, few)
-    assert (fresh.threads, pool.workers, measured) == (1, 2, [])  # so few that measuring costs more than it saves
-    fresh, pool, measured = use_cores(subject, test_clean)
-    assert len(measured) == 2 and (pool.workers, fresh.threads) == (measured[0].workers, measured[0].threads)
+    transcriber = open_transcriber(str(tiny_int8.folder))
+    evaluate(transcriber.with_threads(2), few, tmp_path)
+    assert earlier_threads(transcriber, few, tmp_path) == 2
+    assert earlier_threads(transcriber, test_clean, tmp_path) is None and earlier_threads(transcriber, few, tmp_path / "new") is None
+    fresh, workers, measured = use_cores(transcriber, few)
+    assert (fresh.threads, workers.count, measured) == (1, 2, [])  # so few that measuring costs more than it saves
+    fresh, workers, measured = use_cores(transcriber, test_clean)
+    assert len(measured) == 2 and (workers.count, fresh.threads) == (measured[0].workers, measured[0].threads)
 
 
 def test_cores_are_those_that_we_may_use() -> None:
@@ -254,13 +258,13 @@ def test_a_run_goes_on_with_other_options(
 
 
 def test_a_run_of_other_versions_starts_anew(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    subject, few = open_subject(str(tiny_int8.folder)), test_clean.limited(2)
-    evaluate(subject, few, tmp_path)
+    transcriber, few = open_transcriber(str(tiny_int8.folder)), test_clean.limited(2)
+    evaluate(transcriber, few, tmp_path)
     written = json.loads((tmp_path / SETTINGS).read_text())
     assert written["versions"]["onnxruntime"] and written["int8_exact"] == machine_facts()["int8_exact"]
     (tmp_path / SETTINGS).write_text(json.dumps(written | {"versions": written["versions"] | {"onnxruntime": "1.0"}}))
     times = (tmp_path / TIMES).read_bytes()
-    evaluate(subject, few, tmp_path)
+    evaluate(transcriber, few, tmp_path)
     assert (tmp_path / TIMES).read_bytes() != times
 
 

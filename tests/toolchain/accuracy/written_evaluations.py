@@ -7,16 +7,16 @@ from typing import Any
 from device_runner.files import write_text
 from device_runner.transcripts import Timing, Transcript, write_lines
 from toolchain.accuracy.metrics import count_errors
-from toolchain.accuracy.model_under_test import Subject
 from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation, make_evaluation
+from toolchain.accuracy.transcriber import Transcriber
 from toolchain.models.test_cases import TEST_CASES
 
 Pair = tuple[str, str]  # what was said, what was heard
 
 
-def subject(configuration: str = "A") -> Subject:
+def transcriber(configuration: str = "A") -> Transcriber:
     """A recogniser that is only described."""
-    return Subject(
+    return Transcriber(
         configuration=configuration,
         case=TEST_CASES[0],
         identity="0" * 64,
@@ -56,7 +56,7 @@ def write_evaluation(folder: Path, pairs: Sequence[Pair] | Mapping[str, Pair], *
     """Write a finished evaluation; ``changes`` are fields of its result."""
     transcripts = transcripts_of(pairs)
     timings = timings_of(transcripts)
-    made = make_evaluation(transcripts, timings, subject(folder.name), "digits", "test-clean", threads=1, workers=1, machine={})
+    made = make_evaluation(transcripts, timings, transcriber(folder.name), "digits", "test-clean", threads=1, workers=1, machine={})
     made = made.model_copy(update=changes)
     write_lines(folder / TRANSCRIPTS, transcripts)
     write_lines(folder / TIMES, timings)

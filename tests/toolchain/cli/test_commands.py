@@ -235,9 +235,9 @@ def test_lengths_below_one_frame(cli: Command, tiny_copy: Path) -> None:
 @pytest.mark.parametrize("command", ["evaluate 0", "evaluate artifact", "transcribe 0", "transcribe artifact", "bench artifact"])
 def test_threads_below_one(cli: Command, tiny_copy: Path, easy: Utterance, tmp_path: Path, command: str, threads: str) -> None:
     before = content(tmp_path)
-    name, *subject = command.split()
+    name, *transcriber = command.split()
     more: dict[str, tuple[object, ...]] = {"evaluate": ("--limit", 1), "transcribe": (easy.path,)}
-    done = cli(name, *subject, *more.get(name, ()), "--threads", threads)
+    done = cli(name, *transcriber, *more.get(name, ()), "--threads", threads)
     assert "thread" in complaint(done, alone=False)
     assert content(tmp_path) == before
 

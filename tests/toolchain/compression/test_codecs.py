@@ -16,10 +16,11 @@ from torch import Tensor
 from device_runner.bitstream.decoders import unpack
 from device_runner.bitstream.format import BitstreamReader, in_memory
 from device_runner.errors import AsrDeployError
-from toolchain.compression import CODECS, codec, third_party
-from toolchain.compression.codec import decode, digest_of, encode, make_codec
+from toolchain.compression import CODECS, codec, codec_plugins
+from toolchain.compression.codec import decode, encode, make_codec
 from toolchain.compression.uniform import colours, pack
 from toolchain.models.anchor_model import AnchorModel
+from toolchain.models.weight_files import digest_of
 
 State = dict[str, Tensor]
 EVERY: list[tuple[str, dict[str, Any]]] = [
@@ -192,7 +193,7 @@ def test_codecs_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     names = {"signs": "Signs", "nothing": "nothing", "missing": "missing", "uniform": "Signs"}
     points = [EntryPoint(name, f"their_codecs:{value}", codec.ENTRY_POINTS) for name, value in names.items()]
     monkeypatch.setattr(codec, "entry_points", lambda group: points if group == codec.ENTRY_POINTS else [])
-    found, broken = third_party()
+    found, broken = codec_plugins()
     assert list(found) == ["signs"] and set(broken) == {"nothing", "missing", "uniform"}
     assert set(decode(encode("signs", {"size": "0.25"}, small()))["few.weight"].unique().tolist()) == {-0.25, 0.25}
     assert make_codec("uniform", bits=3) == CODECS["uniform"](bits=3)

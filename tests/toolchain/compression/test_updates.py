@@ -12,9 +12,9 @@ from device_runner.bitstream.format import read_header
 from device_runner.errors import AsrDeployError
 from toolchain.compression.bitstreams import reconstruct
 from toolchain.compression.calibration import Calibration, calibrate
-from toolchain.compression.codec import digest_of
 from toolchain.data.datasets import DataSet, open_data
 from toolchain.models.anchor_model import AnchorModel
+from toolchain.models.weight_files import digest_of
 
 BITS, UPDATE_BITS = 2.0, 0.8
 RECORDINGS = 12  # of the calibration: the benchmark's 32 take longer and change little

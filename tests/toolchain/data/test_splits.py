@@ -17,7 +17,7 @@ from device_runner.bitstream.format import BitstreamReader, Header, Record, in_m
 from device_runner.errors import AsrDeployError
 from tests.helpers import Completed, artifact_of, complaint, convolution
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.model_under_test import Subject, describe, subject_of
+from toolchain.accuracy.transcriber import Transcriber, describe, transcriber_of
 from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
 from toolchain.compression.calibration import Calibration
 from toolchain.data.datasets import DataSet, Utterance, open_data
@@ -151,16 +151,16 @@ def test_from_recordings_to_an_artifact(cli: Callable[..., Completed], tmp_path:
     assert done.returncode == 0, done.stderr
     assert read_header(tmp_path / "a.asrb").tuned_on == ("a", "b")
     model, _ = reconstruct(tmp_path / "a.asrb")
-    assert subject_of(model, "x", "y", None, 1).tuned_on == {"a", "b"}
+    assert transcriber_of(model, "x", "y", None, 1).tuned_on == {"a", "b"}
     command = ("export", "--from", "a.asrb", "--quant", "int8-static", "--calibrate", "mine", "--calibrate-split", "more", "-o", "artifact")
     done = cli(*command)
     assert done.returncode == 0, done.stderr
     artifact = open_artifact(tmp_path / "artifact")
     assert artifact.manifest.tuned_on == ("a", "b", "c")
-    subject = describe(artifact)
-    check_unseen(subject.tuned_on, test_clean, subject.configuration)
+    transcriber = describe(artifact)
+    check_unseen(transcriber.tuned_on, test_clean, transcriber.configuration)
     with pytest.raises(AsrDeployError, match="artifact is tuned with 1 of the 1 utterances of mine more, c the first"):
-        check_unseen(subject.tuned_on, open_data(str(tmp_path / "mine"), "more"), subject.configuration)
+        check_unseen(transcriber.tuned_on, open_data(str(tmp_path / "mine"), "more"), transcriber.configuration)
     assert tiny.tuned_on == ()
 
 
@@ -192,9 +192,9 @@ def test_a_search_hears_what_its_codec_knows_and_the_result_does_not(
     dev, test = (open_data(str(tmp_path / "mine"), split) for split in ("dev-clean", "test-clean"))
     seen: list[tuple[str, frozenset[str]]] = []
 
-    def noted(subject: Subject, data: DataSet, *arguments: Any, **more: Any) -> Any:
-        seen.append((data.split, subject.tuned_on))
-        return evaluate(subject, data, *arguments, **more)
+    def noted(transcriber: Transcriber, data: DataSet, *arguments: Any, **more: Any) -> Any:
+        seen.append((data.split, transcriber.tuned_on))
+        return evaluate(transcriber, data, *arguments, **more)
 
     monkeypatch.setattr(sweep, "evaluate", noted)
     searched = sweep.Sweep(tiny, "uniform", {}, str(tmp_path / "mine"), dev, test, tmp_path / "out", 1, Quiet())

@@ -23,6 +23,7 @@ from device_runner.phone.adb import find_adb
 from device_runner.phone.arm_bundle import build_bundle, layers
 from tests.helpers import REPOSITORY, Completed, complaint, run_command
 from tests.toolchain.doctor.parts import free_port, rows, script
+from toolchain import extras
 from toolchain.doctor import checks, probes
 from toolchain.doctor.checks import DEBIAN, EXTRAS, OLDEST_JDK, Report, Row, examine
 
@@ -143,8 +144,8 @@ def test_setup_knows_what_the_bundle_is_told_by(tmp_path: Path) -> None:
 
 
 def test_a_command_where_asrdeploy_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "installed", lambda name: None)
-    assert shlex.split(probes.asrdeploy_command("ray"))[-2:] == ["-e", f"{REPOSITORY}[ray]"]
+    monkeypatch.setattr(extras, "installed", lambda name: None)
+    assert shlex.split(extras.asrdeploy_command("ray"))[-2:] == ["-e", f"{REPOSITORY}[ray]"]
 
 
 @pytest.mark.parametrize("debian", [True, False])

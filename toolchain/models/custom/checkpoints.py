@@ -8,13 +8,12 @@ from typing import Any
 
 from device_runner.bitstream.network import EPSILON, HIGHEST_RATE, LOWEST_RATE, Architecture, Network
 from device_runner.errors import AsrDeployError
-from toolchain.compression.codec import digest_of
 from toolchain.models.anchor_model import AnchorModel, around, finish
 from toolchain.models.custom import description, hugging_face
 from toolchain.models.custom.labels import blank_first, our_labels
 from toolchain.models.networks import count_on_meta
-from toolchain.models.test_cases import CONFIG, TestCase, own_case
-from toolchain.models.weight_files import State, read_state
+from toolchain.models.test_cases import CONFIG, TestCase, custom_case
+from toolchain.models.weight_files import State, digest_of, read_state
 
 HEAD = ("aux.weight", "aux.bias")
 
@@ -101,7 +100,7 @@ def _checked(found: Found) -> AnchorModel:
         epsilon=found.epsilon if found.normalised_waveform else EPSILON,
         num_param=count_on_meta(found.architecture, len(found.labels)),
     )
-    case = own_case(found.name, network)
+    case = custom_case(found.name, network)
     order = blank_first(len(found.labels), found.blank)
     state = dict(found.state)
     if found.blank:
@@ -127,11 +126,11 @@ def identified(model: AnchorModel, code: str = "") -> AnchorModel:
 
 
 def description_of(case: TestCase) -> str:
-    """Return what tells an own model's description from every other one, for names of weights that do not come with it."""
+    """Return what tells a custom model's description from every other one, for names of weights that do not come with it."""
     return f"description {hashlib.sha256(described_of(case).model_dump_json().encode()).hexdigest()[:16]}"
 
 
 def described_of(case: TestCase) -> Network:
-    """Return the description of an own model's case."""
-    assert case.network is not None, "an own model has a description"
+    """Return the description of a custom model's case."""
+    assert case.network is not None, "a custom model has a description"
     return case.network

@@ -1,4 +1,4 @@
-"""Labels of own models in the order and the spelling that every label selector here expects, in Python and in Kotlin."""
+"""Labels of custom models in the order and the spelling that every label selector here expects, in Python and in Kotlin."""
 
 from collections.abc import Collection, Sequence
 

@@ -21,7 +21,7 @@ from toolchain.models.custom import description
 from toolchain.models.custom.checkpoints import described_of, description_of, from_folder, from_toml, identified, sample_rate_of
 from toolchain.models.custom.labels import blank_first, check_labels, index_of_blank, our_labels
 from toolchain.models.networks import count_parameters
-from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION, FACTORY, TestCase, own_case
+from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION, FACTORY, TestCase, custom_case
 from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on, weights_in
 
 SHORT_SECONDS = 1.0  # that a network is tried with
@@ -74,13 +74,13 @@ class OwnNetwork(nn.Module):
         return (logits if self.in_order else logits.index_select(-1, self.order)), None
 
 
-def load_own(name: str, weights: str | None = None, seed: int = 0) -> AnchorModel:
-    """Load an own model; see ``docs/custom-models.md``.
+def load_custom(name: str, weights: str | None = None, seed: int = 0) -> AnchorModel:
+    """Load a custom model; see ``docs/custom-models.md``.
 
     Args:
         name: ``FILE.toml``, ``FILE.safetensors``, ``FILE.pt`` or ``FILE.pth`` with ``FILE.toml`` beside it; a Hugging Face folder; or
             ``package.module:factory``.
-        weights: None for the model's own; ``random``; another own model of the same architecture and labels; or a file of
+        weights: None for the model's own; ``random``; another custom model of the same architecture and labels; or a file of
             ``asrdeploy decompress``.
         seed: of random weights.
 
@@ -99,10 +99,10 @@ def load_own(name: str, weights: str | None = None, seed: int = 0) -> AnchorMode
 
 
 def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None) -> AnchorModel:
-    """Return a case's model around the weights of another own model of the same architecture and labels, or of a file of ``decompress``.
+    """Return a case's model around the weights of another custom model of the same architecture and labels, or of a file of ``decompress``.
 
     Args:
-        case: of an own model.
+        case: of a custom model.
         weights: as ``--weights`` and ``--base`` name them.
         model: the case's model, which weights of a file need where a factory makes it.
 
@@ -136,7 +136,7 @@ def from_factory(case: TestCase) -> AnchorModel:
     """Return the model of a factory that the user named before, where another process has to make it again.
 
     Raises:
-        AsrDeployError: see ``load_own``; or the factory makes another model now.
+        AsrDeployError: see ``load_custom``; or the factory makes another model now.
     """
     name = described_of(case).factory
     assert name is not None, "a factory's case has its name"
@@ -196,7 +196,7 @@ def _from_factory(name: str) -> AnchorModel:
         normalised_waveform=made.normalised_waveform,
         num_param=parameters,
     )
-    case = own_case(made.name if made.name is not None else name.replace(":", "."), described)
+    case = custom_case(made.name if made.name is not None else name.replace(":", "."), described)
     ours = _in_our_order(network, blank_first(len(labels), blank))
     model = finish(case, ours, name, trained=True)
     shortest = _try(model, name)

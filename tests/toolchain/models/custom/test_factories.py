@@ -19,8 +19,8 @@ from exporters.export import compare
 from exporters.recogniser import fold_weight_norm, shortest_input
 from exporters.rewrites import for_device
 from tests.helpers import Completed, complaint
-from toolchain.accuracy.model_under_test import open_subject
 from toolchain.accuracy.torch_engine import TorchEngine
+from toolchain.accuracy.transcriber import open_transcriber
 from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
 from toolchain.data.datasets import DataSet
 from toolchain.models.digits_model import PARAMETERS
@@ -285,9 +285,9 @@ def test_exports_of_a_network_that_is_no_wav2vec2(module: str, tmp_path: Path, s
     if scheme == "int8":
         assert artifact.manifest.quantised["matrix products in int8"] == 1
     shortest = np.full(400, 0.1, np.float32)
-    assert compare(model.recogniser, open_subject(str(artifact.folder)).running, shortest, 16_000).relative < relative
+    assert compare(model.recogniser, open_transcriber(str(artifact.folder)).running, shortest, 16_000).relative < relative
     with pytest.raises(AsrDeployError, match="at least 400"):
-        open_subject(str(artifact.folder)).hear(shortest[:-1])
+        open_transcriber(str(artifact.folder)).transcribe(shortest[:-1])
 
 
 def test_a_scheme_that_a_network_has_no_place_for_says_so(module: str, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_bitstreams_of_a_factorys_model_bring_no_code(module: str, tmp_path: Pat
         reconstruct(tmp_path / "own.asrb")
     assert module not in sys.modules
     (tmp_path / "away").rename(tmp_path / f"{module}.py")
-    rebuilt, _ = reconstruct(tmp_path / "own.asrb", own=load_model(f"{module}:make"))
+    rebuilt, _ = reconstruct(tmp_path / "own.asrb", custom=load_model(f"{module}:make"))
     assert rebuilt.case == model.case and rebuilt.weights == model.weights and rebuilt.minimum_samples == 400
     assert rebuilt.state().keys() == model.state().keys()
     far = max(float((rebuilt.state()[name] - each).abs().max()) for name, each in model.state().items())
@@ -360,13 +360,13 @@ def test_processes_make_the_network_anew(module: str, waveform: np.ndarray) -> N
 
 
 def test_the_normalisation_that_a_factory_asks_for(module: str, test_clean: DataSet) -> None:
-    subject = open_subject(f"{module}:plain")
+    transcriber = open_transcriber(f"{module}:plain")
     loud = read_audio(test_clean.utterances[0].path, 16_000)
     normalised = torch.nn.functional.layer_norm(torch.from_numpy(loud)[None], (1, len(loud)))
     with torch.inference_mode():
         expected = sys.modules[module].seeded().eval()(normalised)[0].numpy()
-    np.testing.assert_allclose(subject.running.logits(loud), expected, atol=1e-5)
-    assert subject.hear(loud) == select_labels(expected, LABELS)
+    np.testing.assert_allclose(transcriber.running.logits(loud), expected, atol=1e-5)
+    assert transcriber.transcribe(loud) == select_labels(expected, LABELS)
 
 
 @pytest.mark.parametrize("least", [1, 2, 399, 400, 16_000])

@@ -113,7 +113,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The bundled weights as an own model of a TOML file, in the current folder."""
+    """The bundled weights as a custom model of a TOML file, in the current folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(BUNDLED_WEIGHTS, "mine.safetensors")
     Path("mine.toml").write_text(TOML)

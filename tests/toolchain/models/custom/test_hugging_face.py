@@ -28,8 +28,8 @@ from tests.toolchain.models.custom.hugging_face_folders import (
     write_bundled,
     write_folder,
 )
-from toolchain.accuracy.model_under_test import open_subject
 from toolchain.accuracy.torch_engine import TorchEngine
+from toolchain.accuracy.transcriber import open_transcriber
 from toolchain.data.datasets import Utterance
 from toolchain.models.anchor_model import AnchorModel
 from toolchain.models.custom.hugging_face import EPSILON, their_name, torchaudio_name
@@ -302,9 +302,9 @@ def test_a_normalised_waveform_and_its_epsilon_are_in_the_export(tmp_path: Path,
     artifact, _ = export_model(model, format_name="onnx", scheme_name="fp32", folder=tmp_path / "artifact")
     assert artifact.manifest.normalised_waveform and artifact.manifest.labels == model.case.labels
     assert artifact.manifest.rewrites == ("convolutions_as_products", "positional_as_products", "merged_attention")
-    subject = open_subject(str(artifact.folder))
+    transcriber = open_transcriber(str(artifact.folder))
     quiet = (waveform * np.float32(2e-3)).astype(np.float32)
-    assert compare(model.recogniser, subject.running, quiet, 16_000).relative < 1e-4
+    assert compare(model.recogniser, transcriber.running, quiet, 16_000).relative < 1e-4
     lines = (tmp_path / "artifact" / "tokens.txt").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "<blk> 0" and lines[1] == "▁ 1" and lines[-1] == f"<{WIDTH - 1}> {WIDTH - 1}" and len(lines) == WIDTH
 

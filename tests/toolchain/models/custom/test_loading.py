@@ -22,8 +22,8 @@ from device_runner.labels import select_labels
 from tests.device_runner.runner_places import Place, command_of
 from tests.helpers import Completed, complaint
 from toolchain.accuracy.evaluation import evaluate_on_device
-from toolchain.accuracy.model_under_test import describe, open_subject
 from toolchain.accuracy.torch_engine import TorchEngine
+from toolchain.accuracy.transcriber import describe, open_transcriber
 from toolchain.compression.bitstreams import compress, model_of, read_weights, reconstruct
 from toolchain.data.datasets import DataSet, Utterance
 from toolchain.models.anchor_model import AnchorModel
@@ -31,7 +31,7 @@ from toolchain.models.custom.description import read_description
 from toolchain.models.custom.labels import blank_first, our_labels
 from toolchain.models.loading import BUNDLED_WEIGHTS, load_model
 from toolchain.models.networks import count_on_meta
-from toolchain.models.test_cases import LABELS, names_own_model
+from toolchain.models.test_cases import LABELS, names_custom_model
 from toolchain.scenario.exporting import export_model
 from toolchain.scenario.job_limits import read_job_file, run_test_job
 
@@ -222,11 +222,11 @@ def test_names_that_are_no_model(tmp_path: Path, described: Path, tiny_int8: obj
 
 
 def test_telling_own_models_needs_no_torch() -> None:
-    code = "from toolchain.models.test_cases import *; print(names_own_model('a.b:c'), find_test_case('1').name)"
+    code = "from toolchain.models.test_cases import *; print(names_custom_model('a.b:c'), find_test_case('1').name)"
     code = f"import sys; sys.modules['torch'] = None; {code}"
     done = subprocess.run([command_of("python")[0], "-c", code], capture_output=True, text=True)
     assert done.stdout == "True WAV2VEC2_ASR_BASE_960H\n", done.stderr
-    assert [names_own_model(each) for each in ("0", "digits_asr_tiny", "x", "", "a:b", "a.toml", "a/b", "1:2")] == [False] * 4 + [
+    assert [names_custom_model(each) for each in ("0", "digits_asr_tiny", "x", "", "a:b", "a.toml", "a/b", "1:2")] == [False] * 4 + [
         True
     ] * 3 + [False]
 
@@ -290,7 +290,7 @@ def test_a_bitstream_of_an_own_model_needs_nothing_but_itself(
     rebuilt, header = reconstruct(tmp_path / "own.asrb")
     assert rebuilt.case == model.case and header.network == model.case.network and rebuilt.weights == model.weights
     assert select_labels(TorchEngine(rebuilt).logits(waveform), rebuilt.case.labels) != ""
-    # The scenario's bitstreams are what they were: no byte of them says that there are own models.
+    # The scenario's bitstreams are what they were: no byte of them says that there are custom models.
     assert list(header_text(tmp_path / "tiny.asrb")) == ["codec", "parameters", "model", "weights", "trained", "base", "records"]
     described_by = header_text(tmp_path / "own.asrb")["network"]
     assert isinstance(described_by, dict) and described_by["labels"][1] == "E" and "factory" not in described_by
@@ -329,7 +329,7 @@ def test_updates_of_an_own_model(described: Path, tmp_path: Path, cli: Callable[
     again, new = load_file(tmp_path / "again.safetensors"), load_file(tmp_path / "new.safetensors")
     assert all(torch.equal(again[name], each) for name, each in new.items())
     done = cli("export", "--from", "new.asrb", "--base", described, "-o", "artifact")
-    assert done.returncode == 0 and describe(open_subject("artifact").artifact).case.name == "mine"  # type: ignore[arg-type]
+    assert done.returncode == 0 and describe(open_transcriber("artifact").artifact).case.name == "mine"  # type: ignore[arg-type]
 
 
 # The whole way
@@ -344,11 +344,11 @@ def test_a_described_model_on_a_device_and_in_a_test_job(described: Path, tmp_pa
     (job,) = read_job_file(jobs).job
     outcome = run_test_job(job, local_device(), tmp_path / "out")
     assert outcome.problem is None and not outcome.broken and {each.limit for each in outcome.checks} == {"wer", "c_size", "parity"}
-    subject = open_subject(str(tmp_path / "out" / "artifact"))
-    assert subject.case.name == "mine" and subject.case.anchor.num_param == 1_524_892 and subject.artifact is not None
-    result = evaluate_on_device(subject.artifact, test_clean.limited(3), tmp_path / "ev", local_device(), threads=1)
-    assert result.model == "mine" and result.c_size == pytest.approx(subject.transmitted_bits / (32 * 1_524_892))
-    by_artifact = job.model_copy(update={"export": None, "artifact": subject.artifact.folder})
+    transcriber = open_transcriber(str(tmp_path / "out" / "artifact"))
+    assert transcriber.case.name == "mine" and transcriber.case.anchor.num_param == 1_524_892 and transcriber.artifact is not None
+    result = evaluate_on_device(transcriber.artifact, test_clean.limited(3), tmp_path / "ev", local_device(), threads=1)
+    assert result.model == "mine" and result.c_size == pytest.approx(transcriber.transmitted_bits / (32 * 1_524_892))
+    by_artifact = job.model_copy(update={"export": None, "artifact": transcriber.artifact.folder})
     said = run_test_job(by_artifact, local_device(), tmp_path / "again").problem
     assert said is not None and "give export instead of artifact" in said
 

@@ -1,7 +1,9 @@
-"""The command `asrdeploy doctor`: what this machine can do, and how what is missing is added."""
+"""Commands for the environment: doctor and setup."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from toolchain.cli.options import JsonOption, complain, console, write_figures
 
@@ -38,6 +40,25 @@ def doctor(json_file: JsonOption = None) -> None:
         sys.exit(1)
 
 
+def setup(
+    what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")],
+    json_file: JsonOption = None,
+) -> None:
+    """Build what devices need, from Debian's and PyPI's packages. Example: asrdeploy setup arm64"""
+    from device_runner.phone.arm_bundle import build_bundle, layers
+    from device_runner.suggestions import nearest
+
+    if what != "arm64":
+        raise nearest(what, ["arm64"], "thing to set up")
+    with console.status("") as status:
+        bundle = build_bundle(progress=status.update)
+    sizes = {str(layer): sum(path.stat().st_size for path in layer.rglob("*") if path.is_file()) for layer in layers(bundle)}
+    for layer, size in sizes.items():
+        console.print(f"{layer}: {size / 1e6:.0f} MB", soft_wrap=True)
+    console.print(f"The Arm bundle is {bundle}; `--device qemu-arm64` and `--via shell` use it.", soft_wrap=True)
+    write_figures(json_file, {"bundle": bundle, "layer_bytes": sizes})
+
+
 def _table(rows: "tuple[Row, ...]") -> "Table":
     from rich import box
     from rich.table import Table
@@ -52,4 +73,4 @@ def _table(rows: "tuple[Row, ...]") -> "Table":
     return table
 
 
-COMMANDS = (doctor,)
+COMMANDS = (doctor, setup)

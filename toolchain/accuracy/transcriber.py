@@ -1,4 +1,4 @@
-"""What can be run and scored: an artifact's folder, or the name of an anchor or an own model."""
+"""What can be run and scored: an artifact's folder, or the name of an anchor or a custom model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,14 +10,14 @@ from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from device_runner.labels import select_labels
-from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, TestCase, case_of, find_test_case, names_own_model
+from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, TestCase, case_of, find_test_case, names_custom_model
 
 if TYPE_CHECKING:
     from toolchain.models.anchor_model import AnchorModel  # it brings torch in, which artifacts can do without
 
 
 @dataclass(frozen=True)
-class Subject:
+class Transcriber:
     """A recogniser, with what a result must say of it.
 
     Args:
@@ -58,7 +58,7 @@ class Subject:
         """The engine.
 
         Raises:
-            ValueError: the subject is only described here and runs on a device.
+            ValueError: the transcriber is only described here and runs on a device.
         """
         if self.engine is None:
             raise ValueError(f"{self.configuration} runs on a device")
@@ -74,7 +74,7 @@ class Subject:
         """Whether what is heard depends on how the processor adds 8-bit products."""
         return self.artifact is not None and _saturates(self.artifact)
 
-    def hear(self, waveform: Waveform) -> str:
+    def transcribe(self, waveform: Waveform) -> str:
         """Return what is heard in a waveform ``[samples]``.
 
         Raises:
@@ -83,8 +83,8 @@ class Subject:
         """
         return select_labels(self.running.logits(waveform), self.labels)
 
-    def with_threads(self, threads: int) -> "Subject":
-        """Return this subject with an engine on other threads.
+    def with_threads(self, threads: int) -> "Transcriber":
+        """Return this transcriber with an engine on other threads.
 
         Raises:
             AsrDeployError: fewer than one thread.
@@ -94,10 +94,10 @@ class Subject:
         return replace(self, engine=self.opener(threads), threads=threads)
 
 
-def open_subject(
+def open_transcriber(
     name: str, *, weights: str | None = None, seed: int = 0, threads: int = 1, torch_device: str = "cpu", half: bool = False
-) -> Subject:
-    """Open an artifact's folder, or an anchor by number or name, or an own model, as the torch reference.
+) -> Transcriber:
+    """Open an artifact's folder, or an anchor by number or name, or a custom model, as the torch reference.
 
     Args:
         name: see above.
@@ -117,15 +117,15 @@ def open_subject(
         if torch_device != "cpu" or half:
             raise AsrDeployError("--torch-device and --half are for models in torch; an artifact runs as it was exported.")
         if not path.exists():
-            raise AsrDeployError(f"{path} does not exist; give an artifact's folder, a model's name, or your own model.")
+            raise AsrDeployError(f"{path} does not exist; give an artifact's folder, a model's name, or your custom model.")
         artifact = open_artifact(path)
         return describe(artifact, open_engine(artifact, threads), threads)
-    if not names_own_model(name):
+    if not names_custom_model(name):
         find_test_case(name)  # an unknown name is answered before torch is imported
     from toolchain.models.loading import load_model
 
     model = load_model(name, weights, seed)
-    return subject_of(model, model.case.name, f"{model.case.name}, {model.weights}", None, threads, torch_device, half=half)
+    return transcriber_of(model, model.case.name, f"{model.case.name}, {model.weights}", None, threads, torch_device, half=half)
 
 
 def _names_artifact(name: str) -> bool:
@@ -135,10 +135,10 @@ def _names_artifact(name: str) -> bool:
     return (path.exists() or "/" in name) and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
 
 
-def describe(artifact: Artifact, engine: Engine | None = None, threads: int = 1) -> Subject:
-    """Return an artifact as a subject; without an engine where a device runs it."""
+def describe(artifact: Artifact, engine: Engine | None = None, threads: int = 1) -> Transcriber:
+    """Return an artifact as a transcriber; without an engine where a device runs it."""
     manifest = artifact.manifest
-    return Subject(
+    return Transcriber(
         configuration=artifact.folder.resolve().name,
         case=case_of(manifest),
         identity=artifact.digest,
@@ -156,7 +156,7 @@ def describe(artifact: Artifact, engine: Engine | None = None, threads: int = 1)
     )
 
 
-def subject_of(
+def transcriber_of(
     model: "AnchorModel",
     configuration: str,
     identity: str,
@@ -165,14 +165,14 @@ def subject_of(
     torch_device: str = "cpu",
     *,
     half: bool = False,
-) -> Subject:
-    """Return a model in torch as a subject; ``transmitted_bits`` None: the anchor's own size."""
+) -> Transcriber:
+    """Return a model in torch as a transcriber; ``transmitted_bits`` None: the anchor's own size."""
     from toolchain.accuracy.torch_engine import TorchEngine
 
     def opener(number: int) -> Engine:
         return TorchEngine(model, number, torch_device, half=half)
 
-    return Subject(
+    return Transcriber(
         configuration=configuration,
         case=model.case,
         identity=identity,

@@ -1,0 +1,133 @@
+"""Sweeps of one model into one folder: what `asrdeploy sweep` and ``asrdeploy.sweep`` run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolchain.accuracy.progress import NoProgress, Watcher
+from toolchain.accuracy.workers import LocalWorkers, Workers
+from toolchain.data.datasets import open_data
+from toolchain.models.loading import load_model
+from toolchain.scenario.points import Curve
+from toolchain.scenario.sweep import BISECTIONS, FINALISTS, Smallest, Sweep, run_all
+from toolchain.scenario.sweep_file import SweepFile, describe, moved
+
+Draw = Callable[[Curve, Path], None]
+
+
+def draw_nothing(curve: Curve, path: Path) -> None:
+    """Draw no plot."""
+
+
+def sweep(
+    methods: str | Sequence[str] | SweepFile,
+    folder: str | Path,
+    *,
+    workers: Workers | None = None,
+    watcher: Watcher | None = None,
+    draw: Draw = draw_nothing,
+    **options: Any,
+) -> Curve:
+    """Search the rates of codecs until at least five points of each lie in the test case's WER range.
+
+    Rates are searched on dev-clean; test-clean is transcribed for the chosen ones. An interrupted sweep resumes when it is called again.
+
+    Example:
+        >>> curve = asrdeploy.sweep("ectcq", "results/ectcq", calibrated=True)  # doctest: +SKIP
+        >>> asrdeploy.plot_curve(curve, "results/curve.png")  # doctest: +SKIP
+
+    Args:
+        methods: A codec's name, several names, or the description of a sweep file (``read_sweep_file``).
+        folder: Output folder. It gets ``points.csv``, ``points.json`` and the folder ``points``.
+        workers: Where to transcribe and compress (default: one worker on this machine).
+        watcher: Told which configuration is being compressed or transcribed.
+        draw: Called with the curve and a path after every point, for example ``asrdeploy.plot_curve``.
+        **options: With names of codecs: see ``describe_sweeps``.
+
+    Raises:
+        AsrDeployError: An unknown codec or option, a folder that holds something else, or a step that failed.
+    """
+    described = methods if isinstance(methods, SweepFile) else describe_sweeps(methods, **options)
+    return run_all(prepare_sweeps(described, Path(folder), workers or LocalWorkers(), watcher or NoProgress(), draw))
+
+
+def find_smallest(
+    described: SweepFile, folder: Path, budget: float, *, workers: Workers, watcher: Watcher, draw: Draw = draw_nothing
+) -> Smallest:
+    """Find the smallest bitstream of a codec whose loss of accuracy stays within a budget; see ``Sweep.smallest``.
+
+    Args:
+        described: One method.
+        folder: Output folder.
+        budget: WER above the anchor's, as a fraction.
+        workers: Where to transcribe and compress.
+        watcher: Told how the search proceeds.
+        draw: See ``sweep``.
+    """
+    (prepared,) = prepare_sweeps(described, folder, workers, watcher, draw)
+    return prepared.smallest(budget)
+
+
+def describe_sweeps(
+    codecs: str | Sequence[str],
+    *,
+    model: str = "DIGITS_ASR_TINY",
+    parameters: Mapping[str, Any] | None = None,
+    calibrated: bool = False,
+    data: str = "digits",
+    limit: int | None = None,
+    weights: str | None = None,
+    threads: int = 1,
+) -> SweepFile:
+    """Return the description of sweeps, as a sweep file holds it.
+
+    Args:
+        codecs: Name of the codec, or several names.
+        model: Test case or custom model.
+        parameters: Fixed parameters of the codecs. The rate is searched.
+        calibrated: Calibrate the codecs on dev-clean.
+        data: ``digits``, ``librispeech``, or a folder with dev-clean and test-clean.
+        limit: Use only the first utterances of each split.
+        weights: Weights of the model; see ``load_model``.
+        threads: Threads of every worker.
+
+    Raises:
+        AsrDeployError: An option is unknown or out of range.
+    """
+    names = [codecs] if isinstance(codecs, str) else list(codecs)
+    methods = [{"codec": name, "calibrate": calibrated, "set": dict(parameters or {})} for name in names]
+    described = {"testcase": model, "weights": weights, "data": data, "limit": limit, "threads": threads, "method": methods}
+    return describe("The sweep", described)
+
+
+def expected_configurations(described: SweepFile) -> int:
+    """Return how many test configurations a sweep evaluates at most, the anchor included; for progress displays."""
+    return sum(len(method.rates) or BISECTIONS + FINALISTS for method in described.method) + 1
+
+
+def prepare_sweeps(described: SweepFile, folder: Path, workers: Workers, watcher: Watcher, draw: Draw = draw_nothing) -> list[Sweep]:
+    """Load the model and the data that sweeps need; see ``sweep`` for the arguments."""
+    rates = [moved(method) for method in described.method]
+    splits = [open_data(described.data, split) for split in ("dev-clean", "test-clean")]
+    dev, test = [each if described.limit is None else each.limited(described.limit) for each in splits]
+    anchor = load_model(str(described.testcase), described.weights)
+    return [
+        Sweep(
+            anchor=anchor,
+            codec=method.codec,
+            fixed=method.fixed,
+            calibrate=described.data if method.calibrate else None,
+            dev=dev,
+            test=test,
+            folder=folder,
+            threads=described.threads,
+            watcher=watcher,
+            values=method.rates,
+            moved=rate,
+            decoder=method.decoder,
+            name=method.name or "",
+            workers=workers,
+            draw=draw,
+        )
+        for method, rate in zip(described.method, rates, strict=True)
+    ]
