@@ -1,1 +1,1 @@
-"""Test sets and recordings: data sets, splits, downloads, transcript normalisers."""
+"""Test sets: data sets and splits, downloads, text normalisers and calibration recordings."""

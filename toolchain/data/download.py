@@ -1,4 +1,4 @@
-"""Fetching large files over HTTP so that a cut connection costs nothing, and unpacking archives safely."""
+"""Resumable downloads of large files over HTTP, and safe unpacking of archives."""
 
 import errno
 import gzip
@@ -27,7 +27,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of
 
 CHUNK = 1 << 18  # bytes
-UNPACKING = ".unpacking-"  # how the names of folders begin that archives are unpacked into
+UNPACKING = ".unpacking-"  # prefix of the temporary folders that archives are unpacked into
 
 
 class _CutConnection(Exception):
@@ -35,36 +35,39 @@ class _CutConnection(Exception):
 
 
 class _CannotResume(Exception):
-    """The part that is here is no start of what the server has."""
+    """The partial file is not the start of the file on the server."""
 
 
-# By urllib and not by pooch, which does not resume.
+# urllib instead of pooch, because pooch cannot resume a download.
 def download(url: str, path: Path, *, sha256: str | None, progress: bool = True) -> Path:
-    """Fetch ``url`` into ``path`` and return ``path``; what is there already and fits ``sha256`` is not fetched again.
+    """Download ``url`` to ``path`` unless a file with the expected checksum is already there.
 
-    The bytes collect in ``path`` + ``.part``, which an interrupted download leaves behind and the next one continues. Of several
-    processes that want the same file one fetches it and the others wait.
+    The bytes are collected in ``path`` + ``.part``. An interrupted download keeps this file, and the next one resumes from it. If several
+    processes request the same file, one downloads it and the others wait.
 
     Args:
-        url: an http or https address.
-        path: the file to make; its folder is made too.
-        sha256: of the whole file in hexadecimal; None trusts the length alone, and a ``.part`` to be a start of this file.
-        progress: show bytes, speed and time left on the standard error.
+        url: HTTP or HTTPS address.
+        path: File to write; its folder is created.
+        sha256: Expected SHA-256 of the whole file in hexadecimal. None checks the length only and trusts an existing ``.part`` file.
+        progress: Whether to show bytes, speed and remaining time on standard error.
+
+    Returns:
+        ``path``.
 
     Raises:
-        AsrDeployError: the address is not usable, the server or the connection fails for good, the content is not the expected
-            one, or the file cannot be written.
+        AsrDeployError: The address is invalid, the server or the connection fails permanently, the content is not the expected one,
+            or the file cannot be written.
     """
     _host(url)
     if path.is_dir():
-        raise AsrDeployError(f"Cannot download to {path}, which is a folder; give the name of a file.")
+        raise AsrDeployError(f"Cannot download to {path}, because it is a folder: give the name of a file.")
     if path.is_file() and _fits(path, sha256):
         return path
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _held(part, path.name, progress):
-            if not (path.is_file() and _fits(path, sha256)):  # another process may have been quicker
+            if not (path.is_file() and _fits(path, sha256)):  # another process may have finished it
                 _complete(url, part, path, sha256, progress)
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -73,7 +76,7 @@ def download(url: str, path: Path, *, sha256: str | None, progress: bool = True)
 
 @contextmanager
 def _held(part: Path, name: str, said: bool) -> Iterator[None]:
-    """Hold ``part``, made where there is none, against other processes, which wait; ``said``: on the standard error. An empty one goes."""
+    """Lock ``part`` against other processes, creating it if needed; ``said`` reports the wait. An empty file is removed at the end."""
     import fcntl  # not on Windows, where this module is imported too
 
     while True:
@@ -82,9 +85,10 @@ def _held(part: Path, name: str, said: bool) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if said:
-                    Console(stderr=True, highlight=False, soft_wrap=True).print(f"Another process downloads {name}: waiting.", markup=False)
+                    console = Console(stderr=True, highlight=False, soft_wrap=True)
+                    console.print(f"Waiting for another process that is downloading {name}.", markup=False)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, part):  # who had it has given it its final name, or thrown it away
+            if not _is_at(file, part):  # the other process has renamed or removed the file
                 continue
             try:
                 yield
@@ -95,7 +99,7 @@ def _held(part: Path, name: str, said: bool) -> Iterator[None]:
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:
-    """Tell whether an open file is the one that has this name now."""
+    """Return whether an open file is the one that currently has this name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -103,8 +107,8 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def _complete(url: str, part: Path, path: Path, sha256: str | None, progress: bool) -> None:
-    """Fetch what ``part`` lacks, check it and give it its name."""
-    # A download may have been stopped after its last byte; asking for the rest of a whole file is an error in HTTP.
+    """Download the rest of ``part``, check it and rename it to ``path``."""
+    # A download may have been stopped after its last byte; HTTP does not allow a request for the rest of a complete file.
     if not (sha256 and _fits(part, sha256)):
         with _progress(progress) as bars:
             _fetch(url, part, path, bars, bars.add_task(path.name, total=None))
@@ -112,8 +116,8 @@ def _complete(url: str, part: Path, path: Path, sha256: str | None, progress: bo
         found = sha256_of(part)
         part.unlink()
         raise AsrDeployError(
-            f"What {_host(url)} sent for {path.name} is not the expected file (SHA-256 {found[:12]}…, expected {(sha256 or '')[:12]}…): "
-            f"download again, or place the right file at {path} by hand."
+            f"{_host(url)} sent a {path.name} that is not the expected file (SHA-256 {found[:12]}…, expected {(sha256 or '')[:12]}…): "
+            f"download it again, or place the right file at {path} by hand."
         )
     part.replace(path)
 
@@ -130,7 +134,7 @@ def _host(url: str) -> str:
 
 
 def _no_address(url: str) -> AsrDeployError:
-    return AsrDeployError(f"Cannot download from “{url}”: give a valid address that starts with http:// or https:// and names a host.")
+    return AsrDeployError(f"Cannot download from “{url}”: give a valid address that starts with http:// or https:// and contains a host.")
 
 
 def _fits(path: Path, sha256: str | None) -> bool:
@@ -138,7 +142,7 @@ def _fits(path: Path, sha256: str | None) -> bool:
 
 
 def _cannot_write(path: Path, error: OSError) -> AsrDeployError:
-    return AsrDeployError(f"Cannot write {path} ({error.strerror or error}): free space or choose another folder.")
+    return AsrDeployError(f"Cannot write {path} ({error.strerror or error}): free disk space, or choose another folder.")
 
 
 def _progress(shown: bool) -> Progress:
@@ -147,7 +151,7 @@ def _progress(shown: bool) -> Progress:
 
 
 def _fetch(url: str, part: Path, path: Path, bars: Progress, task: TaskID) -> None:
-    """Fill ``part``, attempt after attempt, until the whole body is there; ``path`` is for the messages."""
+    """Request the rest of ``part`` repeatedly until the file is complete; ``path`` is for messages."""
     failures = 0
     most = _size(part)
     may_start_anew = True
@@ -155,16 +159,16 @@ def _fetch(url: str, part: Path, path: Path, bars: Progress, task: TaskID) -> No
         try:
             return _receive(url, part, bars, task)
         except _CannotResume as error:
-            os.truncate(part, 0)  # and not removed: it is held by its being this file
+            os.truncate(part, 0)  # not removed, because this file carries the lock
             if not may_start_anew:
-                raise _given_up(url, path, "it sends parts that do not fit together") from error
+                raise _given_up(url, path, "its partial answers do not fit together") from error
             may_start_anew = False
             most = 0
             continue
         except (ValueError, http.client.InvalidURL) as error:
             raise _no_address(url) from error
         except (OSError, http.client.HTTPException, _CutConnection) as error:
-            # Growth beyond anything before, not just new bytes: a server that cannot resume and always cuts at half would never end.
+            # Only growth beyond the longest part so far counts: otherwise a server that cannot resume and always cuts would loop forever.
             failures = 1 if _size(part) > most else failures + 1
             most = max(most, _size(part))
             final = isinstance(error, urllib.error.HTTPError) and error.code not in PASSING_STATUS
@@ -174,9 +178,9 @@ def _fetch(url: str, part: Path, path: Path, bars: Progress, task: TaskID) -> No
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong in the words of the server or the system."""
+    """Return the reason as the server or the operating system states it."""
     if isinstance(error, urllib.error.HTTPError):
-        return f"it answers {error.code} {error.reason} for {urlsplit(error.url).path}"
+        return f"the server answered {error.code} {error.reason} for {urlsplit(error.url).path}"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     return str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
 
@@ -192,12 +196,12 @@ def _size(part: Path) -> int:
 
 
 def _receive(url: str, part: Path, bars: Progress, task: TaskID) -> None:
-    """Make one request for what ``part`` lacks and append what comes.
+    """Send one request for the rest of ``part`` and append the answer.
 
     Raises:
-        _CannotResume: ``part`` has to go first.
-        _CutConnection, OSError, http.client.HTTPException: the connection failed; what came before is in ``part``.
-        AsrDeployError: ``part`` cannot be written, or there is no room for it.
+        _CannotResume: ``part`` must be emptied first.
+        _CutConnection, OSError, http.client.HTTPException: The connection failed; the bytes received so far are in ``part``.
+        AsrDeployError: ``part`` cannot be written, or the disk is too small for it.
     """
     have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -210,7 +214,7 @@ def _receive(url: str, part: Path, bars: Progress, task: TaskID) -> None:
         raise
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            have = 0  # the server ignores ranges: this is the whole file from its start
+            have = 0  # the server ignores ranges and sends the whole file
         total = _announced(response, have)
         _check_space(part, total)
         bars.reset(task, total=total, completed=have)
@@ -231,26 +235,26 @@ def _receive(url: str, part: Path, bars: Progress, task: TaskID) -> None:
 
 
 def _check_space(part: Path, total: int | None) -> None:
-    """Raise AsrDeployError where the file system has no room for the rest of a file of ``total`` bytes."""
+    """Raise AsrDeployError if the file system has no space for the rest of a file of ``total`` bytes."""
     lacking, free = (total or 0) - _size(part), shutil.disk_usage(part.parent).free
     if lacking > free:
         raise AsrDeployError(
-            f"{part.stem} takes another {filesize.decimal(lacking)} and {part.parent} has {filesize.decimal(free)} left: "
-            "free space or choose another folder."
+            f"{part.stem} requires another {filesize.decimal(lacking)}, but {part.parent} has only {filesize.decimal(free)} left: "
+            "free disk space, or choose another folder."
         )
 
 
 def _announced(response: http.client.HTTPResponse, have: int) -> int | None:
-    """Return the length of the whole file in bytes as the answer's head announces it; None where it does not.
+    """Return the length of the whole file in bytes as announced by the response headers, or None.
 
     Raises:
-        _CannotResume: the answer is a part that does not start where ours ends.
+        _CannotResume: The partial answer does not start where our file ends.
     """
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-        # Without a usable length a cut body cannot be told from a whole one; the checksum has to.
+        # Without a length, only the checksum can tell a cut body from a complete one.
         length = response.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
-    # For example: bytes 100-199/200, or bytes 100-199/* where the server does not know the whole.
+    # For example: bytes 100-199/200, or bytes 100-199/* if the server does not know the whole length.
     extent, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     first, _, last = extent.partition("-")
     if first != str(have) or not last.isdecimal():
@@ -259,45 +263,45 @@ def _announced(response: http.client.HTTPResponse, have: int) -> int | None:
 
 
 def unpack_tar(archive: Path, folder: Path, *, unless: Path | None = None) -> None:
-    """Unpack a tar archive, compressed or not, into ``folder``; folders that are there are merged, files replaced.
+    """Unpack a tar archive, compressed or not, into ``folder``. Existing folders are merged, existing files replaced.
 
-    Everything is unpacked into a temporary folder first and moved once the whole archive has been read, so a damaged archive
-    changes nothing, and nor does a process that is killed. Only plain files and folders are taken: data sets have no links, and links
-    are how archives escape. Several processes take turns.
+    The archive is unpacked into a temporary folder and moved after it has been read completely, so a damaged archive or a killed process
+    changes nothing. Only plain files and folders are accepted: data sets contain no links, and links allow archives to write outside the
+    folder. Several processes take turns.
 
     Args:
-        archive: the file.
-        folder: is made where there is none.
-        unless: a path that makes unpacking needless once it is there; another process may make it while this one waits for its turn.
+        archive: Path of the archive.
+        folder: Target folder; it is created if needed.
+        unless: Path that makes unpacking unnecessary if it exists. Another process may create it while this one waits.
 
     Raises:
-        AsrDeployError: the archive is missing, damaged, or has members that are links, devices or lie outside ``folder``; or
-            ``folder`` cannot be written.
+        AsrDeployError: The archive is missing or damaged, contains links, devices or members outside ``folder``, or ``folder`` cannot
+            be written.
     """
     if not archive.is_file():
-        raise AsrDeployError(f"There is no archive {archive}; check the path.")
+        raise AsrDeployError(f"Archive {archive} does not exist. Check the path.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Inside the folder, which may be a file system of its own: moving has to be renaming.
+        # Inside the folder, because moving must be renaming within one file system.
         with _workplace(folder) as temporary:
             if unless is not None and unless.exists():
                 return
             with tarfile.open(archive) as tar:
                 tar.extractall(temporary, filter=_plain_member)
-                # tarfile stops at its end mark, but gzip and the like hold their checksum behind it: read on to have it checked.
+                # tarfile stops at the end mark, but compressed formats store their checksum after it: read to the end to check it.
                 while tar.fileobj is not None and tar.fileobj.read(CHUNK):
                     pass
             _move_into(temporary, folder)
     except tarfile.FilterError as error:
-        raise AsrDeployError(f"{archive} is not safe to unpack ({error}): get the archive from its publisher again.") from error
+        raise AsrDeployError(f"{archive} is not safe to unpack ({error}): download it again from its publisher.") from error
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise AsrDeployError(f"{archive} is damaged or no tar archive ({error}): remove it and download it again.") from error
+        raise AsrDeployError(f"{archive} is damaged or not a tar archive ({error}): remove it and download it again.") from error
     except OSError as error:
         raise _cannot_write(folder, error) from error
 
 
 def _plain_member(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo:
-    """Refuse links beside what tarfile's own filter refuses."""
+    """Refuse links, in addition to what tarfile's own filter refuses."""
     if not (member.isfile() or member.isdir()):
         raise tarfile.SpecialFileError(member)
     return tarfile.data_filter(member, destination)
@@ -305,7 +309,7 @@ def _plain_member(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo:
 
 @contextmanager
 def _workplace(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder in ``folder``, which is held against other processes meanwhile; what killed ones left is removed."""
+    """Lock ``folder``, remove what killed processes left in it, and yield a temporary folder in it."""
     import fcntl  # not on Windows, where this module is imported too
 
     descriptor = os.open(folder, os.O_RDONLY)
@@ -320,7 +324,7 @@ def _workplace(folder: Path) -> Iterator[Path]:
 
 
 def _move_into(source: Path, target: Path) -> None:
-    """Move what is in the folder ``source`` into ``target``; what is not there yet comes whole, by one rename."""
+    """Move the content of ``source`` into ``target``; entries that are new there are moved by a single rename."""
     for entry in sorted(source.iterdir()):
         place = target / entry.name
         if place.is_dir():
@@ -335,7 +339,7 @@ def _rename(entry: Path, place: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        # A folder on the way is a link into another file system; a copy that is stopped must not be taken for the whole.
+        # The target links into another file system: copy to a temporary name first, so that a partial copy is never used.
         with _workplace(place.parent) as temporary:
             shutil.move(entry, temporary)
             (temporary / entry.name).rename(place)

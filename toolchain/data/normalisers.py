@@ -1,4 +1,4 @@
-"""Normalisers of text before words are counted: how two sides that spell the same differently are made alike."""
+"""Text normalisers: they make different spellings of the same words equal before errors are counted."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,21 +10,21 @@ NORMALIZERS = {NONE, WHISPER}
 
 
 def normaliser(name: str) -> Callable[[str], str]:
-    """Return what makes a reference or a hypothesis ready to be counted.
+    """Return the function that normalises a reference or a hypothesis before errors are counted.
 
     Args:
-        name: ``none``: as it is, which is the scenario's; ``whisper``: Whisper's for English (lower case, no punctuation, no filler words,
-            numbers as digits, British spelling as American), which leaderboards take.
+        name: Name of the normaliser. ``none`` leaves the text unchanged, as the scenario requires. ``whisper`` is Whisper's English
+            normaliser, which leaderboards use: lower case, American spelling, digits, no punctuation and no filler words.
 
     Raises:
-        AsrDeployError: there is no such normaliser.
+        AsrDeployError: The normaliser is unknown.
     """
     check_normalizer(name)
     return str if name == NONE else _whisper()
 
 
 def check_normalizer(name: str) -> None:
-    """Raise AsrDeployError for a normaliser that there is not."""
+    """Raise AsrDeployError if the normaliser is unknown."""
     if name not in NORMALIZERS:
         raise nearest(name, NORMALIZERS, "normaliser")
 

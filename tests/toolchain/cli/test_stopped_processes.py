@@ -1,4 +1,4 @@
-"""Processes that download and unpack a corpus: killed on the way, two at once, and out of disk."""
+"""Processes that download and unpack a corpus: killed midway, two at once, and with a full disk."""
 
 import errno
 import fcntl
@@ -23,7 +23,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServ
         yield server
 
 
-# A process of its own that opens the corpus. At the n-th event of a kind with such a path it says so; then it is killed, waits or goes on.
+# Opens the corpus. At the n-th audit event of a kind with a matching path it is killed, or prints a line and then waits or continues.
 OPENED = """
 import os, signal, sys
 what, kind, number, part = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -50,7 +50,7 @@ def opening(tmp_path: Path, what: str, *event: str) -> subprocess.Popen[str]:
 
 
 def elsewhere(tmp_path: Path) -> str:
-    """A folder of another file system than ``tmp_path``."""
+    """A folder on another file system than ``tmp_path``."""
     return next(place for place in ("/dev/shm", "/tmp", "/var/tmp") if os.stat(place).st_dev != tmp_path.stat().st_dev)  # noqa: PTH116
 
 
@@ -80,7 +80,7 @@ def test_two_processes_that_download_the_same(first_is_killed: bool, mirror: Fil
     first = opening(tmp_path, "say", "", "0", "")
     until(mirror.held.is_set, first)
     second = opening(tmp_path, "say", "", "0", "")
-    assert second.stderr and "Another process downloads test-clean.tar.gz: waiting." in second.stderr.readline()
+    assert second.stderr and "Waiting for another process that is downloading test-clean.tar.gz." in second.stderr.readline()
     assert len(mirror.asked) == 1
     if first_is_killed:
         killed(first)
@@ -95,12 +95,12 @@ def test_two_processes_that_download_the_same(first_is_killed: bool, mirror: Fil
 @pytest.mark.parametrize("thrown_away", [False, True])
 def test_a_download_stays_held_when_its_part_is_made_anew(thrown_away: bool, mirror: FileServer, tmp_path: Path) -> None:
     part = tmp_path / "cache" / "test-clean.tar.gz.part"
-    part.write_bytes(mirror.files[ARCHIVE] + b"more")  # it cannot be continued
+    part.write_bytes(mirror.files[ARCHIVE] + b"more")  # cannot be resumed
     mirror.holds = [1000]
     with part.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         process = opening(tmp_path, "say", "", "0", "")
-        assert process.stderr and "waiting" in process.stderr.readline()
+        assert process.stderr and "Waiting" in process.stderr.readline()
         if thrown_away:
             part.unlink()
     until(mirror.held.is_set, process)
@@ -117,9 +117,9 @@ def test_two_processes_that_unpack_the_same(mirror: FileServer, tmp_path: Path) 
     with pytest.raises(BlockingIOError):
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(folder)
-    second = opening(tmp_path, "say", "open", "1", "/cache$")  # which it then waits for
+    second = opening(tmp_path, "say", "open", "1", "/cache$")  # it then waits for the lock on this folder
     assert second.stdout and second.stdout.readline() == "there\n"
-    (tmp_path / "cache" / "test-clean.tar.gz").unlink()  # the first has it open, and the second is not to need it
+    (tmp_path / "cache" / "test-clean.tar.gz").unlink()  # the first process has it open; the second must not need it
     assert first.communicate("\n")[0] == "8\n"
     assert second.communicate()[0] == "8\n"
     assert len(mirror.asked) == 1
@@ -141,7 +141,7 @@ def test_a_disk_that_takes_no_more(limit: int, mirror: FileServer, tmp_path: Pat
     before = tree(tmp_path)
     done = subprocess.run([sys.executable, "-c", LIMITED, str(limit)], cwd=tmp_path, capture_output=True, text=True)
     expected = f"device_runner.errors.AsrDeployError: Cannot write {tmp_path / 'cache'}"
-    (sentence,) = (line for line in done.stderr.splitlines() if line.startswith(expected))  # coverage's own file meets the limit after it
+    (sentence,) = (line for line in done.stderr.splitlines() if line.startswith(expected))  # coverage's own file exceeds the limit later
     assert os.strerror(errno.EFBIG) in sentence
     left = {"cache/test-clean.tar.gz": archive} if limit > len(archive) else {"cache/test-clean.tar.gz.part": archive[:limit]}
     assert tree(tmp_path) == before | left and not list(tmp_path.rglob(".unpacking-*"))

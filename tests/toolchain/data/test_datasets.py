@@ -1,4 +1,4 @@
-"""Data sets in LibriSpeech's layout: order, references, every mismatch in one sentence, and the corpus from a server."""
+"""Data sets in LibriSpeech's layout: order, references, messages about every mismatch, and downloads of the corpus."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ IDS = ("121-121726-0000", "1089-134686-0001", "1089-134686-0000", "1089-134691-0
 
 
 def add(root: Path, utterance: str, reference: str | None = "ONE TWO", *, suffix: str = ".flac", samples: int = 160) -> Path:
-    """Put an utterance into a split; without a reference no transcript line, with 0 samples no audio."""
+    """Add an utterance to a split; ``reference=None`` writes no transcript line, ``samples=0`` no audio."""
     speaker, chapter, _ = utterance.split("-")
     folder = root / speaker / chapter
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def test_limited(corpus: Path) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    assert f"no folder {tmp_path / 'none'}" in refused(tmp_path / "none")
+    assert f"Folder {tmp_path / 'none'} does not exist" in refused(tmp_path / "none")
 
 
 def test_unknown_split(corpus: Path) -> None:
@@ -127,23 +127,23 @@ def test_a_split_is_a_name_and_no_path(corpus: Path, split: str) -> None:
 
 
 def test_empty_folders(tmp_path: Path) -> None:
-    assert "holds no splits" in refused(tmp_path)
+    assert "contains no splits" in refused(tmp_path)
     (tmp_path / "other").mkdir()
-    assert "holds no splits" in refused(tmp_path)
+    assert "contains no splits" in refused(tmp_path)
     (tmp_path / "test-clean").mkdir()
-    assert "holds no audio" in refused(tmp_path)
+    assert "contains no audio" in refused(tmp_path)
 
 
 def test_audio_without_a_transcript_line(corpus: Path) -> None:
     path = add(corpus / "test-clean", "61-70968-0011", None)
-    assert refused(corpus).startswith(f"{path} has no line in its transcript file; ")
+    assert refused(corpus).startswith(f"{path} has no line in its transcript file. ")
     add(corpus / "test-clean", "7-7-0000", None)
     assert "(and 1 more)" in refused(corpus)
 
 
 def test_a_transcript_line_without_audio(corpus: Path) -> None:
     add(corpus / "test-clean", "61-70968-0011", samples=0)
-    assert refused(corpus).startswith("61-70968-0011 has a transcript but no audio file")
+    assert refused(corpus).startswith("61-70968-0011 has a transcript line but no audio file")
 
 
 def test_ids_that_are_there_twice(corpus: Path) -> None:
@@ -156,7 +156,7 @@ def test_ids_that_are_there_twice(corpus: Path) -> None:
 
 def test_an_empty_reference(corpus: Path) -> None:
     add(corpus / "test-clean", "61-70968-0011", " ")
-    assert "has no words for 61-70968-0011" in refused(corpus)
+    assert "contains no words for 61-70968-0011" in refused(corpus)
 
 
 def test_a_transcript_that_is_no_text(corpus: Path) -> None:
@@ -190,13 +190,13 @@ def test_a_name_that_is_neither_known_nor_a_folder(tmp_path: Path) -> None:
         open_data("librispech", "test-clean")
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "none"):
-        with pytest.raises(AsrDeployError, match=f"no folder {path}"):
+        with pytest.raises(AsrDeployError, match=f"Folder {path} does not exist"):
             open_data(str(path), "test-clean")
 
 
 @pytest.fixture
 def archive(corpus: Path) -> bytes:
-    """The split test-clean as OpenSLR packs it."""
+    """An archive of the split test-clean as OpenSLR packs it."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         tar.add(corpus / "test-clean", "LibriSpeech/test-clean")
@@ -205,7 +205,7 @@ def archive(corpus: Path) -> bytes:
 
 @pytest.fixture
 def mirror(archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    """A mirror of LibriSpeech in the environment, with an empty cache at tmp_path/cache."""
+    """A mirror of LibriSpeech that the environment points to, with an empty cache at tmp_path/cache."""
     with serving({"/12/test-clean.tar.gz": archive}) as server:
         monkeypatch.setattr(download_module, "RETRY_PAUSES", (0.01, 0.01, 0.01))
         monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")

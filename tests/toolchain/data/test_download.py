@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that cuts, lies and forgets; archives that are damaged or want to escape."""
+"""Downloads from a local server that misbehaves; archives that are damaged or write outside their folder."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ def ranges(server: FileServer) -> list[str | None]:
 
 
 def refused(url: str, path: Path, sha256: str | None = SHA256) -> str:
-    """Return the one sentence with which a download fails; nothing is left under the final name."""
+    """Return the error message of a failed download; no file may have the final name."""
     with pytest.raises(AsrDeployError) as caught:
         download(url, path, sha256=sha256, progress=False)
     assert not path.exists()
@@ -178,7 +178,7 @@ def test_a_missing_file_is_asked_for_once(server: FileServer, tmp_path: Path) ->
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    with socket.socket() as taken:  # bound and not listening: nobody else gets the port
+    with socket.socket() as taken:  # bound but not listening, so that no other process gets the port
         taken.bind(("127.0.0.1", 0))
         sentence = refused(f"http://127.0.0.1:{taken.getsockname()[1]}/a.bin", tmp_path / "a.bin")
     assert "from 127.0.0.1 (Connection refused)" in sentence and "check the connection" in sentence
@@ -186,7 +186,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_server_that_falls_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SOCKET_TIMEOUT", 0.05)
-    with socket.socket() as silent:  # takes connections and never answers
+    with socket.socket() as silent:  # accepts connections and never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         assert "timed out" in refused(f"http://127.0.0.1:{silent.getsockname()[1]}/a.bin", tmp_path / "a.bin")
@@ -240,7 +240,7 @@ def test_a_damaged_archive_changes_nothing(tmp_path_factory: pytest.TempPathFact
     folder = base / "sets"
     archive = archive_of(base / "a.tar.gz", {"top/a": BODY[:20_000], "top/b": b"b"})
     data = bytearray(archive.read_bytes())
-    head = data.index(b"\0", 10) + 1  # gzip's own, with the name of the file, which may be anything
+    head = data.index(b"\0", 10) + 1  # the gzip header contains the file name, whose bytes are not checked
     position = head + position * (len(data) - head - 1) // 10_000
     if cut:
         del data[position:]
@@ -255,9 +255,9 @@ def test_a_damaged_archive_changes_nothing(tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("content", [b"", b"no archive at all", b"\x1f\x8b\x08"])
 def test_no_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar.gz").write_bytes(content)
-    with pytest.raises(AsrDeployError, match="damaged or no tar archive"):
+    with pytest.raises(AsrDeployError, match="damaged or not a tar archive"):
         unpack_tar(tmp_path / "a.tar.gz", tmp_path / "sets")
-    with pytest.raises(AsrDeployError, match="no archive"):
+    with pytest.raises(AsrDeployError, match=r"Archive .*none\.tar\.gz does not exist"):
         unpack_tar(tmp_path / "none.tar.gz", tmp_path / "sets")
 
 

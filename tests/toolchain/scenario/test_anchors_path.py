@@ -149,7 +149,7 @@ CUT = packed(corpus("test-clean", 8))
 BAD_ARCHIVES = {
     "escape": (packed(corpus("test-clean", 8) | {"LibriSpeech/../../evil": b"x"}), "is not safe to unpack"),
     "symlink": (packed(corpus("test-clean", 8), link="/etc"), "is not safe to unpack"),
-    "cut": (CUT[: len(CUT) - 500], "is damaged or no tar archive"),
+    "cut": (CUT[: len(CUT) - 500], "is damaged or not a tar archive"),
 }
 
 
@@ -186,7 +186,7 @@ def test_a_file_that_is_larger_than_the_disk(mirror: FileServer, cli: Cli, tmp_p
     before = tree(tmp_path)
     mirror.extra_length = WHOLE
     sentence = complaint(evaluated(cli), alone=False)
-    assert f"test-clean.tar.gz takes another 1.2 EB and {tmp_path / 'cache'} has " in sentence
+    assert f"test-clean.tar.gz requires another 1.2 EB, but {tmp_path / 'cache'} has only " in sentence
     assert tree(tmp_path) == before and len(mirror.asked) == 1
 
 
