@@ -167,7 +167,7 @@ def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
     torch.set_num_threads(usable_cpus())
     for scheme in SCHEMES:
         artifact = folder / f"{model}-{scheme}"
-        export_model(load_model(NAMES[model], weights), format_name="onnx", scheme_name=scheme, folder=artifact)
+        export_model(load_model(NAMES[model], weights), artifact, quant=scheme)
         found.append(
             common
             | {

@@ -48,7 +48,7 @@ def measure(model: AnchorModel, schemes: list[str], lengths: list[float], thread
             format_name, scheme = text.split(":")
             find_scheme(scheme, format_name)
             with Console(stderr=True).status(f"exporting {model.case.name} {text}"):
-                artifact, seconds = export_model(model, format_name=format_name, scheme_name=scheme, folder=folder / text)
+                artifact, seconds = export_model(model, folder / text, format=format_name, quant=scheme)
             sizes[text] = artifact.size_bytes
             error = 100 * max(each.relative for each in artifact.manifest.parity)
             exported.append(Row(group=group, what=text, measure="export", value=seconds, unit="s", better="less"))

@@ -120,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for scheme in options.schemes.split(","):
             with Console(stderr=True).status(f"exporting {scheme}"):
-                artifact, _ = export_model(load_model("0"), format_name="onnx", scheme_name=scheme, folder=Path(name) / scheme)
+                artifact, _ = export_model(load_model("0"), Path(name) / scheme, quant=scheme)
             for seconds in options.seconds.split(","):
                 rows += measure(artifact, float(seconds), options.runs, options.rounds)
     report(Figures(benchmark="latency", baseline=BARE, rows=tuple(rows)), options.json)

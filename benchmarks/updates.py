@@ -22,8 +22,8 @@ from device_runner.transcripts import read_transcripts
 from toolchain.accuracy.comparison import Comparison, compare
 from toolchain.accuracy.evaluation import evaluate
 from toolchain.accuracy.scoring import TRANSCRIPTS, Evaluation
-from toolchain.accuracy.transcriber import transcriber_of
-from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
+from toolchain.accuracy.transcriber import model_transcriber
+from toolchain.compression.bitstreams import calibration_of, compress, decompress
 from toolchain.compression.calibration import Calibration
 from toolchain.data.datasets import DataSet, Utterance, open_data
 from toolchain.models.anchor_model import AnchorModel
@@ -79,12 +79,12 @@ def transmitted(
 ) -> tuple[int, AnchorModel]:
     """Write a model's bitstream, or an update of ``base``; return its bytes and what the receiver makes of it."""
     compress(model, CODEC, {"bits": bits}, path, calibration=calibration, base=base)
-    return path.stat().st_size, reconstruct(path, base=base)[0]
+    return path.stat().st_size, decompress(path, base=base)
 
 
 def scored(model: AnchorModel, name: str, data: DataSet, folder: Path) -> Evaluation:
     """Transcribe a set in torch on one thread."""
-    return evaluate(transcriber_of(model, name, name, None, 1), data, folder)
+    return evaluate(model_transcriber(model, name, identity=name), data, folder)
 
 
 def paired(ours: Path, theirs: Path) -> Comparison:

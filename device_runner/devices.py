@@ -1,4 +1,4 @@
-"""Where a job runs: this machine, Arm instructions under qemu, or an adb device. All take the same job and give the same result."""
+"""Devices that run jobs as processes of this machine, natively or under qemu, and the interface that all devices share."""
 
 import contextlib
 import shutil
@@ -15,6 +15,7 @@ from device_runner.contract import Heard, Kind, Result, Timed, job_digest, job_t
 from device_runner.errors import AsrDeployError, DeviceFailed
 from device_runner.files import cache_folder, write_text
 from device_runner.jobs import Task
+from device_runner.package import NAME, ROOT
 
 LOCAL, QEMU = "local", "qemu-arm64"
 Progress = Callable[[Heard | Timed], None]
@@ -22,39 +23,39 @@ POLL_SECONDS = 0.1
 
 
 class Device(Protocol):
-    """Something that runs jobs."""
+    """A device that runs jobs."""
 
     @property
     def name(self) -> str:
-        """What ``--device`` calls it."""
+        """Name of the device, as in ``--device``."""
         ...
 
     @property
     def kind(self) -> Kind:
-        """What its times are worth: those of emulated devices are never shown beside others."""
+        """Kind of the device. Times of emulated devices are never shown together with others."""
         ...
 
     def run(self, task: Task, progress: Progress = lambda line: None) -> Result:
-        """Run a job to its end; what an earlier, interrupted call of the same accuracy job finished is not done again.
+        """Run a job and return its result. An interrupted accuracy job resumes.
 
         Args:
-            task: the job and its files.
-            progress: is told every finished line, once and in order, those of earlier calls too.
+            task: Job and its files.
+            progress: Callback that receives each finished line once and in order, including those of interrupted calls.
 
         Raises:
-            AsrDeployError: the job could not be run to its end.
+            AsrDeployError: If the job does not finish.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ProcessDevice:
-    """A runner that is started as a process of this machine.
+    """A device whose runner is a process on this machine.
 
     Args:
-        name: see ``Device``.
-        kind: see ``Device``.
-        command: words before JOB and RESULT.
+        name: Name of the device.
+        kind: Kind of the device.
+        command: Command line of the runner, without JOB and RESULT.
     """
 
     name: str
@@ -62,7 +63,7 @@ class ProcessDevice:
     command: tuple[str, ...]
 
     def run(self, task: Task, progress: Progress = lambda line: None) -> Result:
-        """Run a job; see ``Device``."""
+        """Run a job; see ``Device.run``."""
         text = job_text(task.job)
         digest = job_digest(text)
         folder = cache_folder() / "jobs" / f"{self.name}-{digest[:16]}"
@@ -75,17 +76,17 @@ class ProcessDevice:
             write_text(job, text)
             result.unlink(missing_ok=True)
             if task.job.mode == "latency" or not read_lines(lines_path(result), digest):
-                lines_path(result).unlink(missing_ok=True)  # the runner begins anew, and so do its lines
+                lines_path(result).unlink(missing_ok=True)  # the runner starts from the beginning, and so must its lines
             self._follow(job, result, progress)
             made = read_result(result)
-            if made.error is None:  # else the next call goes on after the lines that are finished
+            if made.error is None:  # after an error the next call resumes from the folder
                 shutil.rmtree(folder)
         return finished(made, digest, self.name)
 
     def _follow(self, job: Path, result: Path, progress: Progress) -> None:
-        """Start the runner, hand on its lines, and wait for its end."""
-        # `-m` looks in the current folder first, so a checkout that is not installed works too.
-        words, checkout = [*self.command, str(job), str(result)], Path(__file__).parent.parent
+        """Start the runner, report its lines and wait until it ends."""
+        # `-m` searches the current folder first, so this also works in a checkout that is not installed.
+        words, checkout = [*self.command, str(job), str(result)], ROOT
         with tempfile.TemporaryFile() as said:
             with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=checkout) as runner:
                 try:
@@ -98,31 +99,36 @@ class ProcessDevice:
                     runner.kill()
             if not result.is_file():
                 said.seek(0)
-                last = said.read().decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-                kind = AsrDeployError if runner.returncode == 2 else DeviceFailed  # 2: the runner's own sentence on what to mend
-                raise kind(f"The runner on {self.name} ended with code {runner.returncode} and no result: {last[0].rstrip('.')}.")
+                last = said.read().decode(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
+                kind = AsrDeployError if runner.returncode == 2 else DeviceFailed  # 2: an error that the user can fix
+                raise kind(f"The runner on {self.name} ended with code {runner.returncode} and without a result: {last[0].rstrip('.')}.")
 
 
 def local_device() -> ProcessDevice:
-    """Return this machine: every job in a fresh process."""
-    return ProcessDevice(LOCAL, "host", (sys.executable, "-m", "device_runner"))
+    """Return this machine as a device. Every job runs in a new process."""
+    return ProcessDevice(LOCAL, "host", (sys.executable, "-m", NAME))
 
 
 def finished(result: Result, digest: str, name: str) -> Result:
-    """Return a result that came from a device, if it is of this job and has no error.
+    """Check a result from a device and return it.
+
+    Args:
+        result: Result from the device.
+        digest: SHA-256 of the job.
+        name: Name of the device.
 
     Raises:
-        AsrDeployError: it is of another job, or the job failed there.
+        AsrDeployError: If the result belongs to another job or contains an error.
     """
     if result.job != digest:
-        raise DeviceFailed(f"{name} gave the result of another job; run it again.")
+        raise DeviceFailed(f"{name} returned the result of another job. Repeat the command.")
     if result.error is not None:
         raise AsrDeployError(f"On {name}: {result.error}" if name != LOCAL else result.error)
     return result
 
 
 def _hand_on(lines: Path, offset: int, progress: Progress) -> int:
-    """Tell the whole lines behind ``offset`` and return where they end."""
+    """Report the complete lines after ``offset`` and return the offset of their end."""
     try:
         with lines.open("rb") as file:
             file.seek(offset)
@@ -139,8 +145,8 @@ def _hand_on(lines: Path, offset: int, progress: Progress) -> int:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold a job's folder, so that the same job, started twice, is not written by two processes; the second one waits."""
-    import fcntl  # not on Windows, where this module is imported too
+    """Lock a job's folder, so that a second process with the same job waits for the first."""
+    import fcntl  # missing on Windows, where this module must still be importable
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""Facts about the machine that a result was made on."""
+"""Facts about the machine that produces a result."""
 
 import os
 import platform
@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from device_runner.contract import DeviceFacts, Kind, State
+from device_runner.package import ROOT
 
-# What decides the speed and the exactness of quantised inference.
+# CPU features that affect the speed and the exactness of quantised inference.
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve")
 PACKAGES = ("asrdeploy", "numpy", "onnxruntime", "onnx", "torch", "torchaudio", "executorch")
 
 
 def machine_facts() -> dict[str, Any]:
-    """Return CPU model and features, threads, memory, operating system, package versions and the git commit."""
+    """Return the CPU model and features, number of CPUs, memory, operating system, package versions and git commit."""
     model, features = _cpu()
     return {
         "cpu": model,
@@ -33,7 +34,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def device_facts() -> DeviceFacts:
-    """Return what a job's result says of what it ran on."""
+    """Return the facts about this machine that a job's result contains."""
     cpu, features = _cpu()
     return DeviceFacts(
         kind=_kind(),
@@ -49,7 +50,7 @@ def device_facts() -> DeviceFacts:
 
 
 def _kind() -> Kind:
-    if os.environ.get("ASRDEPLOY_LAUNCHER"):  # the Arm bundle's: qemu
+    if os.environ.get("ASRDEPLOY_LAUNCHER"):  # set by the Arm bundle under qemu
         return "emulated"
     if "ANDROID_ROOT" not in os.environ:
         return "host"
@@ -57,7 +58,7 @@ def _kind() -> Kind:
 
 
 def device_state() -> State:
-    """Return what may change while a job runs, as far as the system's files tell (Linux: sysfs)."""
+    """Return the state that may change while a job runs, as far as Linux reports it in sysfs."""
     zones = sorted(Path("/sys/class/thermal").glob("thermal_zone*"))
     frequencies = sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq"), key=lambda path: len(str(path)))
     celsius = {f"{zone.name} {_read(zone / 'type')}".strip(): _number(zone / "temp") for zone in zones}
@@ -71,7 +72,7 @@ def device_state() -> State:
 def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
-    except OSError:  # a phone keeps some of them from the shell, and a sensor that sleeps answers with an error
+    except OSError:  # phones hide some files from the shell, and sleeping sensors return errors
         return ""
 
 
@@ -92,24 +93,24 @@ def package_versions() -> dict[str, str]:
 
 
 def int8_is_exact(features: list[str]) -> bool:
-    """Tell whether 8-bit products are summed without saturation: Arm always, x86 with dot-product instructions (VNNI)."""
+    """Return whether 8-bit products are summed without saturation: always on Arm, on x86 with VNNI or AMX."""
     return platform.machine() in {"aarch64", "arm64"} or any("vnni" in each or each == "amx_int8" for each in features)
 
 
 def usable_cpus() -> int:
-    """Return the logical CPUs of this machine that this process may use."""
+    """Return the number of logical CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def high_water_mark() -> int:
-    """Return the largest resident memory [bytes] that this process has had since its start."""
-    # Linux keeps ru_maxrss over fork and exec (getrusage(2)), so a child of a process that holds torch begins with its parent's
-    # mark and would seem to need nothing more. VmHWM (proc(5)) belongs to the address space, which exec makes new.
+    """Return the peak resident memory of this process in bytes."""
+    # Linux keeps ru_maxrss across fork and exec (getrusage(2)), so a child would start with the peak of its parent.
+    # VmHWM (proc(5)) belongs to the address space, which exec replaces.
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    import resource  # not on Windows, where this module still draws results that were made elsewhere
+    import resource  # missing on Windows, where this module must still be importable
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -126,11 +127,11 @@ def _cpu() -> tuple[str, list[str]]:
 
 @cache
 def _commit() -> str | None:
-    # Asked once a process: what it computes with was read at its start, and a checkout may change meanwhile.
-    # Only where the package is a checkout: in site-packages the folder around belongs to somebody else.
-    if not (Path(__file__).parent.parent / ".git").exists():
+    # Cached, because the code was loaded at the start of the process and the checkout may change later.
+    # Only in a checkout: a .git folder above site-packages would belong to another project.
+    if not (ROOT / ".git").exists():
         return None
-    command = ["git", "-C", str(Path(__file__).parent.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -1,11 +1,12 @@
-"""What an artifact really holds, read from its file: weights by kind and module, operators, and what it asks of a runtime."""
+"""Inspect an artifact's model file: weights by type and module, operators, and the runtime that it requires."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
 
-from device_runner.artifact import Artifact
+from device_runner.artifact import Artifact, open_artifact
 from device_runner.errors import AsrDeployError
 from exporters import weights as accounting
 from exporters.onnx.exporter import operators, stored_weights
@@ -18,7 +19,7 @@ RUNTIME_OF_IR = {8: "1.14", 9: "1.15", 10: "1.18", 11: "1.22"}
 
 @dataclass(frozen=True)
 class Operator:
-    """One kind of operator in a model: how often, and where it runs."""
+    """An operator type in a model: its name, how often it occurs and where it runs."""
 
     name: str
     number: int
@@ -27,14 +28,14 @@ class Operator:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in an artifact.
+    """Contents of an artifact.
 
     Args:
-        artifact: that was read.
-        weights: its constants as stored.
-        operators: its operators.
-        runtime: the runtime that it needs.
-        lacking: operators that reduced mobile builds do not have; empty: none.
+        artifact: The artifact.
+        weights: Constants as stored.
+        operators: Operators of the graph.
+        runtime: Runtime that the artifact requires.
+        lacking: Operators that reduced mobile builds lack, or an empty string.
     """
 
     artifact: Artifact
@@ -45,32 +46,32 @@ class Inspection:
 
     @property
     def bytes_by_kind(self) -> dict[str, int]:
-        """Bytes of weights by type, largest first, and what is no weight."""
+        """Bytes of weights by type, largest first, then the bytes of the rest of the file."""
         kinds = accounting.bytes_by_kind(self.weights)
         return kinds | {"graph and format": self.artifact.size_bytes - sum(kinds.values())}
 
     @property
     def elements_by_bits(self) -> dict[int, int]:
-        """How many weights are stored in how many bits."""
+        """Number of weights by bits per weight."""
         return accounting.elements_by_bits(self.weights)
 
     @property
     def overhead(self) -> float:
-        """Share of the file that is not weights."""
+        """Fraction of the file that is not weights, from 0 to 1."""
         stored = sum(weight.bytes for weight in self.weights if weight.kind in BITS)
         return 1 - stored / self.artifact.size_bytes
 
     @property
     def nominal_bits(self) -> int:
-        """The scenario's numParam x 8 x N (N bytes a parameter), N as stored, for its cases a and b."""
+        """The scenario's numParam x 8 x N (N: bytes per parameter as stored), for its cases a and b."""
         return sum(bits * number for bits, number in self.elements_by_bits.items())
 
     def bytes_by_module(self, depth: int) -> dict[str, int]:
-        """Bytes by module path of ``depth`` parts, largest first."""
+        """Return bytes by the first ``depth`` parts of the module path, largest first."""
         return accounting.bytes_by_module(self.weights, depth)
 
     def figures(self, depth: int) -> dict[str, Any]:
-        """Return all of it as plain values, for files; see ``bytes_by_module`` for ``depth``."""
+        """Return all figures as plain values for a file. See ``bytes_by_module`` for ``depth``."""
         return {
             "manifest": self.artifact.manifest,
             "bytes": self.artifact.size_bytes,
@@ -88,20 +89,27 @@ def inspect(artifact: Artifact) -> Inspection:
     """Read an artifact's model file.
 
     Raises:
-        AsrDeployError: a format that is not known here, or a file that cannot be read.
+        AsrDeployError: If the format is not supported or the file cannot be read.
     """
     readers = {ONNX: _onnx, EXECUTORCH: _executorch}
     reader = readers.get(artifact.manifest.format)
     if reader is None:
-        raise AsrDeployError(f"No reader for the format “{artifact.manifest.format}”; known: {', '.join(readers)}.")
+        raise AsrDeployError(
+            f"{artifact.folder} has the format “{artifact.manifest.format}”, which cannot be inspected. Supported: {', '.join(readers)}."
+        )
     return reader(artifact)
+
+
+def inspect_artifact(folder: str | Path) -> Inspection:
+    """Open the artifact in a folder and read its model file; see ``inspect``."""
+    return inspect(open_artifact(Path(folder)))
 
 
 def _onnx(artifact: Artifact) -> Inspection:
     try:
         model = onnx.load(artifact.model_path)
-    except Exception as error:  # protobuf's own errors, which onnx does not wrap
-        raise AsrDeployError(f"{artifact.model_path} cannot be read as ONNX: it is cut, or something else.") from error
+    except Exception as error:  # onnx does not wrap the errors of protobuf
+        raise AsrDeployError(f"{artifact.model_path} cannot be read as ONNX: it is truncated or damaged. Export it again.") from error
     counted = operators(model)
     found = tuple(Operator(name, number, "onnxruntime") for name, number in counted.items())
     opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
@@ -117,7 +125,7 @@ def _executorch(artifact: Artifact) -> Inspection:
     rows = [Operator(name, number, "portable kernels") for name, number in manifest.portable.items()]
     rows += [Operator(name, number, "XNNPACK") for name, number in manifest.delegated.items()]
     version = manifest.versions.get("executorch", "?")
-    # Program control (prim, sym_size) is in every runtime; the kernels have to be linked in.
+    # Every runtime has program control (prim, sym_size). Kernels must be linked in.
     lacking = ", ".join(name for name in manifest.portable if "prim" not in name and name != "sym_size")
     weights = stored_in(artifact.model_path, manifest.weight_names)
     runtime = f"ExecuTorch {version} or newer with the XNNPACK backend"

@@ -57,7 +57,7 @@ def exported_once(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -
             fcntl.flock(lock, fcntl.LOCK_EX)
             if folder.is_dir():
                 return open_artifact(folder)
-            return export_model(tiny, format_name=format_name, scheme_name=scheme, folder=folder)[0]
+            return export_model(tiny, folder, format=format_name, quant=scheme)[0]
 
     return export
 

@@ -1,11 +1,11 @@
-"""The extras of the package: what each adds to a base install, and the sentence of a command that misses one."""
+"""Extras of the package: their packages, and the error message for a missing one."""
 
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
-# Of pyproject.toml, with the module where its name is another one; a test compares them.
+# Packages of each extra with the names of their modules. A test compares them with pyproject.toml.
 EXTRAS: dict[str, dict[str, str]] = {
     "toolchain": {
         name: name.replace("-", "_")
@@ -22,22 +22,22 @@ EXTRAS: dict[str, dict[str, str]] = {
 
 
 def extra_of(module: str) -> str | None:
-    """Return the extra that brings a module, such as ``toolchain`` for ``torch.nn``; None: no extra does."""
+    """Return the extra that contains a module, such as ``toolchain`` for ``torch.nn``, or None."""
     top = module.partition(".")[0]
     return next((extra for extra, packages in EXTRAS.items() if top in packages.values()), None)
 
 
 def lacking(error: ModuleNotFoundError) -> str | None:
-    """Return the sentence for a module that is not installed; None: it is of no extra, so its absence is a defect."""
+    """Return the message for a module that is not installed, or None if no extra contains it, which is a defect."""
     extra = extra_of(error.name or "")
     if extra is None:
         return None
-    return f"This needs {error.name}, which is not installed: `{asrdeploy_command(extra)}` adds the extra {extra}."
+    return f"This command requires {error.name}, which is not installed. Install the extra {extra}: `{asrdeploy_command(extra)}`."
 
 
 def installed(name: str) -> str | None:
-    """Return the version of an installed package, without its import."""
-    from importlib import metadata  # only here: it takes longer to import than most commands need
+    """Return the version of an installed package without importing it, or None."""
+    from importlib import metadata  # imported here because it slows the start of every command
 
     try:
         return metadata.version(name)
@@ -46,7 +46,7 @@ def installed(name: str) -> str | None:
 
 
 def pip_command(*words: str) -> str:
-    """Return the command that installs packages into the environment of this process, as short as it can be typed here."""
+    """Return the shortest command that installs packages into the environment of this process."""
     program, found = Path(sys.executable), shutil.which("python")
     if found is not None and Path(found).absolute() == program:
         shown = "python"
@@ -56,7 +56,7 @@ def pip_command(*words: str) -> str:
 
 
 def asrdeploy_command(extra: str | None = None) -> str:
-    """Return the command that installs what asrdeploy, or an extra of it, asks for."""
+    """Return the command that installs asrdeploy or one of its extras."""
     part = f"[{extra}]" if extra else ""
     if installed("asrdeploy") is not None:
         return pip_command(f"asrdeploy{part}")

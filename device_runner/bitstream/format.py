@@ -1,6 +1,6 @@
-"""The container of compressed models, `.asrb`: a header, a record for each tensor, checksums; read without torch, as it arrives.
+"""Read and write bitstreams (`.asrb`): a header, one record per tensor, and checksums. Reading does not require PyTorch.
 
-`docs/bitstream.md` describes the layout byte by byte.
+`docs/bitstream.md` describes every byte of the layout.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from device_runner.bitstream.network import Network
 from device_runner.errors import AsrDeployError, first_problem
 
 MAGIC, VERSION, SUFFIX = b"ASRB", 1, ".asrb"
-PREFIX = struct.Struct("<4sB3xII")  # magic, version, three zeros, bytes of the header, its CRC-32
+PREFIX = struct.Struct("<4sB3xII")  # magic, version, three zeros, length of the header in bytes, its CRC-32
 CRC = struct.Struct("<I")
 LONGEST_HEADER, LONGEST_INFLATED = 2**22, 2**25
-MAX_WEIGHTS = 2**30  # 4 GiB of floats: more than any recogniser for a phone has
-WEIGHTS_PER_BYTE = 4096  # a record that claims more would make a small file fill the memory
+MAX_WEIGHTS = 2**30  # 4 GiB of floats: more than any model for a phone has
+WEIGHTS_PER_BYTE = 4096  # limit of a record, so that a small file cannot fill the memory
 CHUNK = 2**20
 
 Value = bool | int | float | str | None
 
 
 class Record(BaseModel):
-    """A tensor in a bitstream: its name and shape, how its payload is coded, and the payload's bytes."""
+    """A tensor in a bitstream: its name and shape, how its payload is coded, and the size of the payload in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,35 +47,39 @@ class Record(BaseModel):
 
 
 class Header(BaseModel):
-    """What stands before the records."""
+    """Header of a bitstream."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     codec: str
     parameters: dict[str, Value] = Field(default_factory=dict)
-    model: str = Field(default="", description="name of the anchor whose weights these are")
-    weights: str = Field(default="", description="where the weights come from, as manifests say it")
-    trained: bool = Field(default=True, description="False for random weights: no word error rate comes from them")
+    model: str = Field(default="", description="name of the model that the weights belong to")
+    weights: str = Field(default="", description="origin of the weights, as in manifests")
+    trained: bool = Field(default=True, description="False for random weights, which give no WER")
     base: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
-        default=None, description="digest of the weights that the records are differences to; None: they stand alone"
+        default=None, description="digest of the base weights of an update; None if the bitstream is not an update"
     )
     tuned_on: tuple[str, ...] = Field(
-        default=(), description="ids of the utterances that the codec was calibrated with; no word error rate comes from them"
+        default=(), description="ids of the utterances that the codec was calibrated on; they must not be used for WER"
     )
-    network: Network | None = Field(default=None, description="of a model that is no test case's; None: the model's name tells it")
+    network: Network | None = Field(default=None, description="network of a custom model; None for the model of a test case")
     records: tuple[Record, ...] = ()
 
     @property
     def configuration(self) -> str:
-        """The codec with its parameters, as manifests have it."""
+        """Codec with its parameters, as in manifests."""
         inside = ", ".join(f"{key}={value}" for key, value in self.parameters.items() if value is not None)
         return f"{self.codec}({inside})" if inside else self.codec
 
 
 def write_bitstream(header: Header, payloads: Iterable[bytes]) -> bytes:
-    """Return the bitstream of payloads, one for each of the header's records."""
+    """Return a bitstream with this header and one payload for each of its records.
+
+    Raises:
+        ValueError: If a payload's length differs from its record, or the numbers of payloads and records differ.
+    """
     records = [[each.name, each.kind, list(each.shape), each.bytes, each.parameters] for each in header.records]
-    # What does not concern a model costs its bitstream nothing.
+    # Empty optional fields are left out, so that they add no bytes.
     left_out = {"records", *(name for name in ("tuned_on", "network") if not getattr(header, name))}
     plain = header.model_dump(exclude=left_out) | {"records": records}
     packed = zlib.compress(json.dumps(plain, separators=(",", ":")).encode(), 9)
@@ -89,22 +93,22 @@ def write_bitstream(header: Header, payloads: Iterable[bytes]) -> bytes:
 
 
 class ByteStream(Protocol):
-    """What a bitstream is read from: a file, memory, or a connection."""
+    """Source of a bitstream: a file, memory or a connection."""
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes, at most ``size``; none at the end."""
+        """Return at most ``size`` bytes, or no bytes at the end."""
         ...
 
 
 class BitstreamReader:
-    """Reads a bitstream from a file, a socket or memory: the header at once, each record as soon as it arrived.
+    """Reads a bitstream from a file, a connection or memory: the header at once, and each record as soon as it arrives.
 
     Args:
-        stream: opened for reading bytes.
-        max_weights: more than these are refused before anything is allocated.
+        stream: Source of the bitstream.
+        max_weights: Largest accepted number of weights. It is checked before memory is allocated.
 
     Raises:
-        AsrDeployError: it is no bitstream, or its header is damaged.
+        AsrDeployError: If the stream is not a bitstream, or its header is damaged.
     """
 
     def __init__(self, stream: ByteStream, *, max_weights: int = MAX_WEIGHTS) -> None:
@@ -112,40 +116,42 @@ class BitstreamReader:
         self._hash = hashlib.sha256()
         magic, version, length, crc = PREFIX.unpack(self._read(PREFIX.size, "prefix"))
         if magic != MAGIC:
-            raise AsrDeployError("This is not a bitstream of asrdeploy: it does not begin with ASRB.")
+            raise AsrDeployError("This is not a bitstream of asrdeploy, because it does not begin with ASRB.")
         if version != VERSION:
-            raise AsrDeployError(f"The bitstream has version {version}; this asrdeploy reads version {VERSION}: install a newer one.")
+            raise AsrDeployError(
+                f"The bitstream has version {version}, but this asrdeploy reads version {VERSION}. Install a newer asrdeploy."
+            )
         if length > LONGEST_HEADER:
-            raise AsrDeployError(f"The bitstream's header claims {length} bytes; at most {LONGEST_HEADER} are allowed.")
+            raise AsrDeployError(f"The bitstream's header declares {length} bytes, but at most {LONGEST_HEADER} are allowed.")
         packed = self._read(length, "header")
         if zlib.crc32(packed) != crc:
-            raise AsrDeployError("The bitstream's header is damaged: its checksum differs; fetch it again.")
+            raise AsrDeployError("The bitstream's header is damaged (its checksum differs). Transfer the file again.")
         self.header = _parse_header(packed, max_weights)
 
     def records(self) -> Iterator[tuple[Record, bytes]]:
-        """Yield each record with its payload; after the last one the checksum over all is compared.
+        """Yield each record with its payload, and compare the overall checksum after the last one.
 
         Raises:
-            AsrDeployError: the bitstream is cut, damaged, or longer than it says.
+            AsrDeployError: If the bitstream is cut, damaged, or longer than its header declares.
         """
         for record in self.header.records:
             payload = self._read(record.bytes, record.name)
             (crc,) = CRC.unpack(self._read(CRC.size, record.name))
             if zlib.crc32(payload) != crc:
-                raise AsrDeployError(f"The bitstream is damaged in {record.name}: its checksum differs; fetch it again.")
+                raise AsrDeployError(f"The bitstream is damaged in {record.name} (its checksum differs). Transfer the file again.")
             yield record, payload
         expected = self._hash.digest()
         if self._read(len(expected), "checksum") != expected:
-            raise AsrDeployError("The bitstream is damaged: the checksum over all differs; fetch it again.")
+            raise AsrDeployError("The bitstream is damaged (its overall checksum differs). Transfer the file again.")
         if self._stream.read(1):
-            raise AsrDeployError("The bitstream goes on after its end; it is not what was sent.")
+            raise AsrDeployError("The bitstream contains data after its end. Transfer the file again.")
 
     def _read(self, size: int, what: str) -> bytes:
         parts, missing = [], size
-        while missing:  # in pieces: a false length must not allocate
+        while missing:  # in pieces, so that a false length cannot allocate memory
             part = self._stream.read(min(missing, CHUNK))
             if not part:
-                raise AsrDeployError(f"The bitstream is cut: {missing} of {size} bytes of its {what} are missing.")
+                raise AsrDeployError(f"The bitstream is cut: {missing} of {size} bytes of its {what} are missing. Transfer the file again.")
             parts.append(part)
             missing -= len(part)
         data = b"".join(parts)
@@ -157,20 +163,33 @@ def read_header(path: Path) -> Header:
     """Return the header of a bitstream file.
 
     Raises:
-        AsrDeployError: no such file, or no bitstream.
+        AsrDeployError: If there is no such file, or it is not a bitstream.
     """
     with open_bitstream(path) as stream:
         return BitstreamReader(stream).header
+
+
+def check_bitstream(path: str | Path) -> Header:
+    """Read a whole bitstream file, check every digest in it, and return its header.
+
+    Raises:
+        AsrDeployError: The file does not exist, is not a bitstream, or is damaged.
+    """
+    with open_bitstream(Path(path)) as stream:
+        reader = BitstreamReader(stream)
+        for _ in reader.records():
+            pass
+        return reader.header
 
 
 def open_bitstream(path: Path) -> BinaryIO:
     """Open a bitstream file for reading.
 
     Raises:
-        AsrDeployError: there is no such file.
+        AsrDeployError: If there is no such file.
     """
     if not path.is_file():
-        raise AsrDeployError(f"{path} is not a file; `asrdeploy compress` makes bitstreams ({SUFFIX}).")
+        raise AsrDeployError(f"{path} is not a file. Create a bitstream ({SUFFIX}) with `asrdeploy compress`.")
     return path.open("rb")
 
 
@@ -184,7 +203,7 @@ def _parse_header(packed: bytes, max_weights: int) -> Header:
         inflater = zlib.decompressobj()
         text = inflater.decompress(packed, LONGEST_INFLATED)
         if not inflater.eof or inflater.unused_data:
-            raise ValueError("it is cut, too long, or goes on after its end")
+            raise ValueError("it is cut, too long, or followed by other data")
         plain: Any = json.loads(text)
         plain["records"] = [dict(zip(Record.model_fields, row, strict=True)) for row in plain["records"]]
         header = Header.model_validate(plain)
@@ -193,10 +212,11 @@ def _parse_header(packed: bytes, max_weights: int) -> Header:
     except (ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
         raise AsrDeployError(f"The bitstream's header is not valid: {error}.") from error
     if len({each.name for each in header.records}) < len(header.records):
-        raise AsrDeployError("The bitstream's header is not valid: a name comes twice.")
+        raise AsrDeployError("The bitstream's header is not valid: two records have the same name.")
     if sum(each.elements for each in header.records) > max_weights:
-        raise AsrDeployError(f"The bitstream claims more than {max_weights} weights; it is refused.")
+        raise AsrDeployError(f"The bitstream is refused because it declares more than {max_weights} weights.")
     for record in header.records:
         if record.elements > WEIGHTS_PER_BYTE * (record.bytes + 1):
-            raise AsrDeployError(f"The bitstream claims {record.elements} weights of {record.name} in {record.bytes} bytes; it is refused.")
+            declared = f"{record.elements} weights of {record.name} in {record.bytes} bytes"
+            raise AsrDeployError(f"The bitstream is refused because it declares {declared}.")
     return header

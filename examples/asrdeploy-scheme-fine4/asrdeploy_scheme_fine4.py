@@ -1,6 +1,6 @@
 """A scheme for asrdeploy: 4-bit weights in small groups, the labels' layer in float."""
 
-from exporters.schemes import Scheme
+from asrdeploy.schemes import Scheme
 
 FINE4 = Scheme(
     name="fine4",

@@ -25,9 +25,9 @@ def test_variants_say_what_they_do() -> None:
 @pytest.mark.parametrize(
     ("name", "format_name", "words"),
     [
-        ("int8-static", "executorch", "it is for onnx"),
-        ("int8+reduce_range", "executorch", "it is for onnx"),
-        ("int4+reduce_range", "onnx", "for int8 weights"),
+        ("int8-static", "executorch", "Supported: onnx"),
+        ("int8+reduce_range", "executorch", "Supported: onnx"),
+        ("int4+reduce_range", "onnx", "requires int8 weights"),
         ("int8+conv9", "onnx", r"Did you mean conv8\?"),
         ("int8+conv8+conv8", "onnx", "twice"),
         ("in8", "onnx", r"Did you mean int8\?"),
@@ -85,11 +85,11 @@ def test_the_list_names_schemes_and_variants(cli: Callable[..., Completed]) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--format", "executorch", "--quant", "int8-static"], "is for onnx"),
+        (["--format", "executorch", "--quant", "int8-static"], "Supported: onnx"),
         (["--quant", "int8-static", "--calibrate-split", "test-clean"], "use dev-clean"),
-        (["--max-seconds", "0.01"], "below the shortest audio"),
-        (["--max-seconds", "nan"], "below the shortest audio"),
-        (["--max-seconds", "1000"], "beyond 300 s"),
+        (["--max-seconds", "0.01"], "below the model's shortest input"),
+        (["--max-seconds", "nan"], "below the model's shortest input"),
+        (["--max-seconds", "1000"], "exceeds 300 s"),
     ],
 )
 def test_mistakes_of_an_export_are_one_sentence(cli: Callable[..., Completed], tmp_path: Path, arguments: list[str], words: str) -> None:

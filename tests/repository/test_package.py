@@ -171,7 +171,7 @@ def test_a_base_install_says_what_adds_the_rest(base: Run, tiny_int8: Artifact, 
     copied(tiny_int8, tmp_path / "artifact")
     done = base(*arguments.split(), cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert re.search(r"`\S+ -m pip install 'asrdeploy\[toolchain\]'` adds the extra toolchain\.$", done.stderr)
+    assert re.search(r"Install the extra toolchain: `\S+ -m pip install 'asrdeploy\[toolchain\]'`\.$", done.stderr)
 
 
 @pytest.mark.slow

@@ -1,13 +1,14 @@
-"""Accuracy runs: transcripts of a set, the word error rate they give, and the result file."""
+"""Accuracy runs: transcribe a test set, compute the WER, and write the result."""
 
+import logging
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device_runner.artifact import Artifact
 from device_runner.audio import read_audio
-from device_runner.contract import Heard as HeardThere
+from device_runner.contract import Heard as DeviceTranscript
 from device_runner.devices import Device
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions, usable_cpus
@@ -16,61 +17,80 @@ from device_runner.transcripts import Timing, Transcript
 from toolchain.accuracy.metrics import count_errors
 from toolchain.accuracy.run_folder import RunFolder, earlier_settings, run_folder
 from toolchain.accuracy.scoring import RESULT, Evaluation, make_evaluation, rescore
-from toolchain.accuracy.transcriber import Transcriber, describe
+from toolchain.accuracy.transcriber import Transcriber, artifact_transcriber, as_transcriber, inexact
 from toolchain.accuracy.workers import LocalWorkers, Split, Workers, measure_splits
-from toolchain.data.datasets import DataSet, Utterance
+from toolchain.data.datasets import DataSet, Utterance, open_data
 from toolchain.data.splits import check_unseen
 
+if TYPE_CHECKING:
+    from toolchain.models.anchor_model import AnchorModel  # imports torch, which artifacts do without
+
 SETTINGS_VERSION = 2
-WORTH_MEASURING = 50  # utterances for every core: below, trying ways to use the cores takes longer than it saves
+WORTH_MEASURING = 50  # utterances per core; with fewer, measuring takes longer than it saves
+TEST_SPLIT = "test-clean"
 
 Progress = Callable[[Transcript, Timing], None]
+logger = logging.getLogger("asrdeploy")
 
 
 def evaluate(
-    transcriber: Transcriber,
-    data: DataSet,
-    folder: Path,
+    model: "Transcriber | AnchorModel | Artifact | str | Path",
+    data: DataSet | str,
+    folder: str | Path,
     *,
     workers: Workers | None = None,
     normalizer: str = "none",
     progress: Progress = lambda transcript, timing: None,
 ) -> Evaluation:
-    """Transcribe a set, batch 1 and exact length, and score it; a stopped run goes on where it was.
+    """Transcribe a test set and compute the WER. An interrupted run resumes when it is called again.
 
-    ``folder`` gets ``transcripts.jsonl`` and ``times.jsonl``, a line an utterance as it is done and in the set's order at the end,
-    ``result.json`` and ``settings.json``. Transcripts of another model, set or setting are not mixed with: the run starts anew.
+    Every utterance is transcribed alone (batch size 1) and at its exact length. The folder gets ``transcripts.jsonl`` and ``times.jsonl``
+    (one line per utterance), ``result.json`` and ``settings.json``. Transcripts of another model, test set or setting are replaced.
+
+    Example:
+        >>> asrdeploy.evaluate("artifacts/tiny", "digits", "results/tiny").wer  # doctest: +SKIP
+        0.0255
 
     Args:
-        transcriber: what hears.
-        data: the set.
-        folder: see above.
-        workers: None: one, here. Transcripts do not depend on it.
-        normalizer: see ``scoring.score``; besides the scenario's own score.
-        progress: is told of every utterance, those of an earlier run first.
+        model: A transcriber, a model, an artifact, or the name of either.
+        data: The test set, or the name of a data set, of which test-clean is taken.
+        folder: Output folder.
+        workers: Where to transcribe (default: one worker on this machine). Transcripts do not depend on it.
+        normalizer: Text normaliser of a second score, beside the scenario's; see ``scoring.score``.
+        progress: Called for every utterance, those of an interrupted run first.
 
     Raises:
-        AsrDeployError: random weights, a set that the transcriber was tuned with, audio that cannot be read, a folder that cannot be written
-            or that another process uses.
+        AsrDeployError: Random weights, a test set that the model was tuned on, audio that cannot be read, or a folder that cannot be
+            written or is used by another process.
     """
+    transcriber = as_transcriber(model)
+    chosen = open_data(data, TEST_SPLIT) if isinstance(data, str) else data
     check_trained(transcriber)
-    check_unseen(transcriber.tuned_on, data, transcriber.configuration)
+    check_unseen(transcriber.tuned_on, chosen, transcriber.configuration)
     workers = workers or LocalWorkers()
-    with run_folder(folder, _settings(transcriber, data), [each.id for each in data.utterances]) as run:
+    with run_folder(Path(folder), _settings(transcriber, chosen), [each.id for each in chosen.utterances]) as run:
         for line in run.lines:
             progress(*line)
-        if (finished := _finished(run, transcriber, normalizer)) is not None:
-            return finished
-        done = {transcript.id for transcript, _ in run.lines}
-        # Closed at once where the run is stopped: what was begun for it shall not go on.
-        with closing(workers.transcribe(transcriber, [each for each in data.utterances if each.id not in done])) as coming:
-            for heard in coming:
-                line = _line(heard.utterance, heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
-                run.add(*line)
-                progress(*line)
-        result = _scored(run, transcriber, data, transcriber.threads, workers.count, normalizer, machine_facts() | workers.facts)
-        run.finish(result)
+        result = _finished(run, transcriber, normalizer)
+        if result is None:
+            _transcribe(run, transcriber, chosen, workers, progress)
+            facts = machine_facts() | workers.facts
+            result = _scored(run, transcriber, chosen, transcriber.threads, workers.count, normalizer, facts)
+            run.finish(result)
+    if transcriber.warning is not None:
+        logger.warning(transcriber.warning)
     return result
+
+
+def _transcribe(run: RunFolder, transcriber: Transcriber, data: DataSet, workers: Workers, progress: Progress) -> None:
+    """Transcribe what the run folder lacks."""
+    done = {transcript.id for transcript, _ in run.lines}
+    # Closed at once if the run is stopped, so that started work ends too.
+    with closing(workers.transcribe(transcriber, [each for each in data.utterances if each.id not in done])) as coming:
+        for each in coming:
+            line = _line(each.utterance, each.hypothesis, each.audio_seconds, each.compute_seconds)
+            run.add(*line)
+            progress(*line)
 
 
 def evaluate_on_device(
@@ -92,18 +112,18 @@ def evaluate_on_device(
     Raises:
         AsrDeployError: see ``evaluate``; or a device that fails.
     """
-    transcriber = describe(artifact)
+    transcriber = artifact_transcriber(artifact)
     check_trained(transcriber)
     check_unseen(transcriber.tuned_on, data, transcriber.configuration)
     utterances = {each.id: each for each in data.utterances}
 
-    def line_of(heard: HeardThere) -> tuple[Transcript, Timing]:
+    def line_of(heard: DeviceTranscript) -> tuple[Transcript, Timing]:
         return _line(utterances[heard.id], heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
 
     with run_folder(folder, _device_settings(transcriber, data, device.name, threads, provider, via), list(utterances)) as run:
         recordings = ((each.id, read_audio(each.path, transcriber.sample_rate)) for each in data.utterances)
         task = make_task(artifact, recordings, mode="accuracy", threads=threads, provider=provider)
-        made = device.run(task, lambda line: progress(*line_of(line)) if isinstance(line, HeardThere) else None)
+        made = device.run(task, lambda line: progress(*line_of(line)) if isinstance(line, DeviceTranscript) else None)
         if [each.id for each in made.transcripts] != list(utterances):
             raise AsrDeployError(f"{device.name} sent transcripts of other utterances than it was given; run it again.")
         for each in made.transcripts:
@@ -112,7 +132,7 @@ def evaluate_on_device(
         result = _scored(run, transcriber, data, threads, 1, normalizer, facts)
         result = result.model_copy(update={"device": device.name, "kind": made.device.kind})
         run.finish(result)
-    return result
+    return _warned(result, artifact)
 
 
 def finished_on_device(
@@ -133,12 +153,21 @@ def finished_on_device(
     """
     if not (folder / RESULT).is_file():
         return None
-    transcriber = describe(artifact)
+    transcriber = artifact_transcriber(artifact)
     settings = _device_settings(transcriber, data, device, threads, provider, via)
     if earlier_settings(folder) != settings:  # a device that is then not found shall not have cost another run
         return None
     with run_folder(folder, settings, [each.id for each in data.utterances]) as run:
-        return _finished(run, transcriber, normalizer)
+        result = _finished(run, transcriber, normalizer)
+    return None if result is None else _warned(result, artifact)
+
+
+def _warned(result: Evaluation, artifact: Artifact) -> Evaluation:
+    """Log a warning if the device's processor saturates 8-bit products."""
+    warning = inexact(artifact, exact=result.machine.get("int8_exact"))
+    if warning is not None:
+        logger.warning(warning)
+    return result
 
 
 def use_cores(transcriber: Transcriber, data: DataSet) -> tuple[Transcriber, LocalWorkers, list[Split]]:

@@ -1,4 +1,4 @@
-"""What can be run and scored: an artifact's folder, or the name of an anchor or a custom model."""
+"""Transcribers: an artifact or a model, ready to transcribe, with what a result has to say about it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,33 +6,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from device_runner.artifact import MANIFEST, Artifact, open_artifact
-from device_runner.engines import Engine, Waveform, open_engine
+from device_runner.audio import resample
+from device_runner.engines import Engine, Logits, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from device_runner.labels import select_labels
 from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, TestCase, case_of, find_test_case, names_custom_model
 
 if TYPE_CHECKING:
-    from toolchain.models.anchor_model import AnchorModel  # it brings torch in, which artifacts can do without
+    from toolchain.models.anchor_model import AnchorModel  # imports torch, which artifacts do without
 
 
 @dataclass(frozen=True)
 class Transcriber:
-    """A recogniser, with what a result must say of it.
+    """An artifact or a PyTorch model, ready to transcribe.
+
+    Example:
+        >>> transcriber = asrdeploy.load("artifacts/tiny")  # doctest: +SKIP
+        >>> transcriber.transcribe(waveform, 16_000)  # doctest: +SKIP
+        'SEVEN TWO NINE'
 
     Args:
-        configuration: name of the test configuration.
-        case: its test case.
-        identity: what decides the transcripts: the sha256 of an artifact, or name and weights of an anchor.
-        transmitted_bits: what reaches the UE.
-        engine: None: it runs on a device.
-        opener: opens the engine anew with a number of threads.
-        threads: of the engine.
-        artifact: None: it is a model in torch.
-        model: None: it is an artifact.
-        half: the engine computes in half precision.
-        torch_device: what a model in torch runs on.
-        tuned_on: ids of the utterances that codec or scheme were calibrated with; see ``toolchain.data.splits``.
+        configuration: Name of the test configuration.
+        case: Test case of the model.
+        identity: What decides the transcripts: the sha256 of an artifact or bitstream, or name and weights of an anchor.
+        trained: False for random weights.
+        labels: Labels by index, the blank first.
+        sample_rate: Sample rate of the model, in hertz.
+        transmitted_bits: Bits that reach the UE.
+        artifact_bytes: Size of the artifact; None for a PyTorch model.
+        engine: What computes the logits; None if a device runs the artifact.
+        warning: What a user should know about results from this machine.
+        opener: Opens the engine with another number of threads.
+        threads: Threads of the engine.
+        artifact: The artifact; None for a PyTorch model.
+        model: The model; None for an artifact.
+        torch_device: PyTorch device of a model.
+        half: The model computes in half precision.
+        tuned_on: Ids of the utterances that codec or scheme were calibrated with; see ``toolchain.data.splits``.
     """
 
     configuration: str
@@ -58,7 +69,7 @@ class Transcriber:
         """The engine.
 
         Raises:
-            ValueError: the transcriber is only described here and runs on a device.
+            ValueError: There is none, because a device runs the artifact.
         """
         if self.engine is None:
             raise ValueError(f"{self.configuration} runs on a device")
@@ -66,28 +77,38 @@ class Transcriber:
 
     @property
     def shareable(self) -> bool:
-        """Whether several threads may use the engine at once, and gain by it: ExecuTorch plans memory for one, and holds Python's lock."""
+        """Whether threads can share the engine and gain from it. ExecuTorch plans memory for one call and holds Python's lock."""
         return self.artifact is None or self.artifact.manifest.format != "executorch"
 
     @property
     def saturates(self) -> bool:
-        """Whether what is heard depends on how the processor adds 8-bit products."""
+        """Whether transcripts depend on how the processor adds 8-bit products."""
         return self.artifact is not None and _saturates(self.artifact)
 
-    def transcribe(self, waveform: Waveform) -> str:
-        """Return what is heard in a waveform ``[samples]``.
+    def transcribe(self, waveform: Waveform, sample_rate: int | None = None) -> str:
+        """Return the transcript of a waveform; see ``logits`` for arguments and errors."""
+        return select_labels(self.logits(waveform, sample_rate), self.labels)
+
+    def logits(self, waveform: Waveform, sample_rate: int | None = None) -> Logits:
+        """Return the logits ``[frames, labels]`` of a waveform.
+
+        Args:
+            waveform: Samples ``[samples]`` in -1 to 1, mono, as float32.
+            sample_rate: Sample rate of the waveform in hertz (default: the model's). Another rate is resampled.
 
         Raises:
-            AsrDeployError: it is too short or too long.
-            ValueError: see ``running``.
+            AsrDeployError: The waveform is too short or too long, or cannot be resampled.
+            ValueError: A device runs the artifact; see ``running``.
         """
-        return select_labels(self.running.logits(waveform), self.labels)
+        if sample_rate is not None and sample_rate != self.sample_rate:
+            waveform = resample(waveform, sample_rate, self.sample_rate)
+        return self.running.logits(waveform)
 
     def with_threads(self, threads: int) -> "Transcriber":
-        """Return this transcriber with an engine on other threads.
+        """Return this transcriber with an engine of another number of threads.
 
         Raises:
-            AsrDeployError: fewer than one thread.
+            AsrDeployError: ``threads`` is below 1.
         """
         if threads == self.threads or self.opener is None:
             return self
@@ -95,37 +116,48 @@ class Transcriber:
 
 
 def open_transcriber(
-    name: str, *, weights: str | None = None, seed: int = 0, threads: int = 1, torch_device: str = "cpu", half: bool = False
+    name: str | Path, *, weights: str | None = None, seed: int = 0, threads: int = 1, torch_device: str = "cpu", half: bool = False
 ) -> Transcriber:
-    """Open an artifact's folder, or an anchor by number or name, or a custom model, as the torch reference.
+    """Load an artifact, or a model as the PyTorch reference.
 
     Args:
-        name: see above.
-        weights: of a model.
-        seed: of random weights.
-        threads: of the engine.
-        torch_device: what a model runs on, in torch's words: ``cpu``, ``cuda``, ``cuda:1``.
-        half: a model computes in half precision.
+        name: Folder of an artifact, a test case by number or name, or a custom model.
+        weights: Weights of a model; see ``load_model``.
+        seed: Seed of random weights.
+        threads: Threads of the engine.
+        torch_device: PyTorch device of a model: ``cpu``, ``cuda`` or ``cuda:N``.
+        half: Run a model in half precision.
 
     Raises:
-        AsrDeployError: it is neither, or cannot be opened.
+        AsrDeployError: Unknown name, or something that cannot be loaded.
     """
+    name = str(name)
     path = Path(name)
     if _names_artifact(name):
         if weights is not None:
-            raise AsrDeployError("--weights is for models; an artifact has its own.")
+            raise AsrDeployError(f"--weights applies to models, and {path} is an artifact with weights of its own. Leave --weights out.")
         if torch_device != "cpu" or half:
-            raise AsrDeployError("--torch-device and --half are for models in torch; an artifact runs as it was exported.")
+            raise AsrDeployError(f"--torch-device and --half apply to PyTorch models, and {path} is an artifact. Leave them out.")
         if not path.exists():
-            raise AsrDeployError(f"{path} does not exist; give an artifact's folder, a model's name, or your custom model.")
+            raise AsrDeployError(f"{path} does not exist. Give the folder of an artifact, a test case, or a custom model.")
         artifact = open_artifact(path)
-        return describe(artifact, open_engine(artifact, threads), threads)
+        return artifact_transcriber(artifact, open_engine(artifact, threads), threads)
     if not names_custom_model(name):
         find_test_case(name)  # an unknown name is answered before torch is imported
     from toolchain.models.loading import load_model
 
-    model = load_model(name, weights, seed)
-    return transcriber_of(model, model.case.name, f"{model.case.name}, {model.weights}", None, threads, torch_device, half=half)
+    return model_transcriber(load_model(name, weights, seed), threads=threads, torch_device=torch_device, half=half)
+
+
+def as_transcriber(model: "Transcriber | AnchorModel | Artifact | str | Path") -> Transcriber:
+    """Return a transcriber for what a caller has: a transcriber, a model, an artifact, or the name of either; see ``open_transcriber``."""
+    if isinstance(model, Transcriber):
+        return model
+    if isinstance(model, str | Path):
+        return open_transcriber(model)
+    if isinstance(model, Artifact):
+        return artifact_transcriber(model, open_engine(model))
+    return model_transcriber(model)
 
 
 def _names_artifact(name: str) -> bool:
@@ -135,8 +167,8 @@ def _names_artifact(name: str) -> bool:
     return (path.exists() or "/" in name) and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
 
 
-def describe(artifact: Artifact, engine: Engine | None = None, threads: int = 1) -> Transcriber:
-    """Return an artifact as a transcriber; without an engine where a device runs it."""
+def artifact_transcriber(artifact: Artifact, engine: Engine | None = None, threads: int = 1) -> Transcriber:
+    """Return the transcriber of an artifact; without an engine if a device runs it."""
     manifest = artifact.manifest
     return Transcriber(
         configuration=artifact.folder.resolve().name,
@@ -156,30 +188,39 @@ def describe(artifact: Artifact, engine: Engine | None = None, threads: int = 1)
     )
 
 
-def transcriber_of(
+def model_transcriber(
     model: "AnchorModel",
-    configuration: str,
-    identity: str,
-    transmitted_bits: int | None,
-    threads: int,
-    torch_device: str = "cpu",
+    configuration: str | None = None,
     *,
+    identity: str | None = None,
+    threads: int = 1,
+    torch_device: str = "cpu",
     half: bool = False,
 ) -> Transcriber:
-    """Return a model in torch as a transcriber; ``transmitted_bits`` None: the anchor's own size."""
+    """Return the transcriber of a PyTorch model.
+
+    Args:
+        model: The model. One that was reconstructed from a bitstream counts the transmitted bits, others the anchor's size.
+        configuration: Name of the test configuration (default: the codec's, else the model's name).
+        identity: See ``Transcriber`` (default: the bitstream's, else name and weights of the model).
+        threads: Threads of the engine.
+        torch_device: See ``open_transcriber``.
+        half: Run in half precision.
+    """
     from toolchain.accuracy.torch_engine import TorchEngine
 
     def opener(number: int) -> Engine:
         return TorchEngine(model, number, torch_device, half=half)
 
+    received = model.received
     return Transcriber(
-        configuration=configuration,
+        configuration=configuration or (model.case.name if received is None else received.codec),
         case=model.case,
-        identity=identity,
+        identity=identity or (f"{model.case.name}, {model.weights}" if received is None else received.identity),
         trained=model.trained,
         labels=model.case.labels,
         sample_rate=model.case.sample_rate,
-        transmitted_bits=model.case.anchor.size_bits if transmitted_bits is None else transmitted_bits,
+        transmitted_bits=model.case.anchor.size_bits if received is None else 8 * received.size_bytes,
         artifact_bytes=None,
         engine=opener(threads),
         opener=opener,
@@ -192,22 +233,22 @@ def transcriber_of(
 
 
 def inexact(artifact: Artifact, *, exact: bool | None) -> str | None:
-    """Return a sentence where 8-bit products were computed by a processor that saturates them.
+    """Return a sentence if a processor that saturates 8-bit products ran an artifact that has some.
 
     Args:
-        artifact: what was run.
-        exact: what the processor does; None: not known.
+        artifact: What was run.
+        exact: Whether the processor adds 8-bit products exactly; None if unknown.
     """
     if not _saturates(artifact) or exact is not False:
         return None
     return (
-        "This CPU has no dot-product instructions (VNNI): its 8-bit products saturate, so the word error rate is not a phone's; "
-        f"export with --quant {artifact.manifest.scheme}+reduce_range."
+        "This CPU has no dot-product instructions (VNNI), so its 8-bit products saturate and the WER is not that of a phone. "
+        f"Export with --quant {artifact.manifest.scheme}+reduce_range."
     )
 
 
 def _saturates(artifact: Artifact) -> bool:
-    """Tell whether an artifact has 8-bit products that saturate where the processor has no dot-product instructions."""
+    """Tell whether an artifact has 8-bit products that saturate on a processor without dot-product instructions."""
     manifest = artifact.manifest
     computed = any(what in manifest.quantised for what in ("matrix products in int8", "convolutions in int8"))
     return computed and manifest.format == "onnx" and "reduce_range" not in manifest.scheme

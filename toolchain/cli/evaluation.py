@@ -1,4 +1,4 @@
-"""The commands of `asrdeploy` that run a recogniser, here or on a device: transcribe, evaluate, bench."""
+"""Commands that transcribe, on this machine or on a device: transcribe, evaluate."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,6 +9,9 @@ import typer
 from device_runner.errors import AsrDeployError
 from device_runner.files import file_name_of
 from toolchain.cli.options import (
+    INPUT,
+    OUTPUT,
+    RUNNING,
     AdbOption,
     AddressOption,
     ApkOption,
@@ -37,12 +40,15 @@ if TYPE_CHECKING:
     from toolchain.accuracy.scoring import Evaluation
     from toolchain.data.datasets import DataSet
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
+NameArgument = Annotated[
+    str, typer.Argument(metavar="ARTIFACT|MODEL", help="Folder of an artifact, or a model to run in PyTorch as the reference.")
+]
 
 
 def transcribe(
-    transcriber: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Recordings (FLAC, WAV; mono).")],
+    name: NameArgument,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Audio files (FLAC or WAV, mono).")],
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
     device: DeviceOption = "local",
@@ -51,68 +57,72 @@ def transcribe(
     apk: ApkOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Print what a recogniser hears. Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav"""
+    """Transcribe audio files. Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav"""
     from device_runner.audio import read_audio
     from toolchain.accuracy.transcriber import open_transcriber
 
-    heard: Iterable[str]
+    transcripts: Iterable[str]
     if device != "local":
-        heard = _heard_on(_artifact_for(transcriber, device, weights), files, threads, open_chosen(device, via, adb, apk, complain))
+        artifact = _artifact_for(name, device, weights)
+        transcripts = _transcribed_on(artifact, files, threads, open_chosen(device, via, adb, apk, complain))
     else:
-        opened = open_transcriber(transcriber, weights=weights, threads=threads)
-        heard = (_named(file, lambda path: opened.transcribe(read_audio(path, opened.sample_rate))) for file in files)
+        transcriber = open_transcriber(name, weights=weights, threads=threads)
+        transcripts = (_named(file, lambda path: transcriber.transcribe(read_audio(path, transcriber.sample_rate))) for file in files)
     texts = []
-    for file, text in zip(files, heard, strict=True):
+    for file, text in zip(files, transcripts, strict=True):
         typer.echo(f"{file}: {text}" if len(files) > 1 else text)
         texts.append({"file": file, "text": text})
     write_figures(json_file, texts)
 
 
-def _heard_on(artifact: "Artifact", files: list[Path], threads: int, device: "Device") -> list[str]:
+def _transcribed_on(artifact: "Artifact", files: list[Path], threads: int, device: "Device") -> list[str]:
     from device_runner.audio import read_audio
     from device_runner.jobs import make_task
 
     rate = artifact.manifest.sample_rate
-    # A number before the name: the same file may be given twice, and two folders may hold files of one name.
+    # Numbered, because a file may be given twice and two folders may have files of the same name.
     recordings = [(f"{number} {file.name}"[:200], _named(file, lambda path: read_audio(path, rate))) for number, file in enumerate(files)]
     return [each.hypothesis for each in device.run(make_task(artifact, recordings, mode="accuracy", threads=threads)).transcripts]
 
 
-def _named(file: Path, step: Callable[[Path], Made]) -> Made:
-    """Do a step of a file; its complaint names the file."""
+def _named(file: Path, step: Callable[[Path], Result]) -> Result:
+    """Run a step on a file, and name the file in its errors."""
     try:
         return step(file)
     except AsrDeployError as error:
         raise AsrDeployError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
 
 
-def _artifact_for(transcriber: str, device: str, weights: str | None) -> "Artifact":
+def _artifact_for(name: str, device: str, weights: str | None) -> "Artifact":
     from device_runner.artifact import open_artifact
 
     if weights is not None:
-        raise AsrDeployError("--weights is for models in torch on this machine; a device runs an artifact: export it first.")
-    if not Path(transcriber).exists():
-        raise AsrDeployError(f"{transcriber} is no artifact's folder; {device} runs artifacts: make one with `asrdeploy export`.")
-    return open_artifact(Path(transcriber))
+        raise AsrDeployError(f"--weights applies to PyTorch models on this machine, and {device} runs artifacts. Export the model first.")
+    if not Path(name).exists():
+        raise AsrDeployError(f"{name} is not an artifact, and {device} runs artifacts only. Make one with `asrdeploy export`.")
+    return open_artifact(Path(name))
 
 
 def evaluate(
-    transcriber: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help="An artifact's folder, or a model for the torch reference.")],
+    name: NameArgument,
     data: DataOption = "digits",
-    split: Annotated[str, typer.Option(help="For example test-clean or dev-clean.")] = "test-clean",
+    split: Annotated[str, typer.Option(help="Split, for example test-clean or dev-clean.", rich_help_panel=INPUT)] = "test-clean",
     limit: LimitOption = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of transcripts and result; default: results/NAME-DATA-SPLIT.")
+        Path | None,
+        typer.Option("-o", "--output", help="Output folder (default: `results/NAME-DATA-SPLIT`).", rich_help_panel=OUTPUT),
     ] = None,
     weights: WeightsOption = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", help="Threads of every worker; default: 1, or what is measured at the start."),
+        typer.Option("--threads", help="Threads of every worker (default: measured on large test sets, else 1).", rich_help_panel=RUNNING),
     ] = None,
     worker_count: WorkersOption = None,
     normalizer: NormalizerOption = "none",
-    torch_device: Annotated[str, typer.Option(help="What a model in torch runs on: cpu, cuda or cuda:NUMBER.")] = "cpu",
-    half: Annotated[bool, typer.Option("--half", help="A model in torch computes in half precision.")] = False,
+    torch_device: Annotated[
+        str, typer.Option(help="PyTorch device of a model: `cpu`, `cuda` or `cuda:N`.", rich_help_panel=RUNNING)
+    ] = "cpu",
+    half: Annotated[bool, typer.Option("--half", help="Run a PyTorch model in half precision.", rich_help_panel=RUNNING)] = False,
     engine: EngineOption = "local",
     address: AddressOption = None,
     device: DeviceOption = "local",
@@ -122,56 +132,53 @@ def evaluate(
     provider: ProviderOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
-    """Measure the word error rate on a set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20 -o results/fp32"""
+    """Measure the word error rate on a test set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20 -o results/fp32"""
     from toolchain.accuracy.evaluation import check_trained, earlier_threads, finished_on_device, use_cores
-    from toolchain.accuracy.evaluation import evaluate as transcribe_and_score
+    from toolchain.accuracy.evaluation import evaluate as run_evaluation
     from toolchain.accuracy.progress import evaluation_progress
-    from toolchain.accuracy.transcriber import describe, inexact, open_transcriber
+    from toolchain.accuracy.transcriber import artifact_transcriber, open_transcriber
     from toolchain.data.datasets import open_data
     from toolchain.data.normalisers import check_normalizer
     from toolchain.reports import tables
 
     if limit is not None and limit < 1:
-        raise AsrDeployError(f"--limit {limit} leaves nothing to evaluate; give 1 or more.")
-    check_normalizer(normalizer)  # a wrong name is answered before anything is heard
+        raise AsrDeployError(f"--limit {limit} leaves nothing to evaluate. Use 1 or more.")
+    check_normalizer(normalizer)  # before anything is transcribed
     if device == "local" and provider != "cpu":
-        raise AsrDeployError("--provider chooses what a phone computes with; name the phone with --device.")
+        raise AsrDeployError(f"--provider {provider} applies to phones. Name the phone with --device.")
     if device != "local" and (engine != "local" or worker_count is not None or half or torch_device != "cpu"):
-        raise AsrDeployError("--engine, --workers, --torch-device and --half are of this machine; leave them or --device out.")
+        raise AsrDeployError("--engine, --workers, --torch-device and --half apply to this machine. Leave them out, or leave --device out.")
     check_workers(engine, address, worker_count, 1 if threads is None else threads)
     if engine == "ray" and torch_device != "cpu":
-        raise AsrDeployError("--engine ray runs on the nodes' CPUs; leave --torch-device out.")
-    artifact = None if device == "local" else _artifact_for(transcriber, device, weights)
+        raise AsrDeployError("--engine ray runs on the CPUs of the nodes. Leave --torch-device out.")
+    artifact = None if device == "local" else _artifact_for(name, device, weights)
     if artifact is None:
-        opened = open_transcriber(transcriber, weights=weights, threads=threads or 1, torch_device=torch_device, half=half)
+        transcriber = open_transcriber(name, weights=weights, threads=threads or 1, torch_device=torch_device, half=half)
     else:
-        opened = describe(artifact)
-    check_trained(opened)
+        transcriber = artifact_transcriber(artifact)
+    check_trained(transcriber)
     chosen = open_data(data, split)
     if limit is not None:
         chosen = chosen.limited(limit)
     ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{file_name_of(device)}")
-    folder = output or Path("results") / f"{opened.configuration}-{chosen.name}-{split}{ending}"
+    folder = output or Path("results") / f"{transcriber.configuration}-{chosen.name}-{split}{ending}"
     if artifact is not None:
         asked: dict[str, Any] = {"threads": threads or 1, "provider": provider, "via": via, "normalizer": normalizer}
         earlier = finished_on_device(artifact, chosen, folder, device, **asked)
         result = earlier or _evaluated_on(artifact, chosen, folder, open_chosen(device, via, adb, apk, complain), asked)
     else:
-        begun = earlier_threads(opened, chosen, folder) if threads is None else threads
-        opened = opened.with_threads(begun or 1)  # a run goes on with the threads that it began with, on whatever it goes on
-        with open_workers(engine, address, worker_count, opened.threads) as workers:
+        begun = earlier_threads(transcriber, chosen, folder) if threads is None else threads
+        transcriber = transcriber.with_threads(begun or 1)  # a run resumes with the threads it began with
+        with open_workers(engine, address, worker_count, transcriber.threads) as workers:
             if engine == "local" and begun is None and worker_count is None and torch_device == "cpu":
                 with console.status("measuring workers and threads"):
-                    opened, workers, splits = use_cores(opened, chosen)
+                    transcriber, workers, splits = use_cores(transcriber, chosen)
                 for each in splits:
-                    rate = f"{each.audio_seconds_per_second:.1f} s of audio in a second"
+                    rate = f"{each.audio_seconds_per_second:.1f} s of audio per second"
                     console.print(f"{each.workers} worker(s) of {each.threads} thread(s): {rate}", highlight=False)
             with evaluation_progress(chosen) as progress:
-                result = transcribe_and_score(opened, chosen, folder, workers=workers, normalizer=normalizer, progress=progress)
+                result = run_evaluation(transcriber, chosen, folder, workers=workers, normalizer=normalizer, progress=progress)
     console.print(tables.evaluation(result))
-    warning = opened.warning if artifact is None else inexact(artifact, exact=result.machine.get("int8_exact"))
-    if warning:
-        complain(warning)
     console.print(f"Transcripts and result are in {folder}.")
     write_figures(json_file, result)
 

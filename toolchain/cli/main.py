@@ -1,5 +1,6 @@
 """The `asrdeploy` command line: each command parses its options, calls one function and prints the result."""
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -28,6 +29,17 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 
 
+class Complaints(logging.Handler):
+    """Prints warnings of the library as the command line prints errors: one sentence on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning."""
+        complain(record.getMessage())
+
+
+COMPLAINTS = Complaints(logging.WARNING)
+
+
 def main() -> None:
     """Run `asrdeploy`."""
     run(app)
@@ -38,6 +50,7 @@ def run(application: typer.Typer) -> None:
 
     Exit codes: 2 for what the user can fix, 3 for a device that failed, 130 for Ctrl-C.
     """
+    logging.getLogger("asrdeploy").addHandler(COMPLAINTS)
     try:
         application()
     except AsrDeployError as error:

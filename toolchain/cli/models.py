@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 from toolchain.cli.options import (
+    CODING,
+    INPUT,
+    OUTPUT,
     BaseOption,
     CalibrateSplitOption,
     DecoderOption,
@@ -24,11 +27,11 @@ from toolchain.cli.options import (
 
 def testcases(
     model: Annotated[
-        str | None, typer.Option("--model", "--testcase", help="Check this model, also one of your custom, and show its row alone.")
+        str | None, typer.Option("--model", "--testcase", help="Load and check this model, and show its row only.", rich_help_panel=INPUT)
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """List the test cases and their anchors. Example: asrdeploy testcases"""
+    """List the test cases and their anchors. With --model, check a custom model. Example: asrdeploy testcases"""
     from toolchain.models.test_cases import TEST_CASES
     from toolchain.reports import tables
 
@@ -45,39 +48,60 @@ def testcases(
 
 
 def schemes(json_file: JsonOption = None) -> None:
-    """List the schemes that --quant names. Example: asrdeploy schemes"""
+    """List the quantisation schemes for `export --quant`. Example: asrdeploy schemes"""
     from exporters.schemes import SCHEMES, VARIANTS, scheme_plugins
     from toolchain.reports import tables
 
-    theirs, broken = scheme_plugins()
-    console.print(tables.schemes([*SCHEMES.values(), *theirs.values()]))
+    plugins, broken = scheme_plugins()
+    console.print(tables.schemes([*SCHEMES.values(), *plugins.values()]))
     for name, (_, summary) in VARIANTS.items():
         console.print(f"NAME+{name}: {summary}", highlight=False)
     for name, reason in broken.items():
         complain(f"The scheme {name} of another package cannot be used: {reason}.")
-    write_figures(json_file, [*SCHEMES.values(), *theirs.values()])
+    write_figures(json_file, [*SCHEMES.values(), *plugins.values()])
 
 
 def export(
     model: ModelOption = "DIGITS_ASR_TINY",
     format_name: Annotated[
-        str, typer.Option("--format", help="Artifact format: onnx or executorch.", autocompletion=one_of("onnx", "executorch"))
+        str,
+        typer.Option(
+            "--format",
+            help="Artifact format: `onnx` or `executorch`.",
+            autocompletion=one_of("onnx", "executorch"),
+            rich_help_panel=OUTPUT,
+        ),
     ] = "onnx",
-    quant: Annotated[str, typer.Option("--quant", help="Scheme; `asrdeploy schemes` lists them.", autocompletion=schemes_like)] = "fp32",
+    quant: Annotated[
+        str,
+        typer.Option(
+            "--quant",
+            help="Quantisation scheme. `asrdeploy schemes` lists them.",
+            autocompletion=schemes_like,
+            rich_help_panel=CODING,
+        ),
+    ] = "fp32",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of the artifact; default: artifacts/MODEL-FORMAT-QUANT.")
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of the artifact (default: `artifacts/MODEL-FORMAT-QUANT`).", rich_help_panel=OUTPUT),
     ] = None,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
-    source: Annotated[Path | None, typer.Option("--from", help="A bitstream (.asrb): export the model that it holds.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Bitstream (.asrb) whose model is exported.", rich_help_panel=INPUT)] = None,
     base: BaseOption = None,
     decoder: DecoderOption = None,
-    max_seconds: Annotated[float, typer.Option(help="Longest audio that the artifact takes; ExecuTorch plans memory for it.")] = 35.0,
-    calibrate: Annotated[str, typer.Option(help="Data for schemes with calibration: `digits`, `librispeech`, or a folder.")] = "digits",
+    max_seconds: Annotated[
+        float,
+        typer.Option(help="Longest audio that the artifact takes, in seconds. ExecuTorch plans memory for it.", rich_help_panel=OUTPUT),
+    ] = 35.0,
+    calibrate: Annotated[
+        str,
+        typer.Option(help="Calibration data for calibrated schemes: `digits`, `librispeech`, or a folder.", rich_help_panel=CODING),
+    ] = "digits",
     calibrate_split: CalibrateSplitOption = "dev-clean",
     json_file: JsonOption = None,
 ) -> None:
-    """Export a model to an artifact and compare it with torch. Example: asrdeploy export --quant int8"""
+    """Export a model to an artifact and compare it with PyTorch. Example: asrdeploy export --quant int8"""
     from exporters.export import check_choice
     from toolchain.reports import tables
 
@@ -87,28 +111,24 @@ def export(
     from toolchain.scenario.exporting import export_model
 
     speech = calibration_speech(calibrate, calibrate_split) if scheme.calibrated else None
-    codec, transmitted = None, None
     if source is None:
         loaded = load_model(model, weights, seed)
     else:
         from device_runner.bitstream.format import read_header
-        from toolchain.compression.bitstreams import base_for, reconstruct
+        from toolchain.compression.bitstreams import base_for, decompress
         from toolchain.models.test_cases import names_custom_model
 
         custom = load_model(model) if names_custom_model(model) else None
         known = base_for(read_header(source), str(source), base, custom)
-        loaded, header = reconstruct(source, base=known, decoder=decoder, custom=custom)
-        codec, transmitted = header.configuration, source.stat().st_size
+        loaded = decompress(source, base=known, decoder=decoder, custom=custom)
     name = loaded.case.name if source is None else source.stem
     folder = output or Path("artifacts") / f"{name}-{format_name}-{quant}"
     with console.status("") as status:
         artifact, seconds = export_model(
             loaded,
-            format_name=format_name,
-            scheme_name=quant,
-            folder=folder,
-            codec=codec,
-            transmitted_bytes=transmitted,
+            folder,
+            format=format_name,
+            quant=quant,
             max_seconds=max_seconds,
             calibration=None if speech is None else replace(speech, sample_rate=loaded.case.sample_rate),
             progress=status.update,
@@ -120,27 +140,23 @@ def export(
 
 
 def inspect(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT|BITSTREAM", help="An artifact's folder, or a bitstream (.asrb).")],
-    depth: Annotated[int, typer.Option(help="Depth of the tree of modules.")] = 3,
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT|BITSTREAM", help="Folder of an artifact, or a bitstream (.asrb).")],
+    depth: Annotated[int, typer.Option(help="Depth of the module tree.", rich_help_panel=OUTPUT)] = 3,
     json_file: JsonOption = None,
 ) -> None:
-    """Show what an artifact or a bitstream really holds. Example: asrdeploy inspect artifacts/DIGITS_ASR_TINY-onnx-int8"""
+    """Show what an artifact or a bitstream contains. Example: asrdeploy inspect artifacts/DIGITS_ASR_TINY-onnx-int8"""
     from toolchain.reports import tables
 
     if artifact.is_file():
-        from device_runner.bitstream.format import BitstreamReader, open_bitstream
+        from device_runner.bitstream.format import check_bitstream
 
-        with open_bitstream(artifact) as stream:
-            reader = BitstreamReader(stream)
-            for _ in reader.records():  # every checksum
-                pass
-        console.print(tables.bitstream(reader.header, artifact.stat().st_size, depth))
-        write_figures(json_file, {"bytes": artifact.stat().st_size, "header": reader.header})
+        header = check_bitstream(artifact)
+        console.print(tables.bitstream(header, artifact.stat().st_size, depth))
+        write_figures(json_file, {"bytes": artifact.stat().st_size, "header": header})
         return
-    from device_runner.artifact import open_artifact
-    from exporters.inspection import inspect as inspect_artifact
+    from exporters.inspection import inspect_artifact
 
-    found = inspect_artifact(open_artifact(artifact))
+    found = inspect_artifact(artifact)
     for table in tables.inspection(found, depth):
         console.print(table)
     write_figures(json_file, found.figures(depth))

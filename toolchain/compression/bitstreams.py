@@ -12,13 +12,13 @@ from torch import Tensor
 from device_runner.bitstream.decoders import State, decode_records
 from device_runner.bitstream.format import BitstreamReader, Header, open_bitstream, read_header
 from device_runner.errors import AsrDeployError
-from device_runner.files import atomic_path
+from device_runner.files import atomic_path, sha256_of
 from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.compression.codec import check_base, encode
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.compression.external import decode_externally
 from toolchain.data.speech import calibration_speech
-from toolchain.models.anchor_model import AnchorModel, model_with
+from toolchain.models.anchor_model import AnchorModel, Received, model_with
 from toolchain.models.loading import load_model
 from toolchain.models.test_cases import TestCase, custom_case, find_test_case
 from toolchain.models.weight_files import as_arrays
@@ -46,7 +46,7 @@ def compress(
     model: AnchorModel,
     codec: str,
     parameters: Mapping[str, Any],
-    path: Path,
+    path: str | Path,
     *,
     calibration: Calibration | None = None,
     base: AnchorModel | None = None,
@@ -66,6 +66,7 @@ def compress(
     Raises:
         AsrDeployError: an unknown codec or parameter, or a file that cannot be written.
     """
+    path = Path(path)
     bitstream = call(coded, model, codec, parameters, calibration, base)
     with atomic_path(path) as temporary:
         temporary.write_bytes(bitstream)
@@ -90,10 +91,15 @@ def coded(
     )
 
 
-def reconstruct(
-    path: Path, *, base: AnchorModel | None = None, decoder: str | None = None, custom: AnchorModel | None = None
-) -> tuple[AnchorModel, Header]:
-    """Return the model that a bitstream holds, ready to be exported, and the header.
+def decompress(
+    path: str | Path, *, base: AnchorModel | None = None, decoder: str | None = None, custom: AnchorModel | None = None
+) -> AnchorModel:
+    """Reconstruct the model that a bitstream holds.
+
+    The model knows its bitstream (``AnchorModel.received``), so an export or an evaluation of it counts the transmitted size.
+
+    Example:
+        >>> model = asrdeploy.decompress("small.asrb")  # doctest: +SKIP
 
     Args:
         path: the bitstream.
@@ -104,8 +110,10 @@ def reconstruct(
     Raises:
         AsrDeployError: no bitstream, a damaged one, one of another model, or an update without its base.
     """
+    path = Path(path)
     header, state = read_weights(path, base=base, decoder=decoder)
-    return model_of(header, state, str(path), custom), header
+    received = Received(header.configuration, path.stat().st_size, sha256_of(path))
+    return replace(model_of(header, state, str(path), custom), received=received)
 
 
 def model_of(header: Header, state: Mapping[str, Tensor], name: str, custom: AnchorModel | None = None) -> AnchorModel:
@@ -168,14 +176,14 @@ def base_for(header: Header, name: str, base: str | None, custom: AnchorModel | 
 
 
 def read_weights(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[Header, dict[str, Tensor]]:
-    """Return a bitstream's header and float32 weights; see ``reconstruct`` for what is raised."""
+    """Return a bitstream's header and float32 weights; see ``decompress`` for what is raised."""
     with open_bitstream(path) as stream:
         reader = BitstreamReader(stream)
         return reader.header, decode_weights(reader, base=base, decoder=decoder)
 
 
 def decode_weights(reader: BitstreamReader, *, base: AnchorModel | None = None, decoder: str | None = None) -> dict[str, Tensor]:
-    """Return the float32 weights of an opened bitstream, decoded as it is read; see ``reconstruct`` for what is raised."""
+    """Return the float32 weights of an opened bitstream, decoded as it is read; see ``decompress`` for what is raised."""
     known = None if base is None else base.state()
     check_base(reader.header, known)
     arrays = None if known is None else as_arrays(known)

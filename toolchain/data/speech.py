@@ -1,4 +1,4 @@
-"""Real speech for latency and calibration: the bundled recordings, and few of a set; without torch."""
+"""Recordings for latency measurements and calibration; does not import PyTorch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ CALIBRATION_UTTERANCES, CALIBRATION_SECONDS = 32, 15
 
 @dataclass(frozen=True)
 class CalibrationSpeech:
-    """Recordings for calibration: read one at a time, each time that they are gone through, none longer than a bound."""
+    """Recordings for calibration, read one at a time on every pass and cut to ``CALIBRATION_SECONDS``."""
 
     utterances: tuple[Utterance, ...]
     sample_rate: int = 16_000
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """What a manifest or a bitstream keeps of them, so that no word error rate is measured on them."""
+        """Ids that a manifest or a bitstream stores, so that WER is never measured on these utterances."""
         return tuple(each.id for each in self.utterances)
 
     def __iter__(self) -> Iterator[Waveform]:
@@ -31,19 +31,31 @@ class CalibrationSpeech:
 
 
 def bundled_speech(seconds: list[float], sample_rate: int) -> dict[float, Waveform]:
-    """Return bundled dev-clean speech of exactly these lengths."""
+    """Return bundled dev-clean speech of exactly the requested lengths.
+
+    Args:
+        seconds: Lengths in seconds.
+        sample_rate: Sample rate in Hz.
+
+    Returns:
+        A waveform ``[samples]`` for each length.
+    """
     return real_speech([utterance.path for utterance in open_data("digits", "dev-clean").utterances], seconds, sample_rate)
 
 
 def calibration_speech(data: str, split: str, sample_rate: int = 16_000) -> CalibrationSpeech:
-    """Return recordings for calibration: few, spread over the split.
+    """Select recordings for calibration: at most ``CALIBRATION_UTTERANCES``, evenly spread over the split.
+
+    Args:
+        data: Name or folder of the data set; see ``open_data``.
+        split: Name of the split.
+        sample_rate: Sample rate in Hz.
 
     Raises:
-        AsrDeployError: the split holds utterances of a set that word error rates are reported on (see ``toolchain.data.splits``), or is named
-            like one, or cannot be opened.
+        AsrDeployError: The split is a test set by its name or by its utterances (see ``toolchain.data.splits``), or cannot be opened.
     """
     if split.startswith("test"):
-        raise AsrDeployError(f"Calibration on {split} would measure on what was tuned with; use dev-clean.")
+        raise AsrDeployError(f"Cannot calibrate on {split}, because WER is reported on test sets. Use another split, such as dev-clean.")
     chosen = open_data(data, split)
     check_tuning_data(chosen)
     step = max(1, len(chosen.utterances) // CALIBRATION_UTTERANCES)

@@ -1,4 +1,4 @@
-"""What a delivery found: receptions by bitstream and rate, and where a smaller bitstream stops paying."""
+"""Results of a delivery: receptions by bitstream and rate, and the rate up to which a smaller bitstream is faster."""
 
 from statistics import median
 from typing import Any, Literal
@@ -11,20 +11,26 @@ from toolchain.delivery.reception import Reception
 
 
 class Delivered(BaseModel):
-    """A bitstream and its receptions, one for each rate, the slowest first."""
+    """A bitstream and its receptions, one for each rate, starting with the lowest rate."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     sha256: str
     receptions: tuple[Reception, ...]
-    after: float = Field(description="seconds to load and to infer first: the median over all bitstreams, whose model is the same")
+    after: float = Field(description="seconds for loading and the first inference: median over all bitstreams, which have the same model")
 
     def seconds_at(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the time to the first transcript [s] at rates [bit/s] that were not measured.
+        """Compute the time to first transcript at rates that were not measured.
 
-        Transfer and decoding overlap: whichever lasts longer counts, then what is left to decode after the last byte (the least that was
-        seen), loading and the first inference.
+        Transfer and decoding overlap, so the longer of the two counts. The decoding time after the last byte (the shortest one measured)
+        belongs to the transfer; loading and the first inference are added.
+
+        Args:
+            rates: Rates in bit/s, ``[n]``.
+
+        Returns:
+            Times in seconds, ``[n]``.
         """
         tail = min(each.seconds.decode for each in self.receptions)
         busy = median(each.decode_busy for each in self.receptions)
@@ -32,7 +38,7 @@ class Delivered(BaseModel):
 
 
 class Delivery(BaseModel):
-    """Bitstreams of one model, the smallest first."""
+    """Results for several bitstreams of one model, starting with the smallest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +48,7 @@ class Delivery(BaseModel):
 
 
 def break_even(smaller: Delivered, larger: Delivered) -> float | None:
-    """Return the rate [bit/s] above which a larger bitstream gives its first transcript earlier; None up to 10 Gbit/s."""
+    """Return the rate in bit/s above which the larger bitstream has the earlier first transcript, or None up to 10 Gbit/s."""
     rates = np.geomspace(1e4, 1e10, 2401)
     later = np.flatnonzero(smaller.seconds_at(rates) > larger.seconds_at(rates))
     return float(rates[later[0]]) if later.size else None

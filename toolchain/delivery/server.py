@@ -1,4 +1,4 @@
-"""Transmission to the UE: a server of bitstreams, and the time to the first transcript over rates, measured in fresh processes."""
+"""Transmission to the UE: an HTTP server for bitstreams, and measurements of the time to first transcript over the rate."""
 
 import base64
 import hashlib
@@ -21,6 +21,7 @@ from device_runner.bitstream.format import read_header
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions
 from device_runner.files import sha256_of, write_json, write_record
+from device_runner.package import ROOT
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.delivery.measurements import Delivered, Delivery
 from toolchain.delivery.reception import Reception
@@ -29,14 +30,17 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 START_SECONDS = 10.0
-LIMIT_SECONDS = 600.0  # for a reception beyond what its rate asks for
+LIMIT_SECONDS = 600.0  # time limit of a reception, in addition to the transfer at its rate
 
 
 def application(files: Sequence[Path]) -> "Starlette":
-    """Return a web application that offers files by name: ranges, a digest of each (RFC 9530), nothing else.
+    """Create a web application that serves files by name, with range requests and digests (RFC 9530).
+
+    Args:
+        files: Bitstreams to serve.
 
     Raises:
-        AsrDeployError: two files have the same name, or one is no bitstream.
+        AsrDeployError: Two files have the same name, or a file is not a bitstream.
     """
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -45,14 +49,14 @@ def application(files: Sequence[Path]) -> "Starlette":
 
     offered = {path.name: path for path in files}
     if len(offered) < len(files):
-        raise AsrDeployError("Two bitstreams have the same name; they are offered by name.")
+        raise AsrDeployError("Two bitstreams have the same file name, but they are served by name. Rename one of them.")
     for path in files:
         read_header(path)
 
     def file(request: Request) -> Response:
         path = offered.get(request.path_params["name"])
         if path is None or not path.is_file():
-            return PlainTextResponse("There is no such bitstream here.\n", 404)
+            return PlainTextResponse("This bitstream is not available.\n", 404)
         stat = path.stat()
         digest = base64.b64encode(bytes.fromhex(_digest(path, stat.st_mtime_ns, stat.st_size))).decode()
         return FileResponse(path, media_type="application/octet-stream", headers={"Repr-Digest": f"sha-256=:{digest}:"})
@@ -65,13 +69,13 @@ def application(files: Sequence[Path]) -> "Starlette":
 
 @lru_cache
 def _digest(path: Path, changed: int, size: int) -> str:
-    """Hash a file once for each version of it."""
+    """Return the SHA-256 of a file, cached by its modification time and size."""
     return sha256_of(path)
 
 
 @contextmanager
 def serving(files: Sequence[Path]) -> Iterator[str]:
-    """Serve files on this machine until the end of the block; yields the address."""
+    """Serve files on this machine until the end of the block and yield the server's address."""
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(application(files), host="127.0.0.1", port=0, log_level="critical", lifespan="off"))
@@ -80,7 +84,7 @@ def serving(files: Sequence[Path]) -> Iterator[str]:
     deadline = time.monotonic() + START_SECONDS
     while not server.started:
         if not thread.is_alive() or time.monotonic() > deadline:
-            raise AsrDeployError("The server of bitstreams did not start.")
+            raise AsrDeployError(f"The bitstream server did not start within {START_SECONDS:g} s. Repeat the command.")
         time.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
@@ -90,7 +94,16 @@ def serving(files: Sequence[Path]) -> Iterator[str]:
 
 
 def serve(files: Sequence[Path], host: str, port: int) -> None:
-    """Serve files until the process is interrupted."""
+    """Serve files until the process is interrupted.
+
+    Args:
+        files: Bitstreams to serve.
+        host: Address to listen on.
+        port: Port to listen on.
+
+    Raises:
+        AsrDeployError: Two files have the same name, or a file is not a bitstream.
+    """
     import uvicorn
 
     uvicorn.run(application(files), host=host, port=port, log_level="info")
@@ -104,34 +117,34 @@ def deliver(
     *,
     model: str | None = None,
 ) -> Delivery:
-    """Send every bitstream at every rate to a receiver in a fresh process, and write what it took into ``folder``.
+    """Send every bitstream at every rate to a receiver in a fresh process, and write the measurements to ``folder``.
 
-    Each reception is kept: the same command goes on where an earlier one stopped.
+    Finished receptions are kept, so an interrupted delivery resumes when it is repeated.
 
     Args:
-        files: bitstreams of one model.
-        rates: of the content, in bits per second.
-        folder: gets ``delivery.json`` and the receptions.
-        progress: is told what goes on, and the share of the whole by expected seconds of transfer.
-        model: the custom model that they are of, where a factory makes it.
+        files: Bitstreams of one model.
+        rates: Rates of the content in bit/s.
+        folder: Folder for ``delivery.json`` and the receptions.
+        progress: Callback that receives the current step and the finished share (0 to 1) of the expected transfer time.
+        model: Custom model of the bitstreams. Required if a factory builds it.
 
     Raises:
-        AsrDeployError: no bitstreams, of different models, updates, or a reception that failed.
+        AsrDeployError: The bitstreams belong to different models, a file is not a bitstream or is an update, or a reception failed.
     """
     headers = {path: read_header(path) for path in files}
     if len({(header.model, header.network) for header in headers.values()}) > 1:
-        raise AsrDeployError("These bitstreams are of different models; deliver those of one at a time.")
+        raise AsrDeployError("These bitstreams belong to different models. Deliver the bitstreams of one model at a time.")
     for path, header in headers.items():
         if header.base is not None or header.codec == EXTERNAL or not header.model:
-            raise AsrDeployError(f"{path} needs more than itself to be decoded; `asrdeploy receive` takes --base and --decoder.")
+            raise AsrDeployError(f"{path} cannot be decoded without a base or a decoder. Use `asrdeploy receive` with --base or --decoder.")
         if model is None and header.network is not None and header.network.factory is not None:
-            raise AsrDeployError(f"{path} holds weights of {header.network.factory}, and a bitstream brings no code: give it with --model.")
+            raise AsrDeployError(f"{path} contains weights for {header.network.factory}, but a bitstream contains no code. Give the model with --model.")
     if folder.exists() and any(folder.iterdir()) and not (folder / "receptions").is_dir():
-        raise AsrDeployError(f"{folder} exists and holds no delivery; choose another folder for the results.")
+        raise AsrDeployError(f"{folder} exists but contains no delivery. Choose another folder with -o.")
     files, rates = sorted(files, key=lambda path: path.stat().st_size), sorted(rates)
     code = None
     if model is not None:
-        from toolchain.models.loading import load_model  # torch: a server, and bitstreams of test cases, do without
+        from toolchain.models.loading import load_model  # imports PyTorch, which is only needed here for custom models
 
         code = load_model(model).weights
     whole = sum(1 + 8 * path.stat().st_size / rate for path in files for rate in rates)
@@ -153,7 +166,7 @@ def deliver(
 
 
 def _reception(url: str, size: int, digest: str, rate: float, folder: Path, model: str | None, code: str | None) -> Reception:
-    """Return an earlier reception of the same bitstream at the same rate by the same versions, or make one; ``code``: of the custom model."""
+    """Return a kept reception of the same bitstream, rate, versions and custom model (``code``), or run one."""
     facts = [digest, rate, package_versions(), *filter(None, [code])]
     wanted = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     kept = folder / "receptions" / f"{wanted}.json"
@@ -163,9 +176,9 @@ def _reception(url: str, size: int, digest: str, rate: float, folder: Path, mode
         pass
     limit = LIMIT_SECONDS + 2 * 8 * size / rate
     command = [sys.executable, "-m", "toolchain.delivery.reception", url, repr(rate)]
-    surroundings = os.environ | {"no_proxy": "127.0.0.1"}  # a proxy would be measured, or know nothing of this machine
-    place = Path(__file__).parents[2]  # `-m` looks in the current folder first, so a checkout that is not installed works too
-    if model is not None:  # its files, and a factory's module, lie where the command was given
+    surroundings = os.environ | {"no_proxy": "127.0.0.1"}  # a proxy would distort the measurement or not reach this machine
+    place = ROOT  # `-m` searches the current folder first, so a checkout works without installation
+    if model is not None:  # its files and a factory's module are relative to the current folder
         command.append(model)
         surroundings["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
         place = Path.cwd()
@@ -179,9 +192,9 @@ def _reception(url: str, size: int, digest: str, rate: float, folder: Path, mode
             timeout=limit,
         )
     except subprocess.TimeoutExpired as error:
-        raise AsrDeployError(f"The receiver took longer than {limit:.0f} s for {url}.") from error
+        raise AsrDeployError(f"The receiver exceeded its time limit of {limit:.0f} s for {url}. Repeat the command to resume the delivery.") from error
     if done.returncode != 0:
-        raise AsrDeployError(f"The receiver failed: {(done.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
+        raise AsrDeployError(f"The receiver failed: {(done.stderr.strip().splitlines() or [f'exit code {done.returncode}.'])[-1]}")
     made = Reception.model_validate_json(done.stdout.strip().splitlines()[-1])
     write_json(kept, made.model_dump())
     return made

@@ -1,6 +1,6 @@
-"""What this machine can do, and for each thing that is missing the one command that adds it.
+"""Check what is installed on this machine, and name the command that installs each missing part.
 
-Nothing is changed, no network is used, torch is not imported, and whatever answers not at all or with nonsense costs a time limit at most.
+The checks change nothing, do not use the network and do not import torch. Each has a time limit.
 """
 
 import os
@@ -41,18 +41,18 @@ from toolchain.doctor.probes import (
 )
 from toolchain.extras import EXTRAS, asrdeploy_command, extra_of, installed, pip_command
 
-# Of the Makefile's lists; a test compares them.
+# Debian packages by program. A test compares them with the Makefile's lists.
 DEBIAN = {"adb": "adb", "qemu-aarch64-static": "qemu-user-static", "javac": "openjdk-17-jdk-headless", "mvn": "maven"}
-OLDEST_JDK = 17  # android/build refuses older ones
-MEMORY = 7_100_000_000  # bytes that an export of HUBERT_ASR_LARGE to ONNX takes
-ROOM = 2_000_000_000  # bytes; the weights of HUBERT_ASR_LARGE alone are 1.3 GB
+OLDEST_JDK = 17  # android/build refuses older versions
+MEMORY = 7_100_000_000  # bytes that exporting HUBERT_ASR_LARGE to ONNX requires
+ROOM = 2_000_000_000  # bytes of free space; the weights of HUBERT_ASR_LARGE take 1.3 GB
 NEEDS = {
     "torch": ("export", "compress", "sweep", "evaluate MODEL"),
     "onnxruntime": ("export", "evaluate", "transcribe", "bench"),
     "executorch": ("--format executorch",),
-    "toolchain": ("export", "compress", "sweep", "report", "deliver", "MODEL in torch", "executorch"),
+    "toolchain": ("export", "compress", "sweep", "report", "deliver", "evaluate MODEL", "executorch"),
     "ray": ("evaluate, sweep, smallest: --engine ray",),
-    "phones": ("--device SERIAL, where no other adb is",),
+    "phones": ("--device SERIAL, if no other adb is installed",),
     "training": ("make train",),
     "docs": ("make docs",),
     "adb": ("devices", "--device SERIAL"),
@@ -64,7 +64,7 @@ NEEDS = {
 
 
 def _printable(text: object) -> object:
-    """Others' words may hold control sequences, or bytes that are no text."""
+    """Replace unprintable characters: output of other programs may contain control sequences or invalid bytes."""
     return "".join(each if each.isprintable() else "�" for each in text) if isinstance(text, str) else text
 
 
@@ -72,14 +72,14 @@ Words = Annotated[str, BeforeValidator(_printable)]
 
 
 class Row(BaseModel):
-    """One thing on this machine.
+    """Result of one check.
 
     Args:
-        name: what it is.
-        state: ok; missing: ``command`` adds it, where there is one for this system; note: there, with something to know.
-        found: what is here, or what is wrong.
-        command: for a shell.
-        needed_by: commands and options of asrdeploy that need it.
+        name: Name of the part.
+        state: ``ok``, ``missing``, or ``note`` (present, with a remark).
+        found: What was found, or what is wrong.
+        command: Shell command that installs a missing part, or None if there is none for this system.
+        needed_by: Commands and options of asrdeploy that require the part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,19 +93,19 @@ class Row(BaseModel):
     @model_validator(mode="after")
     def _only_what_is_missing_has_a_command(self) -> "Row":
         if self.command is not None and self.state != "missing":
-            raise ValueError(f"{self.name} is {self.state} and has a command")
+            raise ValueError(f"{self.name} is {self.state}, but has a command")
         return self
 
 
 class Report(BaseModel):
-    """What ``asrdeploy doctor --json`` writes.
+    """Report of ``asrdeploy doctor --json``.
 
     Args:
-        version: of this file's form.
-        broken: why no command of asrdeploy works here, a sentence each.
-        machine: as results of jobs have it.
-        packages: versions of what results depend on.
-        rows: in the order in which they are shown.
+        version: Version of the file format.
+        broken: Reasons why no command of asrdeploy works here, one sentence each.
+        machine: Facts about this machine, as in results of jobs.
+        packages: Versions of the packages on which results depend.
+        rows: Results of the checks, in the order in which they are shown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -118,10 +118,10 @@ class Report(BaseModel):
 
 
 def examine(say: Callable[[str], None] = lambda sentence: None) -> Report:
-    """Look at this machine.
+    """Check this machine.
 
     Args:
-        say: is told what is being asked.
+        say: Callback that receives progress messages.
     """
     python = (sys.executable, "-B", "-P", "-c")
     versions, machine = package_versions(), device_facts()
@@ -136,10 +136,10 @@ def examine(say: Callable[[str], None] = lambda sentence: None) -> Report:
         "mvn": (mvn, "-version") if (mvn := shutil.which("mvn")) else None,
     }
     calls = {name: words for name, words in asked.items() if words is not None}
-    say(f"Asking {', '.join(calls)}")
+    say(f"Checking {', '.join(calls)}")
     with ThreadPoolExecutor(len(calls)) as threads:
         known = dict(zip(calls, threads.map(run_bounded, calls.values()), strict=True))
-    say("Looking at adb's server, the cache and the disks")
+    say("Checking the adb server, the cache and the disks")
     call = known["numpy and onnxruntime"]
     runtimes, cuda = json_lines(call.text), json_lines(known["CUDA"].text) if "CUDA" in known else {}
     pins = pinned()
@@ -164,49 +164,49 @@ def examine(say: Callable[[str], None] = lambda sentence: None) -> Report:
 
 
 def broken(numpy: dict[str, Any] | None, call: Said) -> tuple[str, ...]:
-    """Return the sentences of what every command needs and does not work."""
+    """Return the reasons why no command works: Python is too old, or numpy cannot be imported."""
     found = []
     if sys.version_info < (3, 11):  # noqa: UP036  # an installer that ignores requires-python gets here
-        found.append(f"Python {platform.python_version()} is too old: asrdeploy needs 3.11 or newer.")
+        found.append(f"Python {platform.python_version()} is too old. asrdeploy requires Python 3.11 or newer.")
     if (numpy is None and not call.silent) or (numpy is not None and "error" in numpy):
-        why = (call.problem or "no answer") if numpy is None else short(numpy["error"]).rstrip(".")
-        found.append(f"numpy cannot be imported ({why}): {pip_command('--force-reinstall', '--no-deps', 'numpy')}")
+        why = (call.problem or "no output") if numpy is None else short(numpy["error"]).rstrip(".")
+        found.append(f"numpy cannot be imported ({why}). Reinstall it: {pip_command('--force-reinstall', '--no-deps', 'numpy')}")
     return tuple(found)
 
 
 def python_row(version: str | None) -> Row:
-    """Return the row of the interpreter and of asrdeploy itself."""
+    """Report the Python interpreter and the version of asrdeploy."""
     ours = f"asrdeploy {version}" if version else f"asrdeploy in {Path(__file__).parents[2]}, not installed"
     return Row(name="Python", state="ok" if version else "note", found=f"{platform.python_version()} ({sys.executable}), {ours}")
 
 
 def cpu_row(machine: DeviceFacts, usable: int) -> Row:
-    """Return the row of the CPU, and of what its features mean for 8-bit models.
+    """Report the CPU and whether its 8-bit arithmetic is exact.
 
     Args:
-        machine: its facts.
-        usable: logical CPUs that this process may use.
+        machine: Facts about this machine.
+        usable: Number of logical CPUs that this process may use.
     """
     cores = f"{usable} of {machine.logical_cpus} cores" if usable < machine.logical_cpus else f"{usable} cores"
-    known = f"{machine.cpu}, {cores}, {' '.join(machine.cpu_features) or 'no features that matter'}"
+    known = f"{machine.cpu}, {cores}, {' '.join(machine.cpu_features) or 'no relevant features'}"
     if machine.int8_exact:
         return Row(name="CPU", state="ok", found=f"{known}: int8 is exact")
-    return Row(name="CPU", state="note", found=f"{known}: int8 saturates, so export with +reduce_range (--quant int8+reduce_range)")
+    return Row(name="CPU", state="note", found=f"{known}: int8 saturates; export with --quant int8+reduce_range")
 
 
 def memory_row(total: int, free: int | None, limit: int | None) -> Row:
-    """Return the row of the memory [bytes]: this machine's, what is free, and the limit of the container."""
+    """Report the memory in bytes: total, free, and the limit of the container."""
     most = min(total, limit or total)
     limited = f", limited to {filesize.decimal(most)}" if most < total else ""
     known = f"{filesize.decimal(total)}{limited}" + (f", {filesize.decimal(free)} free" if free is not None else "")
     if min(most, most if free is None else free) < MEMORY:
-        known += f"; an export of HUBERT_ASR_LARGE takes {filesize.decimal(MEMORY)}"
+        known += f"; exporting HUBERT_ASR_LARGE requires {filesize.decimal(MEMORY)}"
         return Row(name="memory", state="note", found=known)
     return Row(name="memory", state="ok", found=known)
 
 
 def disk_row(name: str, folder: Path) -> Row:
-    """Return the row of a folder that is there or would be made, and of the room in it."""
+    """Report the free disk space for a folder, which need not exist."""
     place = folder.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -217,23 +217,23 @@ def disk_row(name: str, folder: Path) -> Row:
     known = f"{filesize.decimal(free)} free in {folder}"
     if not place.is_dir() or not os.access(place, os.W_OK):
         return Row(name=name, state="note", found=f"{known}, which cannot be written")
-    return Row(name=name, state="ok" if free >= ROOM else "note", found=known if free >= ROOM else f"{known}: little")
+    return Row(name=name, state="ok" if free >= ROOM else "note", found=known if free >= ROOM else f"{known}: low")
 
 
 def torch_row(version: str | None, build: dict[str, str], cuda: dict[str, Any], pin: str | None) -> Row:
-    """Return the row of torch.
+    """Report PyTorch.
 
     Args:
-        version: as installed; None: it is not.
-        build: see ``torch_build``.
-        cuda: what the driver says.
-        pin: the version that asrdeploy asks for.
+        version: Installed version, or None.
+        build: Build, see ``torch_build``.
+        cuda: Answer of the NVIDIA driver.
+        pin: Version that asrdeploy requires.
     """
     if version is None:
         return _absent("torch")
     if not build:
         again = pip_command("--force-reinstall", "--no-deps", f"torch=={pin}" if pin else "torch")
-        return Row(name="torch", state="missing", found=f"{version} lacks its files", command=again, needed_by=NEEDS["torch"])
+        return Row(name="torch", state="missing", found=f"{version} is incomplete", command=again, needed_by=NEEDS["torch"])
     kind = next((f"{name.upper()} {build[name]} build" for name in ("cuda", "hip") if name in build), "CPU build")
     known = f"{build['__version__']}, {kind}"
     if "cuda" not in build:
@@ -242,25 +242,25 @@ def torch_row(version: str | None, build: dict[str, str], cuda: dict[str, Any], 
     if devices:
         known += f", {len(devices)} CUDA device{'s' * (len(devices) > 1)}: {', '.join(dict.fromkeys(devices))}"
         if cuda["driver"] < int(build["cuda"].partition(".")[0]):
-            return Row(name="torch", state="note", found=f"{known}; its driver is of CUDA {cuda['driver']}, too old for this build")
+            return Row(name="torch", state="note", found=f"{known}; the driver supports CUDA {cuda['driver']}, too old for this build")
         return _versioned("torch", known, version, pin)
-    why = cuda.get("why", "the NVIDIA driver gives no answer")
+    why = cuda.get("why", "the NVIDIA driver does not answer")
     return _versioned("torch", f"{known}, no CUDA device{f' ({why})' if why else ''}", version, pin)
 
 
 def onnxruntime_row(version: str | None, answer: dict[str, Any] | None, call: Said, pin: str | None) -> Row:
-    """Return the row of ONNX Runtime.
+    """Report ONNX Runtime.
 
     Args:
-        version: as installed; None: it is not.
-        answer: of its import; None: the process ended before.
-        call: that process.
-        pin: the version that asrdeploy asks for.
+        version: Installed version, or None.
+        answer: Result of importing it, or None if the process ended before.
+        call: The process that imported it.
+        pin: Version that asrdeploy requires.
     """
     if version is None:
         return _absent("onnxruntime")
     if answer is None and call.silent:
-        return Row(name="onnxruntime", state="note", found=f"{version}, but its import does not end")
+        return Row(name="onnxruntime", state="note", found=f"{version}, but importing it takes too long")
     if answer is None or "error" in answer:
         why = call.problem if answer is None else short(answer["error"])
         again = pip_command("--force-reinstall", "--no-deps", f"onnxruntime=={pin}" if pin else "onnxruntime")
@@ -270,36 +270,36 @@ def onnxruntime_row(version: str | None, answer: dict[str, Any] | None, call: Sa
 
 
 def executorch_row(version: str | None, pin: str | None) -> Row:
-    """Return the row of ExecuTorch; it is not imported, as it brings torch in."""
+    """Report ExecuTorch without importing it, because it imports torch."""
     return _absent("executorch") if version is None else _versioned("executorch", version, version, pin)
 
 
 def extra_row(name: str, versions: dict[str, str | None], adb: str | None) -> Row:
-    """Return the row of an extra.
+    """Report an extra.
 
     Args:
-        name: as pyproject.toml has it.
-        versions: of its packages; None: not installed.
-        adb: the program on the PATH, which makes the extra ``phones`` needless.
+        name: Name in pyproject.toml.
+        versions: Installed versions by package, None for a missing one.
+        adb: adb program on the PATH, with which the extra ``phones`` is not needed.
     """
     title, lacking = f"extra {name}", [each for each, version in versions.items() if version is None]
     if not lacking:
         return Row(name=title, state="ok", found=", ".join(f"{each} {version}" for each, version in versions.items()))
     if name == "phones" and adb is not None:
-        return Row(name=title, state="note", found=f"not installed, and not needed: {adb} is there")
-    known = f"{', '.join(lacking)} not installed" + ("; builds from source, with a C compiler" if "ttspico" in lacking else "")
+        return Row(name=title, state="note", found=f"not installed, and not needed because of {adb}")
+    known = f"{', '.join(lacking)} not installed" + ("; the build requires a C compiler" if "ttspico" in lacking else "")
     return Row(name=title, state="missing", found=known, command=asrdeploy_command(name), needed_by=NEEDS[name])
 
 
 def adb_row(program: str | None, answer: Said | None) -> Row:
-    """Return the row of adb: the program on the PATH, else that of the package adbutils."""
+    """Report adb: the program on the PATH, otherwise that of the package adbutils."""
     if program is None or answer is None:
-        if shutil.which("apt-get") is None:  # the extra has one for every system
-            return Row(name="adb", state="missing", found="not here", command=asrdeploy_command("phones"), needed_by=NEEDS["adb"])
-        return _debian("adb", "adb", "not here")
+        if shutil.which("apt-get") is None:  # the extra works on every system
+            return Row(name="adb", state="missing", found="not found", command=asrdeploy_command("phones"), needed_by=NEEDS["adb"])
+        return _debian("adb", "adb", "not found")
     where = "on the PATH" if shutil.which("adb") else "in the package adbutils"
     if answer.problem:
-        return Row(name="adb", state="note", found=f"{program} ({where}) {answer.problem}; --adb names another")
+        return Row(name="adb", state="note", found=f"{program} ({where}) {answer.problem}; choose another with --adb")
     try:
         return Row(name="adb", state="ok", found=f"{checked_version(answer.text, Path(program))}, {program} ({where})")
     except AsrDeployError as error:
@@ -307,46 +307,46 @@ def adb_row(program: str | None, answer: Said | None) -> Row:
 
 
 def devices_row(client: bool) -> Row:
-    """Return the row of the devices that adb's server knows; none is started.
+    """Report the devices that the adb server lists, without starting a server.
 
     Args:
-        client: there is an adb to start one with.
+        client: Whether an adb program is available.
     """
     name = server_name(os.environ)
     address = server_address(name)
     if address is None:
-        return Row(name="devices", state="note", found=f"adb's server is {name}, which is not asked here; `asrdeploy devices` does")
+        return Row(name="devices", state="note", found=f"the adb server {name} is not queried here; run `asrdeploy devices`")
     try:
         text = adb_devices(address)
     except AsrDeployError as error:
         return Row(name="devices", state="note", found=str(error).rstrip("."))
     if text is None:
-        how = "`asrdeploy devices` starts it and lists them" if client else "they take adb"
-        return Row(name="devices", state="note", found=f"adb's server does not run, and is not started for this; {how}")
+        how = "`asrdeploy devices` starts it and lists devices" if client else "devices require adb"
+        return Row(name="devices", state="note", found=f"the adb server is not running; {how}")
     listed = [f"{each.serial} ({'ready' if each.state == 'device' else each.state})" for each in parse_devices(text)]
     return Row(name="devices", state="ok", found=", ".join(listed) or "none connected")
 
 
 def jdk_row(javac: Said | None, java: Said | None) -> Row:
-    """Return the row of the Java Development Kit, as android/build looks for it."""
+    """Report the Java Development Kit that android/build uses."""
     if javac is None:
         if os.environ.get("JAVA_HOME"):
-            return Row(name="JDK", state="note", found=f"JAVA_HOME is {os.environ['JAVA_HOME']}, where there is no bin/javac")
-        return _debian("JDK", "javac", "not here")
+            return Row(name="JDK", state="note", found=f"JAVA_HOME is {os.environ['JAVA_HOME']}, which contains no bin/javac")
+        return _debian("JDK", "javac", "not found")
     version = re.search(r"^javac ((\d+)\S*)", javac.text, re.MULTILINE)
     if version is None or javac.problem:
         return Row(name="JDK", state="note", found=f"{javac.program} {javac.problem or f'says “{short(javac.text)}”'}")
     if int(version[2]) < OLDEST_JDK:
-        return _debian("JDK", "javac", f"{version[1]} is too old: {OLDEST_JDK} or newer is needed")
+        return _debian("JDK", "javac", f"{version[1]} is too old: {OLDEST_JDK} or newer is required")
     if java is None or java.problem:
-        return Row(name="JDK", state="note", found=f"javac {version[1]}, but java {java.problem if java else 'is not here'}")
+        return Row(name="JDK", state="note", found=f"javac {version[1]}, but java {java.problem if java else 'was not found'}")
     return Row(name="JDK", state="ok", found=f"{version[1]}, {javac.program}")
 
 
 def maven_row(answer: Said | None) -> Row:
-    """Return the row of Maven."""
+    """Report Maven."""
     if answer is None:
-        return _debian("Maven", "mvn", "not here")
+        return _debian("Maven", "mvn", "not found")
     version = re.search(r"Apache Maven (\d[\w.-]*)", answer.text)
     if version is None or answer.problem:
         return Row(name="Maven", state="note", found=f"{answer.program} {answer.problem or f'says “{short(answer.text)}”'}")
@@ -354,15 +354,15 @@ def maven_row(answer: Said | None) -> Row:
 
 
 def qemu_row() -> Row:
-    """Return the row of qemu-user, which runs the Arm bundle on this machine."""
+    """Report qemu-user, which runs the Arm bundle on this machine."""
     try:
         return Row(name="qemu", state="ok", found=str(shutil.which(qemu_launcher()[0])))
     except AsrDeployError:
-        return _debian("qemu", "qemu-aarch64-static", "not here")
+        return _debian("qemu", "qemu-aarch64-static", "not found")
 
 
 def bundle_row(folder: Path) -> Row:
-    """Return the row of the Arm bundle in a cache folder: of this source and these versions, or to be built."""
+    """Report whether a cache folder contains the Arm bundle of this version."""
     try:
         built = built_bundle(folder)
         if built is not None:
@@ -370,7 +370,7 @@ def bundle_row(folder: Path) -> Row:
         check_tools()
     except AsrDeployError as error:
         return Row(name="Arm bundle", state="note", found=f"not built. {str(error).rstrip('.')}")
-    known = f"not built for this version, in {folder}"
+    known = f"not built for this version in {folder}"
     return Row(name="Arm bundle", state="missing", found=known, command="asrdeploy setup arm64", needed_by=NEEDS["Arm bundle"])
 
 
@@ -379,14 +379,14 @@ def _absent(name: str) -> Row:
 
 
 def _versioned(name: str, known: str, version: str, pin: str | None) -> Row:
-    """Exported graphs and kernels decide results, so that another version than the one that is asked for is told."""
+    """Note a version other than the required one, because results depend on exported graphs and kernels."""
     if pin is None or version.partition("+")[0] == pin:
         return Row(name=name, state="ok", found=known)
-    return Row(name=name, state="note", found=f"{known}; asrdeploy asks for {pin}")
+    return Row(name=name, state="note", found=f"{known}; asrdeploy requires {pin}")
 
 
 def _debian(name: str, program: str, found: str) -> Row:
     command = debian_command(DEBIAN[program])
     if command is None:
-        found += f"; Debian's package is {DEBIAN[program]}: install this system's"
+        found += f"; install your system's counterpart of Debian's {DEBIAN[program]}"
     return Row(name=name, state="missing", found=found, command=command, needed_by=NEEDS[name])

@@ -1,4 +1,4 @@
-"""How `asrdeploy doctor` asks: programs with limits of time and output, adb's server without a client, packages by their files."""
+"""Probes of `asrdeploy doctor`: run programs with limits on time and output, query the adb server, read package metadata."""
 
 import json
 import os
@@ -21,17 +21,17 @@ from device_runner.phone.adb import SERVER_VARIABLE
 from device_runner.phone.adb_output import short
 from device_runner.phone.arm_bundle import DEBIAN_PACKAGES, layers, own_source, pinned_versions, starters
 
-LIMIT = 5.0  # seconds for an answer
-MOST = 1 << 16  # bytes of an answer that are read
-LIST = b"host:devices-l"  # adb's OVERVIEW.TXT and SERVICES.TXT: a request's length in four hexadecimal digits, then itself
+LIMIT = 5.0  # seconds until a program must end or a server must answer
+MOST = 1 << 16  # bytes of output to read at most
+LIST = b"host:devices-l"  # sent after its length in four hexadecimal digits (adb's OVERVIEW.TXT and SERVICES.TXT)
 DEFAULT_PORT = 5037
 
 Address = tuple[str, int] | str
 
-# In a process of its own: a broken library may end it. numpy first, as every command needs it.
+# Runs in a separate process, which a broken library may end. numpy comes first because every command requires it.
 RUNTIMES = """
 import json, os
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else its import, since 1.29, makes files and tells Microsoft
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # since 1.29, its import otherwise writes files and reports to Microsoft
 for name in ("numpy", "onnxruntime"):
     try:
         module = __import__(name)
@@ -40,7 +40,7 @@ for name in ("numpy", "onnxruntime"):
     except BaseException as error:
         print(json.dumps({name: {"error": f"{type(error).__name__}: {error}"}}), flush=True)
 """
-# The driver itself, as torch would ask it: without the seconds that torch's import takes, and with CUDA_VISIBLE_DEVICES in force.
+# Queries the driver as torch does, honouring CUDA_VISIBLE_DEVICES, but without the seconds that importing torch takes.
 CUDA = """
 import ctypes, json
 try:
@@ -64,13 +64,13 @@ print(json.dumps({"driver": version.value // 1000, "devices": names, "why": why}
 
 @dataclass(frozen=True)
 class Said:
-    """What a program said.
+    """Output of a program.
 
     Args:
-        program: its path.
-        text: both outputs, mixed.
-        problem: why nothing can be read into it, to be put behind the program's name; empty where it ended well.
-        silent: it did not end in time, which a busy machine explains too.
+        program: Path of the program.
+        text: Standard output and standard error, mixed.
+        problem: What went wrong, as a phrase to follow the program's name. Empty if it succeeded.
+        silent: Whether it exceeded the time limit, which can also happen on a busy machine.
     """
 
     program: str
@@ -80,11 +80,11 @@ class Said:
 
 
 def run_bounded(words: tuple[str, ...]) -> Said:
-    """Run a program (with its arguments) and all that it starts to its end, to ``LIMIT``, or to ``MOST`` bytes, whatever comes first."""
-    surroundings = {key: value for key, value in os.environ.items() if key != "ADB_TRACE"}  # it would print among the output
-    surroundings["MAVEN_OPTS"] = f"{os.environ.get('MAVEN_OPTS', '')} -XX:-UsePerfData"  # else a JVM leaves a folder in /tmp
+    """Run a program with its arguments until it ends, or stop it and its children after ``LIMIT`` seconds or ``MOST`` bytes."""
+    surroundings = {key: value for key, value in os.environ.items() if key != "ADB_TRACE"}  # it adds lines to the output
+    surroundings["MAVEN_OPTS"] = f"{os.environ.get('MAVEN_OPTS', '')} -XX:-UsePerfData"  # otherwise a JVM leaves a folder in /tmp
     try:
-        # A session of its own, so that a script's children end with it: one that lives on would keep the pipe.
+        # In a new session, so that its children can be stopped with it: a surviving child would keep the pipe open.
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=surroundings
         )
@@ -95,22 +95,22 @@ def run_bounded(words: tuple[str, ...]) -> Said:
         try:
             text, code = _read(process, time.monotonic() + LIMIT)
         finally:
-            if code is None:  # an ended process's number may be another's by now
+            if code is None:  # the id of an ended process may have been reused
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
     said = text.decode(errors="replace")
     if code is None:
         endless = len(text) >= MOST
-        return Said(words[0], said, "prints without an end" if endless else f"does not answer within {LIMIT:.3g} s", not endless)
+        return Said(words[0], said, "prints endlessly" if endless else f"does not answer within {LIMIT:.3g} s", not endless)
     if code != 0:
         last = next((line for line in reversed(said.splitlines()) if line.strip()), "")
-        how = f"ended with code {code}" if code > 0 else f"was ended by signal {-code}"
+        how = f"failed with exit code {code}" if code > 0 else f"was killed by signal {-code}"
         return Said(words[0], said, f"{how}{f': {short(last)}' if last else ''}")
     return Said(words[0], said)
 
 
 def _read(process: "subprocess.Popen[bytes]", end: float) -> tuple[bytes, int | None]:
-    """Return the output and the exit code; None: a limit was reached."""
+    """Return the output and the exit code, which is None if a limit was exceeded."""
     assert process.stdout is not None
     text = b""
     while len(text) < MOST:
@@ -129,7 +129,7 @@ def _read(process: "subprocess.Popen[bytes]", end: float) -> tuple[bytes, int | 
 
 
 def json_lines(text: str) -> dict[str, Any]:
-    """Return the objects among the lines of a text as one; a library's own words stand between them."""
+    """Merge the JSON objects among the lines of a text. Other lines, such as a library's messages, are ignored."""
     found: dict[str, Any] = {}
     for line in text.splitlines():
         with suppress(ValueError):
@@ -139,14 +139,14 @@ def json_lines(text: str) -> dict[str, Any]:
 
 
 def server_name(environment: Mapping[str, str]) -> str:
-    """Return where adb's client would look for its server, as its option -L has it."""
+    """Return the address of the adb server that adb's client would use, in the form of its option -L."""
     host, port = environment.get("ANDROID_ADB_SERVER_ADDRESS"), environment.get("ANDROID_ADB_SERVER_PORT")
     usual = f"tcp:{host or 'localhost'}:{port or DEFAULT_PORT}"
     return environment.get(SERVER_VARIABLE) or environment.get("ADB_SERVER_SOCKET") or usual
 
 
 def server_address(name: str) -> Address | None:
-    """Return host and port, or the file of a socket; None: it is not on this machine, or in no way that is known here."""
+    """Return host and port, or the path of a socket. Return None if the server is on another machine or the form is unknown."""
     if name.startswith("localfilesystem:"):
         return name.partition(":")[2]
     found = re.fullmatch(r"tcp:(?:(.*):)?(\d{1,5})", name)
@@ -157,12 +157,16 @@ def server_address(name: str) -> Address | None:
 
 
 def adb_devices(address: Address) -> str | None:
-    """Return what adb's server lists, as ``adb devices -l`` prints it; None: no server runs.
+    """Ask the adb server for its devices, without adb's client, which would start a server or replace one of another version.
 
-    The server is asked itself: adb's client would start one, or end one of another version.
+    Args:
+        address: Host and port, or path of a socket.
+
+    Returns:
+        The output of ``adb devices -l``, or None if no server runs.
 
     Raises:
-        AsrDeployError: something else answers, or nothing.
+        AsrDeployError: If there is no answer, or a program other than an adb server answers.
     """
     end = time.monotonic() + LIMIT
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -183,29 +187,31 @@ def adb_devices(address: Address) -> str | None:
     except (ConnectionRefusedError, FileNotFoundError):
         return None
     except OSError as error:
-        why = f"does not answer within {LIMIT:.3g} s" if isinstance(error, TimeoutError) else f"cannot be asked: {error.strerror or error}"
-        raise AsrDeployError(f"adb's server {why}; look at what `adb devices` says.") from error
+        why = (
+            f"does not answer within {LIMIT:.3g} s" if isinstance(error, TimeoutError) else f"cannot be reached: {error.strerror or error}"
+        )
+        raise AsrDeployError(f"The adb server {why}. Run `adb devices` to see why.") from error
     if not _whole(answer):
         raise AsrDeployError(
-            f"What listens in the place of adb's server is none; look at what `adb devices` says, or set {SERVER_VARIABLE}."
+            f"Another program listens at the address of the adb server. Run `adb devices` to see why, or set {SERVER_VARIABLE}."
         )
     return f"List of devices attached\n{answer[8:].decode(errors='replace')}"
 
 
 def _whole(answer: bytes) -> bool:
-    """Tell whether an answer is there to its end: OKAY, a length in four hexadecimal digits, so many bytes."""
+    """Tell whether an answer is complete: OKAY, a length in four hexadecimal digits, and that number of bytes."""
     found = re.match(rb"OKAY([0-9a-fA-F]{4})", answer)
     return found is not None and len(answer) >= 8 + int(found[1], 16)
 
 
 def java_tool(name: str) -> str | None:
-    """Return a program of the JDK: that of JAVA_HOME, where it is set, else the one on the PATH."""
+    """Return the path of a program of the JDK: from JAVA_HOME if it is set, otherwise from the PATH."""
     home = os.environ.get("JAVA_HOME")
     return shutil.which(Path(home) / "bin" / name) if home else shutil.which(name)
 
 
 def pinned() -> dict[str, str]:
-    """Return the packages that asrdeploy asks for in one version alone; none where it is not installed itself."""
+    """Return the packages that asrdeploy requires in exactly one version, or nothing if asrdeploy is not installed."""
     try:
         wanted = metadata.requires("asrdeploy") or []
     except metadata.PackageNotFoundError:
@@ -215,7 +221,7 @@ def pinned() -> dict[str, str]:
 
 
 def torch_build() -> dict[str, str]:
-    """Return ``__version__`` and, as far as they are set, ``cuda`` and ``hip`` of the installed torch, without its import."""
+    """Return ``__version__`` and, if set, ``cuda`` and ``hip`` of the installed torch, without importing it."""
     try:
         text = Path(str(metadata.distribution("torch").locate_file("torch/version.py"))).read_text(errors="replace")
     except (OSError, metadata.PackageNotFoundError):
@@ -226,25 +232,31 @@ def torch_build() -> dict[str, str]:
 
 
 def free_memory() -> tuple[int | None, int | None]:
-    """Return the bytes that are available now, and the container's limit; None: not known (Linux: proc(5), cgroup v2)."""
+    """Return the available memory and the container's limit in bytes, None where unknown (Linux: proc(5), cgroup v2)."""
     free = limit = None
     with suppress(OSError):
         found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
         free = int(found[1]) * 1024 if found else None
-    with suppress(OSError, ValueError):  # it says `max` where there is none
+    with suppress(OSError, ValueError):  # the file contains `max` if there is no limit
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
     return free, limit
 
 
 def built_bundle(folder: Path) -> Path | None:
-    """Return the Arm bundle of this source and of the installed versions in a cache folder; None: it is to be built.
+    """Find the Arm bundle of this source and the installed versions.
+
+    Args:
+        folder: Cache folder.
+
+    Returns:
+        The folder of the bundle, or None if it must be built.
 
     Raises:
-        AsrDeployError: asrdeploy, or a package that it holds, is not installed here.
+        AsrDeployError: If asrdeploy, or a package of the bundle, is not installed here.
     """
     pins, source = pinned_versions(), own_source()
     for starter in sorted(folder.glob("arm64-*/python")):
-        # What is there is compared, file by file: another bundle of the same folder is of another version.
+        # Compare file by file, because other bundles in the folder are of other versions.
         with suppress(OSError, LookupError, ValueError):
             runtime = layers(starter.parent)[0]
             packages = json.loads((runtime / "packages.json").read_text())
@@ -256,7 +268,7 @@ def built_bundle(folder: Path) -> Path | None:
 
 
 def debian_command(package: str) -> str | None:
-    """Return the command that installs a Debian package; None: this system has no apt-get."""
+    """Return the command that installs a Debian package, or None if this system has no apt-get."""
     if shutil.which("apt-get") is None:
         return None
     return f"{'' if os.geteuid() == 0 else 'sudo '}apt-get install {package}"

@@ -1,4 +1,4 @@
-"""A test case's network together with its weights: what codecs, exporters and engines take."""
+"""Anchor models: a test case's network together with its weights."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -18,11 +18,32 @@ FOLDED = "encoder.transformer.pos_conv_embed.conv.weight"  # the weight that Tor
 
 
 @dataclass(frozen=True)
-class AnchorModel:
-    """A test case's network in evaluation mode, its weight norm folded, and where its weights come from.
+class Received:
+    """The bitstream that a model was reconstructed from.
 
-    ``trained`` is False for random weights: they serve size and latency, never a word error rate. ``tuned_on``: ids of the utterances that
-    a codec was calibrated with, whose reconstruction this is. ``made_by``: makes a case's model anew where code of a user's own is needed.
+    Args:
+        codec: Name and parameters of the codec.
+        size_bytes: Bytes that were transmitted.
+        identity: What tells the bitstream from others: its sha256.
+    """
+
+    codec: str
+    size_bytes: int
+    identity: str
+
+
+@dataclass(frozen=True)
+class AnchorModel:
+    """A test case's network together with its weights: what codecs, exporters and engines take.
+
+    Args:
+        case: The test case.
+        network: The network in evaluation mode, with the weight norm folded.
+        weights: Where the weights come from, for results and messages.
+        trained: False for random weights. They serve size and latency, never a WER.
+        tuned_on: Ids of the utterances that a codec was calibrated with, if this is its reconstruction.
+        made_by: Makes the model of a test case again, for models that a custom factory makes.
+        received: The bitstream that the model was reconstructed from; None for a model that was not transmitted.
     """
 
     case: TestCase
@@ -31,6 +52,7 @@ class AnchorModel:
     trained: bool
     tuned_on: tuple[str, ...] = ()
     made_by: "Callable[[TestCase], AnchorModel] | None" = None
+    received: Received | None = None
 
     @property
     def recogniser(self) -> Recogniser:

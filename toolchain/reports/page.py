@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, FileSystemLoader
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_json, write_text
@@ -61,7 +61,7 @@ def write_report(curve: Curve, folder: Path, data: str | None = None) -> Report:
     recordings, lacking = _recordings(curve, data, [each["id"] for shown in worst.values() for each in shown])
     against_anchor = {each.ours: each for each in comparisons if each.theirs == ANCHOR}
     rows = [_row(point, against_anchor.get(label(point)), worst.get(label(point), [])) for point in curve.points]
-    page = Environment(loader=PackageLoader("toolchain", "assets"), autoescape=True).get_template("report.html.j2")
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html.j2")
     text = page.render(
         curve=curve,
         plot=_plot(curve),

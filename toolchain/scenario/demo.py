@@ -15,7 +15,7 @@ from toolchain.accuracy.scoring import Evaluation
 from toolchain.accuracy.transcriber import open_transcriber
 from toolchain.accuracy.workers import Workers
 from toolchain.compression import make_codec
-from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
+from toolchain.compression.bitstreams import calibration_of, compress, decompress
 from toolchain.data.datasets import DataSet
 from toolchain.models.anchor_model import AnchorModel
 from toolchain.models.loading import load_model
@@ -89,23 +89,14 @@ def _run(
 
 
 def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact:
-    model, codec, transmitted = anchor, None, None
+    model = anchor
     if configuration.codec:
         bitstream = folder / BITSTREAM
         calibration = calibration_of(anchor, "digits", "dev-clean", cache=folder.parent) if configuration.calibrated else None
         compress(anchor, configuration.codec, configuration.parameters, bitstream, calibration=calibration)
         # The receiver's side starts at the file.
-        model, header = reconstruct(bitstream)
-        codec, transmitted = header.configuration, bitstream.stat().st_size
-    artifact, _ = export_model(
-        model,
-        format_name="onnx",
-        scheme_name=configuration.scheme,
-        folder=folder / ARTIFACT,
-        codec=codec,
-        transmitted_bytes=transmitted,
-    )
-    return artifact
+        model = decompress(bitstream)
+    return export_model(model, folder / ARTIFACT, quant=configuration.scheme).artifact
 
 
 def _earlier_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact | None:

@@ -2,43 +2,63 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from device_runner.artifact import Artifact
 from exporters.export import MAX_SECONDS, Facts, check_choice, export
+from exporters.schemes import ONNX
 from toolchain.data.speech import CalibrationSpeech, bundled_speech, calibration_speech
 from toolchain.models.anchor_model import AnchorModel
 
 PARITY_SECONDS = [1.0, 3.0, 8.0]
 
 
+class Exported(NamedTuple):
+    """What an export made.
+
+    Args:
+        artifact: The artifact.
+        seconds: Duration of the export without the comparison with PyTorch.
+    """
+
+    artifact: Artifact
+    seconds: float
+
+
 def export_model(
     model: AnchorModel,
+    folder: str | Path,
     *,
-    format_name: str,
-    scheme_name: str,
-    folder: Path,
-    codec: str | None = None,
-    transmitted_bytes: int | None = None,
+    format: str = ONNX,
+    quant: str = "fp32",
     max_seconds: float = MAX_SECONDS,
     calibration: CalibrationSpeech | None = None,
     progress: Callable[[str], None] = lambda step: None,
-) -> tuple[Artifact, float]:
-    """Export an anchor (or a codec's reconstruction of it), checked on the bundled dev-clean speech of three lengths.
+) -> Exported:
+    """Export a model to an artifact and compare it with PyTorch on bundled speech of three lengths.
 
-    ``calibration``: recordings for calibrated schemes; None takes the bundled dev-clean's. ``max_seconds``: see ``exporters.export``. The
-    manifest has the ids of the recordings that the scheme, and those that the codec was calibrated with.
+    The manifest of a model that was reconstructed from a bitstream has the codec and the transmitted bytes.
 
-    Returns:
-        The artifact, and the seconds of the export.
+    Example:
+        >>> artifact = asrdeploy.export(model, "artifacts/tiny", quant="int8").artifact  # doctest: +SKIP
+
+    Args:
+        model: An anchor, a custom model, or a codec's reconstruction.
+        folder: Folder of the artifact. An older artifact there is replaced.
+        format: ``onnx`` or ``executorch``.
+        quant: Quantisation scheme.
+        max_seconds: Longest audio that the artifact takes. ExecuTorch plans memory for it.
+        calibration: Recordings for schemes with calibrated activations (default: the bundled dev-clean).
+        progress: Called with the name of each step.
 
     Raises:
-        AsrDeployError: see ``exporters.export.export``.
+        AsrDeployError: See ``exporters.export.export``.
     """
     case, tuned_on = model.case, model.tuned_on
     speech = bundled_speech(PARITY_SECONDS, case.sample_rate)
     if calibration is None:
         calibration = calibration_speech("digits", "dev-clean", case.sample_rate)
-    if check_choice(format_name, scheme_name).calibrated:
+    if check_choice(format, quant).calibrated:
         tuned_on = tuple(dict.fromkeys(tuned_on + calibration.ids))
     facts = Facts(
         model=case.name,
@@ -48,18 +68,19 @@ def export_model(
         sample_rate=case.sample_rate,
         parameters=case.anchor.num_param,
         minimum_samples=model.minimum_samples,
-        codec=codec,
-        transmitted_bytes=transmitted_bytes,
+        codec=None if model.received is None else model.received.codec,
+        transmitted_bytes=None if model.received is None else model.received.size_bytes,
         tuned_on=tuned_on,
     )
-    return export(
+    artifact, seconds = export(
         model.recogniser,
         facts,
-        format_name=format_name,
-        scheme_name=scheme_name,
-        folder=folder,
+        format_name=format,
+        scheme_name=quant,
+        folder=Path(folder),
         speech=list(speech.values()),
         max_seconds=max_seconds,
         calibration=calibration,
         progress=progress,
     )
+    return Exported(artifact, seconds)

@@ -18,16 +18,16 @@ import numpy as np
 
 from device_runner.bitstream.format import SUFFIX
 from device_runner.errors import AsrDeployError
-from device_runner.files import sha256_of, write_json
+from device_runner.files import write_json
 from device_runner.transcripts import Timing, Transcript, read_transcripts
 from toolchain.accuracy.comparison import ANCHOR, compare
 from toolchain.accuracy.evaluation import evaluate
 from toolchain.accuracy.progress import Watcher
 from toolchain.accuracy.scoring import TRANSCRIPTS, Evaluation
-from toolchain.accuracy.transcriber import transcriber_of
+from toolchain.accuracy.transcriber import model_transcriber
 from toolchain.accuracy.workers import LocalWorkers, Workers, shut_down
 from toolchain.compression import CODECS, codec_plugins, make_codec
-from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
+from toolchain.compression.bitstreams import calibration_of, compress, decompress
 from toolchain.compression.calibration import Calibration
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.data.datasets import DataSet
@@ -262,7 +262,7 @@ class Sweep:
     def _anchor(self, data: DataSet) -> Evaluation:
         if ("anchor", data.split) not in self.done:
             progress = self.watcher.configuration("anchor", f"transcribing {data.split}", len(data.utterances))
-            transcriber = transcriber_of(self.anchor, "anchor", f"{self.anchor.case.name}, {self.anchor.weights}", None, self.threads)
+            transcriber = model_transcriber(self.anchor, "anchor", threads=self.threads)
             self.done["anchor", data.split] = evaluate(
                 transcriber, data, self._anchor_folder(data), workers=self.workers, progress=progress
             )
@@ -298,8 +298,8 @@ class Sweep:
                 call=self.workers.call,
             )
         progress = self.watcher.configuration(name, f"transcribing {data.split}", len(data.utterances))
-        model, _ = reconstruct(bitstream, decoder=self.decoder, custom=self.anchor)
-        transcriber = transcriber_of(model, name, sha256_of(bitstream), 8 * bitstream.stat().st_size, self.threads)
+        model = decompress(bitstream, decoder=self.decoder, custom=self.anchor)
+        transcriber = model_transcriber(model, name, threads=self.threads)
         if data is self.dev:  # a search may hear what its codec was calibrated with: it reports nothing of it
             transcriber = replace(transcriber, tuned_on=frozenset())
 

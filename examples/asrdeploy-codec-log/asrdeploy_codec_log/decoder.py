@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from device_runner.bitstream.decoders import Parts, Weights, entropy_decoded
-from device_runner.bitstream.format import Record
+from asrdeploy.decoders import Parts, Record, Weights, entropy_decoded
 
 MOST_LEVELS = 1000
 

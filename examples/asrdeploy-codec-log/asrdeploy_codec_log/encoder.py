@@ -5,11 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from device_runner.bitstream.decoders import State, Weights
-from device_runner.errors import AsrDeployError
-from toolchain.compression.calibration import Calibration
-from toolchain.compression.codec import Coded
-from toolchain.compression.plain import entropy_coded, filled, half
+from asrdeploy.codecs import AsrDeployError, Calibration, Coded, State, Weights, entropy_coded, filled, half
 
 
 @dataclass(frozen=True)

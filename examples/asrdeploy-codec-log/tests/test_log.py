@@ -6,9 +6,8 @@ import torch
 from asrdeploy_codec_log import decoder
 from asrdeploy_codec_log.encoder import Log
 
-from device_runner.bitstream.format import Record
-from device_runner.errors import AsrDeployError
-from toolchain.compression.codec import decode, encode
+from asrdeploy.codecs import AsrDeployError, decode, encode
+from asrdeploy.decoders import Record
 
 WEIGHTS = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
 

@@ -2,7 +2,7 @@
 
 from asrdeploy_scheme_fine4 import FINE4
 
-from exporters.schemes import find_scheme
+from asrdeploy.schemes import find_scheme
 
 
 def test_asrdeploy_finds_it_by_name_and_its_variants_too() -> None:

@@ -36,7 +36,7 @@ SHARED: dict = {}  # hypothesis runs a test's body many times, fixtures once
 @pytest.fixture(scope="module")
 def fp32(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("pte") / "DIGITS_ASR_TINY-executorch-fp32"
-    artifact, _ = export_model(tiny, format_name="executorch", scheme_name="fp32", folder=folder)
+    artifact, _ = export_model(tiny, folder, format="executorch")
     SHARED.update(tiny=tiny, engine=open_engine(artifact), speech=bundled_speech([35.0], 16_000)[35.0])
     return artifact
 
@@ -45,13 +45,13 @@ def fp32(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifac
 def int4(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The scheme that stores in every way but half precision: 4 bits, 8 bits computed in float, float."""
     folder = tmp_path_factory.mktemp("pte") / "DIGITS_ASR_TINY-executorch-int4+conv8"
-    return export_model(tiny, format_name="executorch", scheme_name="int4+conv8", folder=folder)[0]
+    return export_model(tiny, folder, format="executorch", quant="int4+conv8")[0]
 
 
 @pytest.fixture(scope="module")
 def int8_full(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("pte") / "DIGITS_ASR_TINY-executorch-int8-full"
-    return export_model(tiny, format_name="executorch", scheme_name="int8-full", folder=folder, max_seconds=15)[0]
+    return export_model(tiny, folder, format="executorch", quant="int8-full", max_seconds=15)[0]
 
 
 @settings(max_examples=15, deadline=None)
@@ -163,7 +163,7 @@ def lowered(network: nn.Module, scheme: str, path: Path) -> tuple[Made, dict[str
 def test_a_scheme_that_stored_less_than_it_claims_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What was written is read back: a quantiser that did nothing leaves a file in float.
     monkeypatch.setattr("torchao.quantization.quantize_", lambda layer, config: None)
-    with pytest.raises(AsrDeployError, match=r"int8 stored 0 of 2 layers as it claims \(one of \d+ weights is not int8\)"):
+    with pytest.raises(AsrDeployError, match=r"int8 quantised 0 of 2 layers: a layer with \d+ weights is not stored as int8"):
         lowered(Layers(nn.Linear(320, 96), nn.Linear(96, 29)), "int8", tmp_path / "model.pte")
 
 
@@ -180,13 +180,13 @@ def test_layers_with_the_same_weights_share_their_bytes(tmp_path: Path) -> None:
 
 
 def test_4_bits_of_a_layer_that_no_group_divides_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(AsrDeployError, match=r"int4 cannot quantise layers\.1: its 50 inputs are no multiple of a group of 32"):
+    with pytest.raises(AsrDeployError, match=r"int4 cannot quantise layers\.1: its 50 inputs are not a multiple of 32, the smallest group"):
         lowered(Layers(nn.Linear(320, 50), nn.Linear(50, 29)), "int4", tmp_path / "model.pte")
 
 
 def test_8_bits_of_a_convolution_that_is_no_product_are_refused(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Unflatten(1, (1, -1)), nn.Conv1d(1, 8, 5, 5), nn.Conv1d(8, 29, 3, 2))
-    with pytest.raises(AsrDeployError, match=r"int8-full cannot quantise 2: .* it is a convolution"):
+    with pytest.raises(AsrDeployError, match=r"int8-full cannot quantise 2: .* this is a convolution"):
         lowered(network, "int8-full", tmp_path / "model.pte")
 
 
@@ -206,18 +206,18 @@ def test_a_cut_program_is_refused(int4: Artifact, tmp_path: Path, length: int) -
 
 
 def test_labels_that_do_not_fit(int4: Artifact) -> None:
-    with pytest.raises(AsrDeployError, match="gives 29 logits a frame"):
+    with pytest.raises(AsrDeployError, match="returns 29 logits per frame"):
         open_engine(Artifact(int4.folder, int4.manifest.model_copy(update={"labels": LABELS[:-1]})))
 
 
 def test_a_bound_below_the_shortest_is_refused(cli: Callable[..., Completed], tmp_path: Path) -> None:
     done = cli("export", "--format", "executorch", "--max-seconds", "0.05", "-o", tmp_path / "artifact")
-    assert "below the shortest audio" in complaint(done) and not list(tmp_path.iterdir())
+    assert "below the model's shortest input" in complaint(done) and not list(tmp_path.iterdir())
 
 
 def test_a_network_of_somebodys_own(tmp_path: Path, waveform: np.ndarray) -> None:
     model = load_model("tests.toolchain.models.custom.factory:clamped")
-    artifact, _ = export_model(model, format_name="executorch", scheme_name="int8", folder=tmp_path / "artifact")
+    artifact, _ = export_model(model, tmp_path / "artifact", format="executorch", quant="int8")
     stored = {(each.name, each.kind) for each in stored_in(artifact.model_path, artifact.manifest.weight_names)}
     assert ("network.network.head.weight", "int8") in stored
     assert max(each.relative for each in artifact.manifest.parity) < 0.02

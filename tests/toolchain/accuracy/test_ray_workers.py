@@ -25,7 +25,7 @@ from toolchain.accuracy import ray_workers
 from toolchain.accuracy.evaluation import evaluate
 from toolchain.accuracy.ray_workers import RayWorkers, open_cluster
 from toolchain.accuracy.scoring import TRANSCRIPTS
-from toolchain.accuracy.transcriber import describe, open_transcriber, transcriber_of
+from toolchain.accuracy.transcriber import artifact_transcriber, model_transcriber, open_transcriber
 from toolchain.accuracy.workers import LocalWorkers
 from toolchain.compression.bitstreams import coded
 from toolchain.data.datasets import DataSet, Utterance, open_data
@@ -180,7 +180,7 @@ def test_what_a_task_complains_of_is_said_here(workers: RayWorkers, test_clean: 
     short = tmp_path / "short.wav"
     soundfile.write(short, np.zeros(100, np.float32), 16_000)
     utterances = (*test_clean.utterances[:2], Utterance("9-9-0000", short, "ONE"))
-    model = transcriber_of(load_model("0"), "anchor", "anchor", None, 1)
+    model = model_transcriber(load_model("0"), "anchor", identity="anchor")
     with pytest.raises(AsrDeployError, match=f"^{short}: The audio has 100 samples"):
         list(workers.transcribe(model, utterances))
     short.write_bytes(b"RIFF")
@@ -273,7 +273,7 @@ def test_int8_is_not_heard_by_processors_that_differ(
     assert len(list(workers.transcribe(open_transcriber(str(tiny_fp32.folder)), test_clean.utterances[:1]))) == 1
     # What the sentence advises is then heard.
     reduced = tiny_int8.manifest.model_copy(update={"scheme": "int8+reduce_range"})
-    assert not describe(replace(tiny_int8, manifest=reduced)).saturates and describe(tiny_int8).saturates
+    assert not artifact_transcriber(replace(tiny_int8, manifest=reduced)).saturates and artifact_transcriber(tiny_int8).saturates
 
 
 def test_by_command(nodes: Any, tiny_int8: Artifact, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from toolchain.accuracy.evaluation import earlier_threads, evaluate, use_cores
 from toolchain.accuracy.run_folder import SETTINGS
 from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS
 from toolchain.accuracy.torch_engine import TorchEngine
-from toolchain.accuracy.transcriber import Transcriber, open_transcriber, transcriber_of
+from toolchain.accuracy.transcriber import Transcriber, model_transcriber, open_transcriber
 from toolchain.accuracy.workers import LocalWorkers, longest_first, measure_splits
 from toolchain.data.datasets import DataSet, Utterance
 from toolchain.models.loading import load_model
@@ -70,7 +70,7 @@ def test_nor_on_the_order(tiny_int8: Artifact, data: DataSet, alone: bytes, tmp_
 def test_nor_on_the_threads_of_torch(data: DataSet, tmp_path: Path) -> None:
     model = load_model("0")
     for name, threads, workers in (("a", 1, LocalWorkers(1)), ("b", 1, LocalWorkers(2)), ("c", 2, LocalWorkers(2))):
-        evaluate(transcriber_of(model, "anchor", "anchor", None, threads), data, tmp_path / name, workers=workers)
+        evaluate(model_transcriber(model, "anchor", identity="anchor", threads=threads), data, tmp_path / name, workers=workers)
     assert len({(tmp_path / name / TRANSCRIPTS).read_bytes() for name in "abc"}) == 1
 
 
@@ -86,13 +86,13 @@ def test_every_thread_that_calls_torch_has_its_threads() -> None:
 
 def test_half_precision_hears_nearly_the_same_and_leaves_the_model(data: DataSet, tmp_path: Path) -> None:
     model = load_model("0")
-    half = transcriber_of(model, "half", "anchor", None, 1, half=True)
+    half = model_transcriber(model, "half", identity="anchor", half=True)
     assert next(model.network.parameters()).dtype == torch.float32
     waveform = soundfile.read(data.utterances[0].path, dtype="float32")[0]
     exact, rounded = TorchEngine(model).logits(waveform), half.running.logits(waveform)
     assert rounded.dtype == np.float32 and 0 < np.abs(exact - rounded).max() < 0.1
     few = data.limited(4)
-    evaluate(transcriber_of(model, "whole", "anchor", None, 1), few, tmp_path / "whole")
+    evaluate(model_transcriber(model, "whole", identity="anchor"), few, tmp_path / "whole")
     evaluate(half, few, tmp_path / "whole")  # other settings: the run starts anew
     assert "half" in (tmp_path / "whole" / "settings.json").read_text()
 

@@ -264,7 +264,7 @@ def blocked_command(extra: str, *arguments: object, cwd: Path) -> Completed:
 )
 def test_a_command_that_misses_its_extra_says_which(tmp_path: Path, arguments: str) -> None:
     sentence = complaint(blocked_command("toolchain", *arguments.split(), cwd=tmp_path))
-    assert "which is not installed" in sentence and "install 'asrdeploy[toolchain]'` adds the extra toolchain." in sentence
+    assert "which is not installed. Install the extra toolchain: `" in sentence and "install 'asrdeploy[toolchain]'`." in sentence
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,15 +19,16 @@ from device_runner.bitstream.decoders import decode_record
 from device_runner.bitstream.format import Record, read_header
 from device_runner.bitstream.trellis import POLYNOMIALS, AdaptiveModels, Layout, next_states, renewals
 from device_runner.errors import AsrDeployError
+from device_runner.files import sha256_of
 from tests.helpers import Completed, complaint
-from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
+from toolchain.compression.bitstreams import calibration_of, compress, decompress
 from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.compression.codec import decode, encode
 from toolchain.compression.ectcq import Plan
 from toolchain.compression.feedback import feedback_factor, quantise_with_feedback
 from toolchain.compression.viterbi import search
 from toolchain.data.speech import bundled_speech
-from toolchain.models.anchor_model import AnchorModel
+from toolchain.models.anchor_model import AnchorModel, Received
 from toolchain.scenario.demo import Configuration, _earlier_codec
 
 GAUSSIAN = {"w": torch.randn(1000, 500, generator=torch.Generator().manual_seed(0))}
@@ -218,8 +219,10 @@ def test_biases_are_corrected(tiny: AnchorModel, calibration: Calibration) -> No
 
 def test_a_bitstream_becomes_a_model_again(tiny: AnchorModel, tmp_path: Path) -> None:
     header = compress(tiny, "ectcq", {"bits": 4}, tmp_path / "a.asrb")
-    model, read = reconstruct(tmp_path / "a.asrb")
-    assert read == header and (model.case, model.weights, model.trained) == (tiny.case, tiny.weights, True)
+    model = decompress(str(tmp_path / "a.asrb"))
+    size, digest = (tmp_path / "a.asrb").stat().st_size, sha256_of(tmp_path / "a.asrb")
+    assert model.received == Received(header.configuration, size, digest)
+    assert (model.case, model.weights, model.trained) == (tiny.case, tiny.weights, True)
     assert model.state().keys() == tiny.state().keys()
 
 

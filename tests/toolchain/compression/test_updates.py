@@ -10,7 +10,7 @@ from benchmarks import updates
 from device_runner.audio import read_audio
 from device_runner.bitstream.format import read_header
 from device_runner.errors import AsrDeployError
-from toolchain.compression.bitstreams import reconstruct
+from toolchain.compression.bitstreams import decompress
 from toolchain.compression.calibration import Calibration, calibrate
 from toolchain.data.datasets import DataSet, open_data
 from toolchain.models.anchor_model import AnchorModel
@@ -67,7 +67,7 @@ def test_an_update_takes_a_fifth_of_the_full_bitstream_and_is_no_worse(
     assert update_bytes <= full_bytes / 5
     assert read_header(tmp_path / "update.asrb").base == digest_of(held.state())
     with pytest.raises(AsrDeployError, match="not the weights that the update was made against"):
-        reconstruct(tmp_path / "update.asrb", base=tiny)  # the sender's own weights are not what the UE holds
+        decompress(tmp_path / "update.asrb", base=tiny)  # the sender's own weights are not what the UE holds
     test = replace(test_clean, utterances=test_clean.utterances[::3])  # of every voice
     for name, model in (("full", full), ("update", updated)):
         for data in (test, dev[1]):

@@ -1,4 +1,4 @@
-"""What was tuned with is not measured on, whatever its folder and its split are called."""
+"""Tuning data and test data share no utterance, whatever their folders and splits are called."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ from device_runner.bitstream.format import BitstreamReader, Header, Record, in_m
 from device_runner.errors import AsrDeployError
 from tests.helpers import Completed, artifact_of, complaint, convolution
 from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.transcriber import Transcriber, describe, transcriber_of
-from toolchain.compression.bitstreams import calibration_of, compress, reconstruct
+from toolchain.accuracy.transcriber import Transcriber, artifact_transcriber, model_transcriber
+from toolchain.compression.bitstreams import calibration_of, compress, decompress
 from toolchain.compression.calibration import Calibration
 from toolchain.data.datasets import DataSet, Utterance, open_data
 from toolchain.data.speech import calibration_speech
@@ -31,12 +31,12 @@ IDS = st.text("0123456789-abcé", min_size=1, max_size=12)
 
 
 def data_of(*ids: str) -> DataSet:
-    """Return a set of utterances whose recordings nobody opens."""
+    """Return a set of utterances whose recordings are never opened."""
     return DataSet("mine", "dev-clean", tuple(Utterance(each, Path(f"{each}.flac"), "ONE") for each in ids))
 
 
 def recorded(folder: Path, split: str, *ids: str) -> Path:
-    """Write recordings of the bundled dev-clean as a split of one's own, under other ids; the folder of the splits is returned."""
+    """Write recordings of the bundled dev-clean as a custom split with other ids; return the folder of the splits."""
     for number, (each, of) in enumerate(zip(ids, open_data("digits", "dev-clean").utterances, strict=False)):
         place = folder / split / "speaker" / str(number)
         place.mkdir(parents=True)
@@ -62,14 +62,14 @@ def test_a_set_is_refused_if_and_only_if_an_id_is_shared(tuned_on: list[str], id
         return
     with pytest.raises(AsrDeployError) as caught:
         check_unseen(frozenset(tuned_on), data_of(*ids), "x")
-    sentence = f"x is tuned with {len(shared)} of the {len(ids)} utterances of mine dev-clean, {shared[0]} the first: "
-    assert str(caught.value).startswith(sentence) and str(caught.value).endswith("tune with others.")
+    sentence = f"x used {len(shared)} of the {len(ids)} utterances of mine dev-clean for tuning (first: {shared[0]}), so WER "
+    assert str(caught.value).startswith(sentence) and str(caught.value).endswith("or tune on others.")
 
 
 @given(ids=st.lists(IDS, unique=True), known=st.sampled_from(["101-1-0000", "121-1-0003", "121-121726-0000", "8555-284447-0012"]))
 def test_tuning_data_is_refused_if_and_only_if_it_holds_an_evaluated_utterance(ids: list[str], known: str) -> None:
-    check_tuning_data(data_of(*ids))  # so short ones are neither set's
-    with pytest.raises(AsrDeployError, match=f"mine dev-clean holds 1 utterances with ids of .*test-clean, {known} the first"):
+    check_tuning_data(data_of(*ids))  # ids this short belong to neither set
+    with pytest.raises(AsrDeployError, match=rf"mine dev-clean contains 1 utterances with ids of .*test-clean \(first: {known}\)"):
         check_tuning_data(data_of(*ids, known))
 
 
@@ -77,7 +77,7 @@ def test_tuning_data_is_refused_if_and_only_if_it_holds_an_evaluated_utterance(i
     "other",
     [
         "201-1-0000",  # the bundled dev-clean
-        "121-2-0000",  # a speaker 121 of somebody's own, in the bundled sets' shape
+        "121-2-0000",  # a user's own speaker 121, in the format of the bundled sets
         "1272-128104-0000",  # LibriSpeech's dev-clean
         "61-70968",
         "61-70968-00000",
@@ -123,7 +123,7 @@ def test_a_test_set_under_another_name_is_not_tuned_with(
         copied_split("test-clean", tmp_path / "mine" / split)
     copied_split("dev-clean", tmp_path / "mine" / "test-clean")
     sentence = complaint(cli(*command), alone=False)
-    assert "holds 210 utterances with ids of the bundled test-clean, 101-1-0000 the first" in sentence
+    assert "contains 210 utterances with ids of the bundled test-clean (first: 101-1-0000)" in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -137,11 +137,11 @@ def test_a_search_and_its_result_share_no_utterance(
     recorded(tmp_path / "mine", "dev-clean", "a", "b", "c")
     recorded(tmp_path / "mine", "test-clean", "b", "d")
     sentence = complaint(cli(*command, "--codec", "uniform", "--data", "mine", *more, "-o", "out"), alone=False)
-    assert words in sentence and " utterances of mine test-clean, b the first" in sentence
+    assert words in sentence and " utterances of mine test-clean for tuning (first: b)" in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-# What was tuned with is kept, from the recordings to the artifact
+# Ids of the tuning data are kept, from the recordings to the artifact
 
 
 def test_from_recordings_to_an_artifact(cli: Callable[..., Completed], tmp_path: Path, tiny: AnchorModel, test_clean: DataSet) -> None:
@@ -150,16 +150,16 @@ def test_from_recordings_to_an_artifact(cli: Callable[..., Completed], tmp_path:
     done = cli("compress", "--codec", "uniform", "--set", "bits=6", "--calibrate", "mine", "-o", "a.asrb")
     assert done.returncode == 0, done.stderr
     assert read_header(tmp_path / "a.asrb").tuned_on == ("a", "b")
-    model, _ = reconstruct(tmp_path / "a.asrb")
-    assert transcriber_of(model, "x", "y", None, 1).tuned_on == {"a", "b"}
+    model = decompress(tmp_path / "a.asrb")
+    assert model_transcriber(model).tuned_on == {"a", "b"}
     command = ("export", "--from", "a.asrb", "--quant", "int8-static", "--calibrate", "mine", "--calibrate-split", "more", "-o", "artifact")
     done = cli(*command)
     assert done.returncode == 0, done.stderr
     artifact = open_artifact(tmp_path / "artifact")
     assert artifact.manifest.tuned_on == ("a", "b", "c")
-    transcriber = describe(artifact)
+    transcriber = artifact_transcriber(artifact)
     check_unseen(transcriber.tuned_on, test_clean, transcriber.configuration)
-    with pytest.raises(AsrDeployError, match="artifact is tuned with 1 of the 1 utterances of mine more, c the first"):
+    with pytest.raises(AsrDeployError, match=r"artifact used 1 of the 1 utterances of mine more for tuning \(first: c\)"):
         check_unseen(transcriber.tuned_on, open_data(str(tmp_path / "mine"), "more"), transcriber.configuration)
     assert tiny.tuned_on == ()
 
@@ -167,7 +167,7 @@ def test_from_recordings_to_an_artifact(cli: Callable[..., Completed], tmp_path:
 def test_an_update_is_tuned_with_what_its_base_is(tiny: AnchorModel, tmp_path: Path) -> None:
     held = AnchorModel(tiny.case, tiny.network, tiny.weights, True, tuned_on=("a", "b"))
     header = compress(tiny, "fp16", {}, tmp_path / "update.asrb", base=held)
-    assert header.tuned_on == ("a", "b") and reconstruct(tmp_path / "update.asrb", base=held)[0].tuned_on == ("a", "b")
+    assert header.tuned_on == ("a", "b") and decompress(tmp_path / "update.asrb", base=held).tuned_on == ("a", "b")
 
 
 def test_a_measurement_that_was_kept_has_the_ids_too(tiny: AnchorModel, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_measurement_that_was_kept_has_the_ids_too(tiny: AnchorModel, tmp_path
 
 
 class Quiet:
-    """Is told how a sweep goes on, and says nothing."""
+    """Progress callbacks that print nothing."""
 
     def configuration(self, name: str, step: str, utterances: int) -> Any:
         return lambda *line: None
@@ -231,7 +231,7 @@ def test_bitstreams_have_ids_where_there_are_some(tuned_on: list[str]) -> None:
     made = write_bitstream(Header(codec="x", records=(record,), tuned_on=tuple(tuned_on)), [b"00"])
     reader = BitstreamReader(in_memory(made))
     assert [payload for _, payload in reader.records()] == [b"00"] and reader.header.tuned_on == tuple(tuned_on)
-    assert (made == plain) == (not tuned_on)  # what is not calibrated has the bytes that it had before
+    assert (made == plain) == (not tuned_on)  # a bitstream without calibration is unchanged
 
 
 def test_ids_cost_a_bitstream_little_and_less_than_their_digests(tiny: AnchorModel, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of `asrdeploy doctor` share: a machine without programs and without a server of adb."""
+"""Fixtures for the tests of `asrdeploy doctor`: a machine without programs and without an adb server."""
 
 import socket
 from pathlib import Path
@@ -12,7 +12,7 @@ from toolchain.doctor.probes import Said, run_bounded
 
 @pytest.fixture
 def no_adb_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's adb server is no matter of these tests; and a busy machine is no silent one."""
+    """Ignore an adb server of the user, and allow for a busy machine."""
     monkeypatch.setenv("ASRDEPLOY_ADB_SERVER", f"tcp:localhost:{free_port()}")
     monkeypatch.setattr(probes, "LIMIT", 120.0)
 

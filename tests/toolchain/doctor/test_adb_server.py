@@ -1,4 +1,4 @@
-"""What `asrdeploy doctor` says of adb's server: running, elsewhere, silent, or something else in its place."""
+"""What `asrdeploy doctor` reports of the adb server: running, elsewhere, silent, or replaced by another program."""
 
 import socket
 import threading
@@ -34,7 +34,7 @@ def test_a_server_without_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @contextmanager
 def listener(answer: bytes | None) -> Iterator[tuple[str, int]]:
-    """Something that listens where adb's server would, and says this, or nothing until the end."""
+    """A program that listens at the address of an adb server and gives an answer, or none until the test ends."""
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -60,7 +60,7 @@ def listener(answer: bytes | None) -> Iterator[tuple[str, int]]:
     "answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"FAIL0004what", b"OKAY", b"OKAY00ffcut", b"OKAYzzzz", b"\xff" * 99]
 )
 def test_something_else_in_the_place_of_the_server(answer: bytes) -> None:
-    with listener(answer) as address, pytest.raises(AsrDeployError, match="is none"):
+    with listener(answer) as address, pytest.raises(AsrDeployError, match="Another program listens at the address of the adb server"):
         adb_devices(address)
 
 
@@ -77,7 +77,7 @@ def test_a_server_elsewhere_is_not_asked(name: str, monkeypatch: pytest.MonkeyPa
     assert server_address(name) is None
     if name:
         monkeypatch.setenv("ASRDEPLOY_ADB_SERVER", name)
-        assert "which is not asked here" in checks.devices_row(client=True).found
+        assert "is not queried here" in checks.devices_row(client=True).found
 
 
 def test_where_the_server_is() -> None:

@@ -1,4 +1,4 @@
-"""`asrdeploy doctor` on programs and packages that are missing, broken, silent or something else."""
+"""`asrdeploy doctor` with programs and packages that are missing, broken, silent or not what they claim to be."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ ENDLESS = "while :; do echo 0123456789012345678901234567890123456789; done"
 
 
 def gone(mark: str) -> bool:
-    """Whether no process has these words in its command line."""
+    """Whether no process has ``mark`` in its command line."""
     lines = (path.joinpath("cmdline") for path in Path("/proc").glob("[0-9]*"))
     found = []
     for line in lines:
@@ -42,7 +42,7 @@ def test_an_adb_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     row = checks.adb_row(str(adb), answer)
     assert answer.silent and row.state == "note" and "does not answer within 0.5 s" in row.found
     end = time.monotonic() + 60
-    while not gone(mark):  # its child too
+    while not gone(mark):  # also its child
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -58,9 +58,9 @@ def test_an_adb_whose_child_keeps_the_output(tmp_path: Path, monkeypatch: pytest
         ("printf '\\033[31mnonsense\\007\\377'", "not Android's adb"),
         ("true", "not Android's adb"),
         ("echo Android Debug Bridge version 1.0.31", "too old"),
-        ("echo cannot >&2; exit 3", "ended with code 3: cannot"),
-        ("kill -SEGV $$", "ended by signal 11"),
-        (ENDLESS, "prints without an end"),
+        ("echo cannot >&2; exit 3", "failed with exit code 3: cannot"),
+        ("kill -SEGV $$", "killed by signal 11"),
+        (ENDLESS, "prints endlessly"),
     ],
 )
 def test_a_broken_adb(programs: Path, text: str, said: str) -> None:
@@ -78,9 +78,9 @@ def test_a_program_of_another_machine(programs: Path) -> None:
 @pytest.mark.parametrize(
     ("javac", "state", "said"),
     [
-        ("echo javac 17.0.9", "note", "but java is not here"),
+        ("echo javac 17.0.9", "note", "but java was not found"),
         ("echo javac 11.0.2", "missing", "11.0.2 is too old: 17 or newer"),
-        ("echo no JVM >&2; exit 1", "note", "ended with code 1: no JVM"),
+        ("echo no JVM >&2; exit 1", "note", "failed with exit code 1: no JVM"),
         ("echo hello", "note", "says “hello”"),
     ],
 )
@@ -97,7 +97,7 @@ def test_java_and_maven_that_fail(programs: Path) -> None:
     script(programs, "mvn", "echo The JAVA_HOME environment variable is not defined correctly >&2; exit 1")
     found = rows(examine())
     assert found["JDK"].state == found["Maven"].state == "note"
-    assert found["JDK"].found == "javac 21, but java ended with code 134" and "not defined correctly" in found["Maven"].found
+    assert found["JDK"].found == "javac 21, but java failed with exit code 134" and "not defined correctly" in found["Maven"].found
 
 
 def test_a_java_home_of_nothing(programs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -173,10 +173,10 @@ GPU = {"driver": 13, "devices": ["H100", "H100"], "why": ""}
         ({"__version__": "2.13.0+cpu"}, {}, "ok", "2.13.0+cpu, CPU build"),
         ({"__version__": "2.13.0", "hip": "6.4"}, {}, "ok", "2.13.0, HIP 6.4 build"),
         ({"__version__": "2.13.0", "cuda": "13.0"}, GPU, "ok", "2.13.0, CUDA 13.0 build, 2 CUDA devices: H100"),
-        ({"__version__": "2.13.0", "cuda": "13.0"}, GPU | {"driver": 12}, "note", "driver is of CUDA 12, too old"),
+        ({"__version__": "2.13.0", "cuda": "13.0"}, GPU | {"driver": 12}, "note", "driver supports CUDA 12, too old"),
         ({"__version__": "2.13.0", "cuda": "13.0"}, {"why": "no NVIDIA driver"}, "ok", "no CUDA device (no NVIDIA driver)"),
-        ({"__version__": "2.13.0", "cuda": "13.0"}, {}, "ok", "gives no answer"),
-        ({}, {}, "missing", "lacks its files"),
+        ({"__version__": "2.13.0", "cuda": "13.0"}, {}, "ok", "driver does not answer"),
+        ({}, {}, "missing", "is incomplete"),
     ],
 )
 def test_the_row_of_torch(build: dict[str, str], cuda: dict[str, object], state: str, said: str) -> None:
@@ -186,4 +186,4 @@ def test_the_row_of_torch(build: dict[str, str], cuda: dict[str, object], state:
 
 def test_another_version_than_the_one_that_is_asked_for() -> None:
     row = checks.executorch_row("1.4.0", "1.4.1")
-    assert row.state == "note" and row.found == "1.4.0; asrdeploy asks for 1.4.1"
+    assert row.state == "note" and row.found == "1.4.0; asrdeploy requires 1.4.1"

@@ -1,4 +1,4 @@
-"""`asrdeploy doctor`: what it says of this machine, and the commands that add what is missing."""
+"""`asrdeploy doctor`: what it reports of this machine, and the commands that install missing parts."""
 
 import json
 import os
@@ -35,7 +35,7 @@ NAMES = [
 
 
 def run(cwd: Path, *arguments: object, **environment: str) -> tuple[Completed, Report]:
-    """Run the command and read what it wrote beside."""
+    """Run the command and read its JSON report."""
     done = run_command("doctor", "--json", "doctor.json", *arguments, cwd=cwd, env=environment)
     return done, Report.model_validate_json((cwd / "doctor.json").read_text())
 
@@ -165,7 +165,7 @@ def test_nothing_on_the_path(programs: Path, monkeypatch: pytest.MonkeyPatch, de
             assert command and command.endswith("'asrdeploy[phones]'")
         else:
             assert command is None and DEBIAN[program] in row.found
-    assert found["devices"].state == "note" and found["devices"].found.endswith("they take adb")
+    assert found["devices"].state == "note" and found["devices"].found.endswith("devices require adb")
 
 
 def test_the_adb_of_the_package(programs: Path) -> None:

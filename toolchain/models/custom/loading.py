@@ -24,6 +24,7 @@ from toolchain.models.networks import count_parameters
 from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION, FACTORY, TestCase, custom_case
 from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on, weights_in
 
+OURS = f"{__name__.partition('.models')[0]}."  # the toolchain's modules, which versions tell apart
 SHORT_SECONDS = 1.0  # that a network is tried with
 
 
@@ -280,7 +281,7 @@ def _code_of(network: nn.Module, factory: str) -> str:
     """
     files = {getattr(sys.modules[factory.partition(":")[0]], "__file__", None)}
     for kind in {type(each) for each in network.modules()}:
-        if not kind.__module__.startswith(("torch.", "torchaudio.", "toolchain.")):
+        if not kind.__module__.startswith(("torch.", "torchaudio.", OURS)):
             try:
                 files.add(inspect.getsourcefile(kind))
             except TypeError:  # a class without a file, as in an interactive session

@@ -200,7 +200,7 @@ def test_calibration_has_the_models_sample_rate(module: str, cli: Callable[..., 
     monkeypatch.setattr(exporting, "export", noted)
     complaint(cli("export", "--model", f"{module}:slow", "--quant", "int8-static", "-o", "artifact"), alone=False)
     with pytest.raises(AsrDeployError, match="Enough"):
-        exporting.export_model(load_model(f"{module}:slow"), format_name="onnx", scheme_name="int8-static", folder=Path("artifact"))
+        exporting.export_model(load_model(f"{module}:slow"), Path("artifact"), quant="int8-static")
     assert [each.sample_rate for each in seen] == [8000, 8000]
     assert len(next(iter(seen[0]))) <= 15 * 8000
 
@@ -248,7 +248,7 @@ def test_the_shortest_input_is_found_whatever_is_raised(least: int) -> None:
 @pytest.mark.parametrize("format_name", ["onnx", "executorch"])
 def test_a_network_that_cannot_be_traced(module: str, format_name: str, cli: Callable[..., Completed], tmp_path: Path) -> None:
     done = cli("export", "--model", f"{module}:deciding", "--format", format_name, "-o", "artifact")
-    assert "torch cannot trace this network for" in complaint(done, alone=False) and not (tmp_path / "artifact").exists()
+    assert "PyTorch cannot trace this network for" in complaint(done, alone=False) and not (tmp_path / "artifact").exists()
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "empty.safetensors"])

@@ -299,7 +299,7 @@ def test_the_bundled_weights_hear_the_same_in_their_form(bundled_folder: Path, t
 def test_a_normalised_waveform_and_its_epsilon_are_in_the_export(tmp_path: Path, waveform: np.ndarray) -> None:
     write_folder(tmp_path / "m")
     model = load_model(str(tmp_path / "m"))
-    artifact, _ = export_model(model, format_name="onnx", scheme_name="fp32", folder=tmp_path / "artifact")
+    artifact, _ = export_model(model, tmp_path / "artifact")
     assert artifact.manifest.normalised_waveform and artifact.manifest.labels == model.case.labels
     assert artifact.manifest.rewrites == ("convolutions_as_products", "positional_as_products", "merged_attention")
     transcriber = open_transcriber(str(artifact.folder))

@@ -23,8 +23,8 @@ from tests.device_runner.runner_places import Place, command_of
 from tests.helpers import Completed, complaint
 from toolchain.accuracy.evaluation import evaluate_on_device
 from toolchain.accuracy.torch_engine import TorchEngine
-from toolchain.accuracy.transcriber import describe, open_transcriber
-from toolchain.compression.bitstreams import compress, model_of, read_weights, reconstruct
+from toolchain.accuracy.transcriber import artifact_transcriber, open_transcriber
+from toolchain.compression.bitstreams import compress, decompress, model_of, read_weights
 from toolchain.data.datasets import DataSet, Utterance
 from toolchain.models.anchor_model import AnchorModel
 from toolchain.models.custom.description import read_description
@@ -287,7 +287,7 @@ def test_a_bitstream_of_an_own_model_needs_nothing_but_itself(
     compress(tiny, "uniform", {"bits": 6}, tmp_path / "tiny.asrb")
     for path in tmp_path.glob("mine.*"):
         path.unlink()
-    rebuilt, header = reconstruct(tmp_path / "own.asrb")
+    rebuilt, header = decompress(tmp_path / "own.asrb"), read_header(tmp_path / "own.asrb")
     assert rebuilt.case == model.case and header.network == model.case.network and rebuilt.weights == model.weights
     assert select_labels(TorchEngine(rebuilt).logits(waveform), rebuilt.case.labels) != ""
     # The scenario's bitstreams are what they were: no byte of them says that there are custom models.
@@ -329,7 +329,7 @@ def test_updates_of_an_own_model(described: Path, tmp_path: Path, cli: Callable[
     again, new = load_file(tmp_path / "again.safetensors"), load_file(tmp_path / "new.safetensors")
     assert all(torch.equal(again[name], each) for name, each in new.items())
     done = cli("export", "--from", "new.asrb", "--base", described, "-o", "artifact")
-    assert done.returncode == 0 and describe(open_transcriber("artifact").artifact).case.name == "mine"  # type: ignore[arg-type]
+    assert done.returncode == 0 and artifact_transcriber(open_transcriber("artifact").artifact).case.name == "mine"  # type: ignore[arg-type]
 
 
 # The whole way
@@ -355,7 +355,7 @@ def test_a_described_model_on_a_device_and_in_a_test_job(described: Path, tmp_pa
 
 def test_the_jvm_core_takes_labels_that_print_nothing(described: Path, tmp_path: Path, speech: tuple[Utterance, ...]) -> None:
     model = load_model(str(described))
-    artifact, _ = export_model(model, format_name="onnx", scheme_name="fp32", folder=tmp_path / "artifact")
+    artifact, _ = export_model(model, tmp_path / "artifact")
     waveform = read_audio(speech[0].path, 16_000)
     heard = {}
     for name in ("python", "jvm"):
