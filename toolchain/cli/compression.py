@@ -8,6 +8,8 @@ import typer
 
 from device_runner.errors import AsrDeployError
 from toolchain.cli.options import (
+    CODING,
+    OUTPUT,
     BaseOption,
     CalibrateSplitOption,
     CodeOption,
@@ -24,12 +26,12 @@ from toolchain.cli.options import (
 
 
 def codecs(json_file: JsonOption = None) -> None:
-    """List the codecs that `compress --codec` names, with their parameters. Example: asrdeploy codecs"""
+    """List the codecs and their parameters. Example: asrdeploy codecs"""
     from toolchain import compression
     from toolchain.reports import tables
 
-    theirs, broken = compression.codec_plugins()
-    known = compression.CODECS | theirs
+    plugins, broken = compression.codec_plugins()
+    known = compression.CODECS | plugins
     console.print(tables.codecs(known))
     for name, reason in broken.items():
         complain(f"The codec {name} of another package cannot be used: {reason}.")
@@ -37,12 +39,15 @@ def codecs(json_file: JsonOption = None) -> None:
 
 
 def compress(
-    codec: Annotated[str, typer.Option(help="`asrdeploy codecs` lists them.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bitstream (.asrb).")],
+    codec: Annotated[str, typer.Option(help="Codec. `asrdeploy codecs` lists them.", rich_help_panel=CODING)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bitstream to write (.asrb).", rich_help_panel=OUTPUT)],
     model: ModelOption = "DIGITS_ASR_TINY",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the codec, NAME=VALUE; may be given again.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Codec parameter, NAME=VALUE. Repeat for several.", rich_help_panel=CODING)
+    ] = None,
     calibrate: Annotated[
-        str | None, typer.Option(help="Data whose inputs the codec may know: `digits`, `librispeech`, or a folder; default: none.")
+        str | None,
+        typer.Option(help="Calibration data: `digits`, `librispeech`, or a folder (default: no calibration).", rich_help_panel=CODING),
     ] = None,
     calibrate_split: CalibrateSplitOption = "dev-clean",
     weights: WeightsOption = None,
@@ -55,8 +60,7 @@ def compress(
     from toolchain.reports import tables
 
     parameters = settings_of(settings)
-    # What can be wrong is found before weights are loaded or downloaded.
-    make_codec(codec, **parameters)
+    make_codec(codec, **parameters)  # reports a wrong parameter before weights are loaded or downloaded
     from toolchain.accuracy.progress import share_progress
     from toolchain.compression.bitstreams import calibration_of
     from toolchain.compression.bitstreams import compress as compress_model
@@ -72,7 +76,7 @@ def compress(
     if calibrate is not None:
         with share_progress() as progress:
             calibration = calibration_of(loaded, calibrate, calibrate_split, cache=cache_folder(), progress=progress)
-    with console.status(f"coding {loaded.case.name} by {codec}"):
+    with console.status(f"compressing {loaded.case.name} with {codec}"):
         header = compress_model(loaded, codec, parameters, output, calibration=calibration, base=known)
     console.print(tables.bitstream(header, output.stat().st_size, depth=0))
     console.print(f"The bitstream is in {output}.")
@@ -81,8 +85,8 @@ def compress(
 
 
 def decompress(
-    bitstream: Annotated[Path, typer.Argument(help="A bitstream (.asrb).")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The weights (.safetensors, float32).")],
+    bitstream: Annotated[Path, typer.Argument(help="Bitstream (.asrb).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Weights to write (.safetensors, float32).", rich_help_panel=OUTPUT)],
     base: BaseOption = None,
     decoder: DecoderOption = None,
     model: CodeOption = None,
@@ -98,7 +102,7 @@ def decompress(
     from toolchain.models.weight_files import TUNED_ON
 
     if output.suffix != ".safetensors":
-        raise AsrDeployError(f"-o {output}: weights are written as .safetensors.")
+        raise AsrDeployError(f"-o {output}: weights are written as .safetensors. Use a name that ends in .safetensors.")
     header = read_header(bitstream)
     known = base_for(header, str(bitstream), base, None if model is None else load_model(model))
     with console.status("decoding"):

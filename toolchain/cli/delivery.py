@@ -1,4 +1,4 @@
-"""Commands of the transmission to the UE; see ``cli`` for the rules."""
+"""Commands for delivery to the UE: deliver, receive."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,33 +6,35 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain.cli.options import BaseOption, CodeOption, DecoderOption, JsonOption, console, write_figures
+from toolchain.cli.options import OUTPUT, RUNNING, BaseOption, CodeOption, DecoderOption, JsonOption, console, write_figures
 
 
 def deliver(
-    bitstreams: Annotated[list[Path], typer.Argument(metavar="BITSTREAM…", help="Bitstreams (.asrb) of one model.")],
-    rates: Annotated[str, typer.Option(help="Rates of the content in Mbit/s, with commas between.")] = "1,10,100",
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results; a stopped run goes on there.")] = Path(
-        "results/delivery"
-    ),
+    bitstreams: Annotated[list[Path], typer.Argument(metavar="BITSTREAM…", help="Bitstreams (.asrb) of the same model.")],
+    rates: Annotated[str, typer.Option(help="Transfer rates in Mbit/s, separated by commas.", rich_help_panel=RUNNING)] = "1,10,100",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Output folder. An interrupted run resumes there.", rich_help_panel=OUTPUT)
+    ] = Path("results/delivery"),
     serve: Annotated[
-        bool, typer.Option("--serve", help="Only offer the bitstreams, until Ctrl-C; `asrdeploy receive` takes them.")
+        bool, typer.Option("--serve", help="Only serve the bitstreams, until Ctrl-C, for `asrdeploy receive`.", rich_help_panel=RUNNING)
     ] = False,
-    host: Annotated[str, typer.Option(help="With --serve: the address to listen on; 0.0.0.0 for others too.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="With --serve.", min=1, max=65535)] = 8750,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on with --serve. Use 0.0.0.0 to serve other machines.", rich_help_panel=RUNNING)
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on with --serve.", min=1, max=65535, rich_help_panel=RUNNING)] = 8750,
     model: CodeOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Serve bitstreams, and measure the time to the first transcript. Example: asrdeploy deliver tiny.asrb --rates 10,100"""
+    """Measure the time to the first transcript over HTTP, or serve bitstreams. Example: asrdeploy deliver tiny.asrb --rates 10,100"""
     from toolchain.accuracy.progress import share_progress
     from toolchain.delivery import server
     from toolchain.reports import tables
     from toolchain.reports.plots import plot_delivery
 
     if serve and json_file is not None:
-        raise AsrDeployError("--serve measures nothing; leave --json out.")
+        raise AsrDeployError("--serve measures nothing, so it has no result. Leave --json out.")
     if serve:
-        console.print(f"Offered: {', '.join(f'http://{host}:{port}/{path.name}' for path in bitstreams)}", soft_wrap=True, highlight=False)
+        console.print(f"Serving {', '.join(f'http://{host}:{port}/{path.name}' for path in bitstreams)}", soft_wrap=True, highlight=False)
         return server.serve(bitstreams, host, port)
     chosen = [1e6 * each for each in _rates(rates)]
     with share_progress() as progress:
@@ -47,20 +49,25 @@ def deliver(
 
 
 def receive(
-    url: Annotated[str, typer.Argument(help="Address of a bitstream, as `deliver --serve` prints it.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bitstream (.asrb); a cut reception goes on beside it.")],
-    rate: Annotated[float | None, typer.Option(help="Limit of the rate in Mbit/s; default: none.")] = None,
+    url: Annotated[str, typer.Argument(help="URL of a bitstream, as `asrdeploy deliver --serve` prints it.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Bitstream to write (.asrb). An interrupted reception resumes.", rich_help_panel=OUTPUT)
+    ],
+    rate: Annotated[float | None, typer.Option(help="Rate limit in Mbit/s (default: none).", rich_help_panel=RUNNING)] = None,
     base: BaseOption = None,
     decoder: DecoderOption = None,
     model: CodeOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Receive a bitstream, decoding while it arrives. Example: asrdeploy receive http://127.0.0.1:8750/tiny.asrb -o received.asrb"""
+    """Receive a bitstream, decode it while it arrives, and transcribe with it.
+
+    Example: asrdeploy receive http://127.0.0.1:8750/tiny.asrb -o received.asrb
+    """
     from toolchain.delivery import reception
     from toolchain.reports import tables
 
     if rate is not None and not 0 < rate < 1e6:
-        raise AsrDeployError("--rate takes Mbit/s above 0.")
+        raise AsrDeployError(f"--rate {rate:g} is out of range. Use a rate in Mbit/s above 0.")
     limit = None if rate is None else 1e6 * rate
     with console.status("receiving") as status:
         made = reception.receive(url, output, bits_per_second=limit, base=base, decoder=decoder, model=model, progress=status.update)
@@ -73,9 +80,9 @@ def _rates(text: str) -> list[float]:
     try:
         rates = sorted({float(part) for part in text.split(",")})
     except ValueError:
-        raise AsrDeployError(f"--rates takes numbers with commas between, such as 1,10,100; not “{text}”.") from None
+        raise AsrDeployError(f"--rates {text}: write numbers separated by commas, for example 1,10,100.") from None
     if not all(0 < rate < 1e6 for rate in rates):
-        raise AsrDeployError("--rates takes Mbit/s above 0.")
+        raise AsrDeployError(f"--rates {text}: rates are in Mbit/s and must be above 0.")
     return rates
 
 

@@ -1,4 +1,4 @@
-"""The commands of `asrdeploy` about devices: what is there, what they need, test jobs, parity."""
+"""Commands for devices: devices, parity, test."""
 
 import sys
 import time
@@ -10,6 +10,8 @@ import typer
 from device_runner.errors import AsrDeployError
 from device_runner.files import file_name_of
 from toolchain.cli.options import (
+    DEVICES,
+    OUTPUT,
     AdbOption,
     ApkOption,
     CoolDownOption,
@@ -26,19 +28,21 @@ from toolchain.cli.options import (
 
 def devices(
     adb: AdbOption = None,
-    clean: Annotated[str | None, typer.Option(help="Remove all that jobs left on this device: files, bundles, results.")] = None,
+    clean: Annotated[
+        str | None, typer.Option(help="Remove everything that jobs left on this device: files, bundles, results.", rich_help_panel=DEVICES)
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """List where jobs can run: this machine, qemu, phones and emulators. Example: asrdeploy devices"""
+    """List the devices that can run jobs: this machine, qemu, phones and emulators. Example: asrdeploy devices"""
     from device_runner import device_choice
     from device_runner.phone.adb import find_adb
     from toolchain.reports import devices
 
     if clean is not None:
         if json_file is not None:
-            raise AsrDeployError("--clean removes and lists nothing; leave --json out.")
+            raise AsrDeployError("--clean lists nothing, so it has no result. Leave --json out.")
         device_choice.clean(find_adb(adb).phone(clean))
-        console.print(f"Nothing of earlier jobs is left on {clean}.")
+        console.print(f"Removed all files of earlier jobs from {clean}.")
         return
     missing = None
     try:
@@ -55,15 +59,18 @@ def devices(
 
 
 def parity(
-    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
-    names: Annotated[str, typer.Option("--devices", help="Devices with commas between; the first is what others are compared with.")],
+    artifact: Annotated[Path, typer.Argument(help="Folder of an artifact.")],
+    names: Annotated[
+        str,
+        typer.Option("--devices", help="Devices, separated by commas. The others are compared with the first.", rich_help_panel=DEVICES),
+    ],
     threads: ThreadsOption = 1,
     via: ViaOption = None,
     adb: AdbOption = None,
     apk: ApkOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Compare devices on a fixed set of utterances.
+    """Compare logits, transcripts and WER of several devices on fixed utterances.
 
     Example: asrdeploy parity artifacts/DIGITS_ASR_TINY-onnx-int8 --devices local,qemu-arm64
     """
@@ -80,17 +87,19 @@ def parity(
 
 
 def test(
-    jobs: Annotated[Path, typer.Argument(metavar="JOBS.toml", help="Test jobs; see docs/ci.md.")],
+    jobs: Annotated[Path, typer.Argument(metavar="JOBS.toml", help="Job file; see docs/ci.md.")],
     device: DeviceOption = "local",
     via: ViaOption = None,
     adb: AdbOption = None,
     apk: ApkOption = None,
-    junit: Annotated[Path | None, typer.Option(help="Write the outcome as JUnit XML to this file.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the results; default: results/test-NAME.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.", rich_help_panel=OUTPUT)] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Output folder (default: `results/test-NAME`).", rich_help_panel=OUTPUT)
+    ] = None,
     cool_down: CoolDownOption = 60.0,
     json_file: JsonOption = None,
 ) -> None:
-    """Run test jobs and judge their limits: exit code 1 where one is broken. Example: asrdeploy test jobs.toml"""
+    """Run test jobs and check their limits. The exit code is 1 if a limit is exceeded. Example: asrdeploy test jobs.toml"""
     from toolchain.reports import devices
     from toolchain.scenario.job_limits import read_job_file, run_test_job, write_junit
 
@@ -110,7 +119,7 @@ def test(
     for outcome in outcomes:
         if outcome.problem is not None:
             complain(f"{outcome.job} could not run: {outcome.problem}")
-    console.print(f"Results are in {folder}{'' if junit is None else f', the report in {junit}'}.")
+    console.print(f"Results are in {folder}{'' if junit is None else f', the JUnit report is {junit}'}.")
     write_figures(json_file, outcomes)
     if any(each.device_failed for each in outcomes):
         sys.exit(3)

@@ -16,7 +16,7 @@ STYLES = {"ok": "green", "missing": "yellow", "note": "cyan"}
 
 
 def doctor(json_file: JsonOption = None) -> None:
-    """Show what this machine can do, and the command that adds what is missing. Example: asrdeploy doctor"""
+    """Check what this machine can do, and print the command that installs what is missing. Example: asrdeploy doctor"""
     from rich.text import Text
 
     from toolchain.doctor.checks import examine
@@ -29,10 +29,10 @@ def doctor(json_file: JsonOption = None) -> None:
         if row.command is not None:
             commands.setdefault(row.command, []).append(row.name)
     if commands:
-        console.print("What is missing, and what adds it:")
+        console.print("To install what is missing:")
     for command, names in commands.items():
         console.print(Text(f"  {', '.join(names)}"))
-        console.print(Text(f"    {command}"), soft_wrap=True)  # whole, however long it is: to be copied
+        console.print(Text(f"    {command}"), soft_wrap=True)  # on one line, so that it can be copied
     write_figures(json_file, report)
     for sentence in report.broken:
         complain(sentence)
@@ -41,15 +41,15 @@ def doctor(json_file: JsonOption = None) -> None:
 
 
 def setup(
-    what: Annotated[str, typer.Argument(metavar="arm64", help="arm64: the bundle that runs in adb's shell and under qemu.")],
+    what: Annotated[str, typer.Argument(metavar="arm64", help="`arm64`: the bundle that runs in the shell of a phone and under qemu.")],
     json_file: JsonOption = None,
 ) -> None:
-    """Build what devices need, from Debian's and PyPI's packages. Example: asrdeploy setup arm64"""
+    """Build what devices need from Debian and PyPI packages. Example: asrdeploy setup arm64"""
     from device_runner.phone.arm_bundle import build_bundle, layers
     from device_runner.suggestions import nearest
 
     if what != "arm64":
-        raise nearest(what, ["arm64"], "thing to set up")
+        raise nearest(what, ["arm64"], "setup target")
     with console.status("") as status:
         bundle = build_bundle(progress=status.update)
     sizes = {str(layer): sum(path.stat().st_size for path in layer.rglob("*") if path.is_file()) for layer in layers(bundle)}
