@@ -1,4 +1,4 @@
-"""The benchmarks: their runner, figures, comparison and page. No time that was measured decides a test."""
+"""Benchmarks: runner, figures, comparison and page. No test depends on a measured time."""
 
 import getpass
 import os
@@ -42,7 +42,7 @@ def silent() -> Console:
 
 
 def made(name: str = "latency", *, command: str | None = None, cpu: str = "some", factor: float = 1.0, rows: int = 3) -> Stored:
-    """A result with a baseline of 1 ms and others of 2, 3, … ms times a factor."""
+    """Return a result with a baseline of 1 ms and other rows of 2, 3, … ms times a factor."""
     values = {"bare onnxruntime": 1.0} | {f"way {each}": factor * each for each in range(2, rows + 1)}
     measure, part = KNOWN[name].plot or ("size", "")
     figures = [
@@ -91,7 +91,7 @@ def test_a_run_writes_figures_facts_and_command_and_no_names(tmp_path: Path) -> 
 def test_a_failed_benchmark_leaves_what_was_finished_and_says_so(tmp_path: Path) -> None:
     kept = made()
     folder_of(tmp_path, kept)
-    with pytest.raises(AsrDeployError, match=r"benchmark codecs ended with code 2; .*--resume"):
+    with pytest.raises(AsrDeployError, match=r"benchmark codecs failed with exit code 2\. .*--resume"):
         run_all([BROKEN], "quick", tmp_path, resume=False, console=silent())
     assert [each.name for each in tmp_path.iterdir()] == ["latency-quick.json"] and read(path_of(tmp_path, "latency", "quick")) == kept
 
@@ -104,7 +104,7 @@ def test_a_stopped_run_leaves_no_half_file(tmp_path: Path) -> None:
         assert "benchmarks.latency" in run.stdout.readline()
         os.killpg(run.pid, signal.SIGINT)
         said = run.stderr.read()
-    assert run.returncode == 130 and "Interrupted; what was finished is kept." in said
+    assert run.returncode == 130 and "Interrupted. Finished results are kept." in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,18 +132,18 @@ def test_resuming_runs_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_broken_result_is_one_sentence_and_code_2(tmp_path: Path, content: str | bytes) -> None:
     path = tmp_path / "latency-quick.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(AsrDeployError, match=r"is no result of a benchmark .*: remove it and run `make bench` again.$"):
+    with pytest.raises(AsrDeployError, match=r"is not a valid benchmark result .*\. Delete it and run `make bench` again\.$"):
         read(path)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("compare", "--new", "{}", "--against", "{}"), "is no result of a benchmark"),
-        (("page", "--results", "{}", "--output", "{}/page.md"), "is no result of a benchmark"),
-        (("page", "--results", "{}/none", "--output", "{}/page.md"), "holds no results; make them with `make bench`."),
-        (("compare", "--new", "{}/none", "--against", "{}/none"), "has no result of the quick setting"),
-        (("run", "--only", "speed", "--results", "{}"), "There is no benchmark “speed”; there are: startup, latency"),
+        (("compare", "--new", "{}", "--against", "{}"), "is not a valid benchmark result"),
+        (("page", "--results", "{}", "--output", "{}/page.md"), "is not a valid benchmark result"),
+        (("page", "--results", "{}/none", "--output", "{}/page.md"), "contains no results. Run `make bench`."),
+        (("compare", "--new", "{}/none", "--against", "{}/none"), "contains no results of the quick setting"),
+        (("run", "--only", "speed", "--results", "{}"), "Unknown benchmark “speed” in --only. Choose from startup, latency"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_sentence_and_code_2(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -159,12 +159,12 @@ def test_figures_that_a_benchmark_left_broken_are_refused(monkeypatch: pytest.Mo
         return subprocess.CompletedProcess(words, 0)
 
     monkeypatch.setattr("benchmarks.running.subprocess", SimpleNamespace(run=write_nonsense))
-    with pytest.raises(AsrDeployError, match="is no result of a benchmark"):
+    with pytest.raises(AsrDeployError, match="is not a valid benchmark result"):
         run_one(SMALL, "quick")
 
 
 def test_a_command_that_does_not_start_is_a_sentence() -> None:
-    with pytest.raises(AsrDeployError, match=r"“python -c raise SystemExit.'no'.” ended with code 1: no"):
+    with pytest.raises(AsrDeployError, match=r"`python -c raise SystemExit.'no'.` failed with exit code 1: no"):
         startup.process(("-c", "raise SystemExit('no')"), os.environ)()
 
 
@@ -215,10 +215,10 @@ def test_written_figures_are_near_what_was_measured(value: float) -> None:
 def test_tables_have_a_ratio_only_where_there_is_one() -> None:
     rows = (
         *timing_rows("g", "time", {"base": [1.0, 2.0], "own": [2.0, 6.0]}, "base"),
-        Row(group="g", what="own", measure="wer", value=2.5, unit="%", better="less", interval=(1.0, 4.0)),
+        Row(group="g", what="own", measure="WER", value=2.5, unit="%", better="less", interval=(1.0, 4.0)),
     )
     (table,) = groups(Figures(benchmark="b", baseline="base", rows=rows))
-    assert table.heads == ("", "time, ms", "x", "wer, %")
+    assert table.heads == ("", "time, ms", "x", "WER, %")
     assert table.lines == (("base", "1,500", "1.00", ""), ("own", "4,000", "2.50", "2.50 (1.0..4.0)"))
 
 
@@ -248,7 +248,7 @@ def test_on_another_machine_values_are_not_compared_and_the_screen_says_why(tmp_
     old, new = folder_of(tmp_path / "old", made()), folder_of(tmp_path / "new", made(cpu="another", factor=1.5))
     done = command_line("compare", "--new", new, "--against", old, "--json", tmp_path / "changes.json")
     assert done.returncode == 0 and "worse" in done.stdout
-    assert "latency: cpu differ from the stored result's, so values are not compared" in " ".join(done.stdout.split())
+    assert "latency: the machines differ in cpu, so only ratios are compared" in " ".join(done.stdout.split())
     found = comparing.Comparison.model_validate_json((tmp_path / "changes.json").read_text())
     assert {each.value_change for each in found.changes} == {None} and found.changes[1].ratio_change == 1.5
 
@@ -259,7 +259,7 @@ def test_missing_rows_and_benchmarks_are_named_and_fail_nothing(tmp_path: Path) 
     done = command_line("compare", "--new", new, "--against", old)
     said = " ".join(done.stdout.split())
     assert done.returncode == 0 and "codecs has no new result." in said and "startup has no stored result." in said
-    assert "latency: “a model, way 3, fastest run” is in the stored result alone." in said
+    assert "latency: “a model, way 3, fastest run” is only in the stored result." in said
     assert len(comparing.compare(old, new, "quick").changes) == 2
     assert "codecs" not in " ".join(comparing.compare(old, new, "quick", ["latency"]).missing)
 
@@ -294,7 +294,7 @@ def test_a_result_compared_with_itself_has_not_changed(tmp_path_factory: pytest.
 
 
 def names_in(text: str) -> list[str]:
-    """What would tell on whose machine a result was made: names and folders."""
+    """Return names and folders in a text that would identify the machine or its user."""
     secret = {getpass.getuser(), socket.gethostname(), str(Path.home()), str(REPOSITORY)} - {""}
     return [each for each in secret if re.search(rf"\b{re.escape(each)}\b", text)] + re.findall(r"/(?:home|root|tmp|Users)/\S*", text)
 
@@ -327,14 +327,14 @@ def test_the_same_results_make_the_same_page_and_plots(tmp_path: Path) -> None:
     assert first == second and {"performance.md", "latency.svg"} <= first.keys()
     text = first["performance.md"].decode()
     assert "| A | some" in text and "| B | another" in text and "machine B" in text and "A note." in text
-    assert "| way 3 | 3.00 | 3.00 |" in text and "Other work took 0.00 of the" in text
+    assert "| way 3 | 3.00 | 3.00 |" in text and "Other processes used 0.00 of the" in text
 
 
 def test_the_page_prefers_the_full_setting_and_tells_of_other_work(tmp_path: Path) -> None:
     quick, full = made(), made(factor=7.0).model_copy(update={"setting": "full", "other_work": 1000.0})
     text = page.text(folder_of(tmp_path, quick, full))
     assert "Full setting" in text and "| way 3 | 21.0 | 21.0 |" in text and "3.00 | 3.00" not in text
-    assert re.search(r"\*\*Other work ran beside it\*\* and took 1,?000 of the \d+ cores", text)
+    assert re.search(r"\*\*Other processes used 1,?000 of the \d+ cores on average\.\*\*", text)
     assert page.beside(made().model_copy(update={"other_work": None})) == ""
 
 
@@ -349,7 +349,7 @@ def test_results_beside_other_work_are_not_drawn_and_older_plots_go(tmp_path: Pa
 def test_a_result_without_what_is_drawn_asks_for_a_new_run(tmp_path: Path) -> None:
     stored = made()
     old = stored.model_copy(update={"figures": stored.figures.model_copy(update={"rows": ()})})
-    with pytest.raises(AsrDeployError, match="latency has no “fastest run” to draw; run `make bench` again"):
+    with pytest.raises(AsrDeployError, match=r"latency has no measure “fastest run” to plot\. Run `make bench` again"):
         page.write(folder_of(tmp_path, old), tmp_path / "performance.md")
     assert not (tmp_path / "performance.md").exists()
 

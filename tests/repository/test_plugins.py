@@ -91,7 +91,7 @@ def test_a_codec_of_a_package_is_listed_and_codes_and_decodes(with_plugins: Comm
 def test_a_receiver_without_the_package_says_what_it_lacks(with_plugins: Command, tmp_path: Path) -> None:
     assert with_plugins("compress", "--codec", "log", "--set", "step=6", "-o", "log.asrb").returncode == 0
     said = complaint(run_command("decompress", "log.asrb", "-o", "log.safetensors", cwd=tmp_path))
-    assert "as log, which is unknown here" in said and "codec's package" in said
+    assert "has the unknown kind log" in said and "the package that provides its codec" in said
     assert not (tmp_path / "log.safetensors").exists()
     assert "Unknown codec “log”" in complaint(run_command("compress", "--codec", "log", "-o", "other.asrb", cwd=tmp_path))
 
@@ -129,7 +129,7 @@ def test_decoders_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     assert decoded("plug-ones", b"\x07") == [7.0, 7.0]
     assert decoded("fp32", b"\0" * 8) == [0.0, 0.0]  # ours cannot be replaced
-    for kind, words in (("plug-nothing", "is not a function"), ("plug-missing", "cannot be used"), ("plug-unknown", "unknown here")):
+    for kind, words in (("plug-nothing", "is not a function"), ("plug-missing", "cannot be used"), ("plug-unknown", "unknown kind")):
         with pytest.raises(AsrDeployError, match=words):
             decoded(kind, b"\x07")
     with pytest.raises(AsrDeployError, match="not valid"):
