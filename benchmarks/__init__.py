@@ -1,1 +1,1 @@
-"""Benchmarks: each prints ratios against a baseline of the same run."""
+"""Benchmarks of speed, size and memory. Each reports ratios to a baseline measured in the same run."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks run|compare|page`: runs the benchmarks, compares with the stored results, makes docs/performance.md."""
+"""Command line: `python -m benchmarks run|compare|page` runs benchmarks, compares results, and writes docs/performance.md."""
 
 import argparse
 from pathlib import Path
@@ -11,41 +11,39 @@ from benchmarks.common import REPOSITORY, run
 from benchmarks.results import STORED
 from benchmarks.running import run_all
 
-ANEW = REPOSITORY / "results" / "benchmarks"  # git ignores it
+ANEW = REPOSITORY / "results" / "benchmarks"  # ignored by git
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the three commands."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Figures of speed that regenerate.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run the benchmarks and report their results.")
     commands = parser.add_subparsers(dest="command", required=True)
     names = ", ".join(each.name for each in BENCHMARKS)
 
-    running = commands.add_parser("run", help="run benchmarks, each in a process of its own, and store what they found")
-    comparison = commands.add_parser(
-        "compare", help="ratios of new results to the stored ones; runs the benchmarks where no --new is given"
-    )
+    running = commands.add_parser("run", help="run benchmarks in separate processes and store the results")
+    comparison = commands.add_parser("compare", help="compare new results with stored ones; without --new, run the benchmarks first")
     for each in (running, comparison):
         each.add_argument("--setting", choices=SETTINGS, default="quick")
-        each.add_argument("--only", nargs="+", metavar="NAME", help=f"some of {names}")
-        each.add_argument("--resume", action="store_true", help="keep results of this commit, command and machine")
+        each.add_argument("--only", nargs="+", metavar="NAME", help=f"benchmarks to include: {names} (default: all)")
+        each.add_argument("--resume", action="store_true", help="keep existing results of this commit, command and machine")
     running.add_argument("--results", type=Path, default=STORED, metavar="DIR")
-    comparison.add_argument("--against", type=Path, default=STORED, metavar="DIR", help="the stored results")
-    comparison.add_argument("--new", type=Path, metavar="DIR", help="results that are there already; nothing is run")
-    comparison.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there too")
-    paging = commands.add_parser("page", help="make docs/performance.md and its plots from the stored results")
+    comparison.add_argument("--against", type=Path, default=STORED, metavar="DIR", help="folder of the stored results")
+    comparison.add_argument("--new", type=Path, metavar="DIR", help="folder of existing new results; nothing is run")
+    comparison.add_argument("--json", type=Path, metavar="FILE", help="also write the comparison to this file")
+    paging = commands.add_parser("page", help="write docs/performance.md and its plots from the stored results")
     paging.add_argument("--results", type=Path, default=STORED, metavar="DIR")
     paging.add_argument("--output", type=Path, default=page.PAGE, metavar="FILE")
     return parser
 
 
 def main() -> None:
-    """Read the command line and do it."""
+    """Run the command that the command line names."""
     options, console = parser().parse_args(), Console()
     if options.command == "run":
         run_all(find(options.only), options.setting, options.results, resume=options.resume, console=console)
     elif options.command == "page":
         page.write(options.results, options.output)
-        console.print(f"{options.output} is written.")
+        console.print(f"Wrote {options.output}.")
     else:
         new, chosen = options.new or ANEW, find(options.only)
         if options.new is None:

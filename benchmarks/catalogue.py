@@ -1,4 +1,4 @@
-"""Which benchmarks there are: what each measures, against what, and its arguments in the quick and the full setting."""
+"""Catalogue of the benchmarks: what each measures, its baseline, and its arguments in the quick and full settings."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,16 +11,16 @@ SETTINGS: tuple[Setting, ...] = get_args(Setting)
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One module of this folder.
+    """A benchmark, which is a module of this folder.
 
     Args:
-        name: of the module, the result's file and the plot.
-        title: on the page.
-        measures: a sentence.
-        baseline: what the ratios are to.
-        quick: arguments of a run of a minute or so.
-        full: arguments of the figures to quote.
-        plot: the measure that is drawn, and which of its groups (a part of the name); None: no plot.
+        name: Name of the module, the result file and the plot.
+        title: Title on the page.
+        measures: Sentence that says what is measured.
+        baseline: Baseline of the ratios.
+        quick: Arguments of a run of about a minute.
+        full: Arguments of the run whose figures may be quoted.
+        plot: Measure to plot and a part of the names of its groups, or None for no plot.
     """
 
     name: str
@@ -36,32 +36,38 @@ class Benchmark:
         return self.quick if setting == "quick" else self.full
 
     def command(self, setting: Setting) -> str:
-        """Return what a person types."""
+        """Return the command line that runs this benchmark alone."""
         return " ".join(["python", "-m", f"benchmarks.{self.name}", *self.arguments(setting)])
 
 
 BENCHMARKS = (
     Benchmark(
         name="startup",
-        title="Start of the command line",
-        measures="Whole processes; half a second is aimed at for those that need no torch (all but codecs; devices asks adb).",
+        title="Start-up time of the command line",
+        measures=(
+            "Time from start to exit of a process. The target is half a second for commands that do not import PyTorch (all but `codecs`). "
+            "`devices` also queries adb."
+        ),
         baseline="`python -c pass`",
         quick=("--rounds", "5"),
         full=("--rounds", "15"),
-        plot=("start to end", ""),
+        plot=("total time", ""),
     ),
     Benchmark(
         name="latency",
-        title="Latency loop",
-        measures="What the loop by which `asrdeploy bench` times artifacts adds to the runtime's own call, and what a job costs around it.",
-        baseline="`session.run` of onnxruntime on the same model and audio in the same process",
+        title="Overhead of latency measurement",
+        measures="Time that the timing loop of `asrdeploy bench`, and the job around it, add to a call of the runtime.",
+        baseline="`session.run` of ONNX Runtime with the same model and audio in the same process",
         full=("--rounds", "15"),
         plot=("fastest run", ""),
     ),
     Benchmark(
         name="codecs",
         title="Encode and decode",
-        measures="Seconds to encode and decode a million weights, bits a weight, signal-to-noise ratio, its gap to Shannon's bound.",
+        measures=(
+            "Seconds to encode and decode a million weights (s/M), bits per weight, signal-to-noise ratio (SNR), and the gap between the "
+            "SNR and Shannon's bound."
+        ),
         baseline="a cast to fp16",
         full=("--base", "--rounds", "5"),
         plot=("encode", "DIGITS"),
@@ -69,36 +75,39 @@ BENCHMARKS = (
     Benchmark(
         name="evaluate",
         title="Accuracy runs",
-        measures="Speed and memory of `asrdeploy evaluate` on all cores, from the loaded model to the word error rate.",
-        baseline="the scenario's own script: torch in fp32, a data loader with batch 1, as many threads as torch takes",
+        measures="Speed and memory of `asrdeploy evaluate` on all cores, from the loaded model to the WER.",
+        baseline="the scenario's script: PyTorch in fp32, a data loader with batch size 1, PyTorch's default number of threads",
         quick=("--models", "tiny", "--minutes", "5", "--rounds", "2"),
         plot=("speed", ""),
     ),
     Benchmark(
         name="exporters",
         title="Exports",
-        measures="Seconds of an export, size (its ratio is the cSize), distance of the logits to torch's, and latency on one thread.",
-        baseline="torch fp32; TorchAudio's module exported without our rewrites (plain onnx fp32) stands beside it",
+        measures=(
+            "Duration of an export, file size (its ratio is the cSize), difference of the logits from PyTorch's, and latency on one "
+            "thread. The row `plain onnx fp32` is TorchAudio's module exported without our rewrites."
+        ),
+        baseline="PyTorch in fp32",
         quick=("--models", "tiny", "--schemes", "onnx:fp32,onnx:int8,onnx:int8-full+conv8,onnx:int4+conv8"),
         plot=("3 s of audio", ""),
     ),
     Benchmark(
         name="updates",
         title="Updates after a fine-tuning",
-        measures="Bytes of an update against the full bitstream, and the word error rates of both.",
-        baseline="the fine-tuned model sent in full",
+        measures="Size of an update and of the full bitstream, and the WER of both.",
+        baseline="the full bitstream of the fine-tuned model",
     ),
 )
 
 
 def find(names: list[str] | None) -> tuple[Benchmark, ...]:
-    """Return the benchmarks of these names, all where there are none.
+    """Return the benchmarks with these names, or all benchmarks without names.
 
     Raises:
-        AsrDeployError: there is no benchmark of a name.
+        AsrDeployError: If a name is unknown.
     """
     known = {each.name: each for each in BENCHMARKS}
     for name in names or ():
         if name not in known:
-            raise AsrDeployError(f"There is no benchmark “{name}”; there are: {', '.join(known)}.")
+            raise AsrDeployError(f"Unknown benchmark “{name}” in --only. Choose from {', '.join(known)}.")
     return tuple(known[name] for name in dict.fromkeys(names)) if names else BENCHMARKS

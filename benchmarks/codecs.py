@@ -1,10 +1,10 @@
-"""Codecs: bits a weight, signal-to-noise ratio, seconds to encode and decode a million weights, against an fp16 cast in the same run.
+"""Measure codecs: bits per weight, signal-to-noise ratio, and seconds to encode and decode a million weights.
 
     python -m benchmarks.codecs [--json FILE] [--rounds 3] [--base]
 
-The weights are Gaussian and Laplacian with a fixed seed (2 M each) and the bundled model's (1.5 M, trained); ``--base`` adds
-WAV2VEC2_ASR_BASE_960H (94.4 M, seeded random weights; ectcq at 3 bits only). SNR is the signal-to-noise ratio, gap what a
-Gaussian source's SNR lacks to Shannon's bound, 6.02 dB a bit.
+The baseline is a cast to fp16 in the same run. The weights are Gaussian and Laplacian with a fixed seed (2 M each) and those of the
+bundled model (1.5 M, trained). ``--base`` adds WAV2VEC2_ASR_BASE_960H (94.4 M, seeded random weights; ectcq at 3 bits only). SNR is the
+signal-to-noise ratio, gap the difference between Shannon's bound for a Gaussian source, 6.02 dB per bit, and the SNR.
 """
 
 import math
@@ -37,7 +37,7 @@ GAUSSIAN = "Gaussian"
 
 @dataclass
 class Coding:
-    """One codec on one set of weights; what it encoded last is what it decodes."""
+    """A codec on a set of weights. ``decode`` decodes the bitstream of the last ``encode``."""
 
     codec: str
     parameters: dict[str, Any]
@@ -46,23 +46,23 @@ class Coding:
     decoded: dict[str, Tensor] = field(default_factory=dict)
 
     def encode(self) -> None:
-        """Make the bitstream."""
+        """Encode the weights to a bitstream."""
         self.bitstream = encode(self.codec, self.parameters, self.state)
 
     def decode(self) -> None:
-        """Make weights of it again."""
+        """Decode the bitstream."""
         self.decoded = decode(self.bitstream)
 
 
 def signal_to_noise(state: dict[str, Tensor], decoded: dict[str, Tensor]) -> float:
-    """Return the signal-to-noise ratio over all weights, in dB."""
+    """Return the signal-to-noise ratio of decoded weights over all tensors, in dB."""
     signal = sum(float(tensor.square().sum()) for tensor in state.values())
     noise = sum(float((tensor - decoded[name]).square().sum()) for name, tensor in state.items())
     return 10 * math.log10(signal / max(noise, 1e-30))
 
 
 def sources(*, base: bool) -> dict[str, tuple[dict[str, Tensor], Choices]]:
-    """Return the weights by name, and what they are coded with."""
+    """Return the sets of weights by name, with the codecs to measure on each."""
     generator = torch.Generator().manual_seed(0)
     gaussian = {f"layer{index}.weight": torch.randn(1000, 1000, generator=generator) for index in range(2)}
     signs = {name: torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1 for name, tensor in gaussian.items()}
@@ -78,16 +78,23 @@ def sources(*, base: bool) -> dict[str, tuple[dict[str, Tensor], Choices]]:
 
 
 def measure(source: str, state: dict[str, Tensor], choices: Choices, rounds: int) -> Iterator[Row]:
-    """Yield the rows of one set of weights."""
+    """Yield the rows of a set of weights.
+
+    Args:
+        source: Name of the set.
+        state: The weights.
+        choices: Codecs and their parameters by name.
+        rounds: Number of rounds.
+    """
     weights = sum(tensor.numel() for tensor in state.values())
     codings = {name: Coding(codec, parameters, state) for name, (codec, parameters) in choices.items()}
     ways: dict[tuple[str, str], Callable[[], float]] = {}
-    for name, coding in codings.items():  # a bitstream is decoded just after it was made
+    for name, coding in codings.items():  # each bitstream is decoded right after it was encoded
         ways |= {("encode", name): timed(coding.encode), ("decode", name): timed(coding.decode)}
     seconds = in_turn(ways, rounds)
     for name, coding in codings.items():
         bits, distance = 8 * len(coding.bitstream) / weights, signal_to_noise(state, coding.decoded)
-        yield Row(group=source, what=name, measure="rate", value=bits, unit="bit a weight", better="less")
+        yield Row(group=source, what=name, measure="rate", value=bits, unit="bits per weight", better="less")
         yield Row(group=source, what=name, measure="SNR", value=distance, unit="dB", better="more")
         if source == GAUSSIAN:
             yield Row(group=source, what=name, measure="gap", value=20 * math.log10(2) * bits - distance, unit="dB", better="less")
@@ -97,11 +104,11 @@ def measure(source: str, state: dict[str, Tensor], choices: Choices, rounds: int
 
 
 def main() -> None:
-    """Run the rounds, in turn, and print the tables."""
+    """Run the benchmark and print the tables."""
     parser = arguments_of(__doc__, rounds=3)
-    parser.add_argument("--base", action="store_true", help="BASE_960H's architecture too (94.4 M random weights)")
+    parser.add_argument("--base", action="store_true", help="also measure BASE_960H's architecture (94.4 M random weights)")
     options = parser.parse_args()
-    encode("ectcq", {"bits": 3}, {"warm.up": torch.randn(32, 32)})  # the compiler's time is the first call's alone
+    encode("ectcq", {"bits": 3}, {"warm.up": torch.randn(32, 32)})  # the first call compiles
     rows: list[Row] = []
     for source, (state, choices) in sources(base=options.base).items():
         rows += measure(source, state, choices, options.rounds)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rounds in turn, figures of one shape, their tables and the file that they go to."""
+"""Functions and records shared by the benchmarks: timing in rounds, figures, tables and result files."""
 
 import argparse
 import statistics
@@ -23,57 +23,70 @@ Way = TypeVar("Way", bound=Hashable)
 
 
 class Record(BaseModel):
-    """Data that cannot change and has no field that nobody knows."""
+    """Base of immutable records without extra fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Row(Record):
-    """One figure. ``ratio`` is value over the baseline's value of the same run, so less or more than 1 is the better as ``better`` says."""
+    """A figure. ``ratio`` is the value divided by the baseline's value in the same run."""
 
-    group: str  # what belongs together in one table: a model, a source of weights, a length of audio
+    group: str  # rows of a group form a table: a model, a source of weights, a length of audio
     what: str
     measure: str
     value: float
     unit: str
     better: Better
     ratio: float | None = None
-    spread: float | None = None  # of the ratio between rounds: (largest - smallest) / median
-    interval: tuple[float, float] | None = None  # 95 %, in the unit
+    spread: float | None = None  # of the ratio over the rounds: (largest - smallest) / median
+    interval: tuple[float, float] | None = None  # 95 % confidence interval, in the unit of the value
 
 
 class Figures(Record):
-    """What a benchmark found."""
+    """Figures of a benchmark."""
 
     benchmark: str
-    baseline: str  # the `what` of the rows whose ratio is 1
+    baseline: str  # `what` of the rows whose ratio is 1
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a program; what a user can mend is one sentence and exit code 2, an interruption exit code 130."""
+    """Run a program. Print an AsrDeployError as a message with exit code 2; an interruption has exit code 130."""
     try:
         main()
     except AsrDeployError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("Interrupted; what was finished is kept.", file=sys.stderr)
+        print("Interrupted. Finished results are kept.", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def arguments_of(text: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
-    """Return the parser of a benchmark with ``--json`` and, where it has any, ``--rounds``."""
+    """Return the parser of a benchmark.
+
+    Args:
+        text: Description for the help.
+        rounds: Default of ``--rounds``, or None for a benchmark without rounds.
+    """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     if rounds is not None:
-        parser.add_argument("--rounds", type=int, default=rounds, help="every way once a round, in turn")
+        parser.add_argument("--rounds", type=int, default=rounds, help="number of rounds; each round runs every variant once")
     return parser
 
 
 def timed(function: Callable[[], object], warm_up: int = 0) -> Callable[[], float]:
-    """Return what calls a function and returns the seconds of the last call; ``warm_up`` calls come before."""
+    """Return a function that times a call.
+
+    Args:
+        function: Function to call.
+        warm_up: Number of calls before the timed call.
+
+    Returns:
+        A function that returns the duration of the call in seconds.
+    """
 
     def seconds() -> float:
         for _ in range(warm_up):
@@ -86,7 +99,16 @@ def timed(function: Callable[[], object], warm_up: int = 0) -> Callable[[], floa
 
 
 def in_turn(ways: Mapping[Way, Callable[[], float]], rounds: int, discarded: int = 0) -> dict[Way, list[float]]:
-    """Call all ways in every round, in turn, so that a drift of the machine's speed meets all; return each way's seconds by round."""
+    """Time all variants in turn in every round, so that a drift of the machine's speed affects all of them.
+
+    Args:
+        ways: Functions that return seconds, by variant.
+        rounds: Number of rounds.
+        discarded: Number of earlier rounds to discard.
+
+    Returns:
+        The seconds of each round, by variant.
+    """
     for _ in range(discarded):
         for way in ways.values():
             way()
@@ -98,7 +120,7 @@ def in_turn(ways: Mapping[Way, Callable[[], float]], rounds: int, discarded: int
 
 
 def ratio_of(own: Sequence[float], base: Sequence[float]) -> tuple[float, float]:
-    """Return the median over the rounds of own/base, and how far rounds are apart: (largest - smallest) / median."""
+    """Return the median over the rounds of own/base, and its spread: (largest - smallest) / median."""
     ratios = [one / other for one, other in zip(own, base, strict=True)]
     middle = statistics.median(ratios)
     return middle, (max(ratios) - min(ratios)) / middle
@@ -107,7 +129,16 @@ def ratio_of(own: Sequence[float], base: Sequence[float]) -> tuple[float, float]
 def timing_rows(
     group: str, measure: str, seconds: Mapping[str, Sequence[float]], baseline: str, *, unit: str = "ms", scale: float = 1000.0
 ) -> Iterator[Row]:
-    """Yield a row for each way: the median of its ``seconds`` times ``scale``, and the ratio to the baseline's."""
+    """Yield a row for each variant: its median time and the ratio to the baseline.
+
+    Args:
+        group: Group of the rows.
+        measure: Measure of the rows.
+        seconds: Seconds of each round, by variant.
+        baseline: Variant that is the baseline.
+        unit: Unit of the values.
+        scale: Factor from seconds to the unit.
+    """
     for what, own in seconds.items():
         ratio, spread = ratio_of(own, seconds[baseline])
         value = scale * statistics.median(own)
@@ -115,7 +146,7 @@ def timing_rows(
 
 
 def report(figures: Figures, path: Path | None) -> None:
-    """Print the tables and the notes, and write the JSON file where one is asked for."""
+    """Print tables and notes, and write the figures to ``path`` unless it is None."""
     console = Console()
     for group in groups(figures):
         drawn = Table(title=group.name, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
@@ -124,7 +155,7 @@ def report(figures: Figures, path: Path | None) -> None:
         for line in group.lines:
             drawn.add_row(*line)
         console.print(drawn)
-    console.print(f"x: ratio to {figures.baseline} in the same run, median of the rounds", highlight=False)
+    console.print(f"x: ratio to {figures.baseline} in the same run, median over the rounds", highlight=False)
     for note in figures.notes:
         console.print(note, highlight=False)
     if path is not None:
@@ -132,7 +163,7 @@ def report(figures: Figures, path: Path | None) -> None:
 
 
 class Group(Record):
-    """A table of one group: a line for what was measured, the values of each measure beside their ratios."""
+    """Table of a group: a line per variant, with values and ratios of each measure."""
 
     name: str
     heads: tuple[str, ...]
@@ -140,7 +171,7 @@ class Group(Record):
 
 
 def groups(figures: Figures) -> list[Group]:
-    """Return the tables of figures."""
+    """Return a table for each group of figures."""
     found = []
     for name in dict.fromkeys(row.group for row in figures.rows):
         rows = {(row.what, row.measure): row for row in figures.rows if row.group == name}
@@ -171,7 +202,7 @@ def _with_interval(row: Row) -> str:
 
 
 def number(value: float) -> str:
-    """Write a figure with two digits after the point, fewer where there are more before it and more where it is small."""
+    """Format a figure with about three significant digits."""
     size = abs(value)
     if size >= 100:
         return f"{value:,.0f}"

@@ -1,13 +1,13 @@
-"""Accuracy runs: `asrdeploy evaluate` against the scenario's own script, in one run.
+"""Measure speed and memory of `asrdeploy evaluate` and of the scenario's script.
 
     python -m benchmarks.evaluate [--json FILE] [--rounds 3] [--models tiny,base] [--minutes 20]
 
-The baseline is the scenario's procedure as it is written: torch in fp32, a data loader with batch 1, the number of threads that torch
-chooses. Ours have a worker of one thread for every core. Every way runs in a process of its own, in turn; its time begins when the model is
-loaded and ends with the word error rate, its memory is the process's peak.
+The baseline is the scenario's procedure: PyTorch in fp32, a data loader with batch size 1, PyTorch's default number of threads.
+asrdeploy runs one single-threaded worker per core. Each variant runs in a separate process, in turn. Its time starts when the model is
+loaded and ends with the WER; its memory is the peak of the process.
 
-tiny: the bundled model with its trained weights, on the bundled test-clean again and again. base: WAV2VEC2_ASR_BASE_960H with random
-weights (its word error rate means nothing and is not shown), on bundled speech joined to recordings of LibriSpeech's mean length.
+tiny is the bundled model with trained weights on repetitions of the bundled test-clean. base is WAV2VEC2_ASR_BASE_960H with random weights
+(its WER is meaningless and not reported) on bundled speech, joined to recordings of LibriSpeech's mean length.
 """
 
 import argparse
@@ -36,13 +36,13 @@ from toolchain.data.datasets import DataSet, open_data, read_folder
 
 SCRIPT = "scenario's script, torch fp32"
 SCHEMES = ("fp32", "int8", "int8-full+conv8")
-JOINED_SECONDS = 7.4  # the mean of LibriSpeech's test-clean: 5.4 h in 2620 utterances
-BASE_MINUTES = 3.2  # its script takes a minute for that on a slow core
+JOINED_SECONDS = 7.4  # mean length in LibriSpeech's test-clean: 5.4 h in 2620 utterances
+BASE_MINUTES = 3.2  # takes the scenario's script a minute on a slow core
 NAMES = {"tiny": "DIGITS_ASR_TINY", "base": "WAV2VEC2_ASR_BASE_960H"}
 
 
 def scenario_script(model_name: str, weights: str | None, data: DataSet) -> tuple[float, float]:
-    """Transcribe and score as the scenario does; return the seconds and the word error rate."""
+    """Transcribe and score as in the scenario. Return the seconds and the WER as a fraction."""
     import torch
     from torch.utils.data import DataLoader, Dataset
     from torcheval.metrics import WordErrorRate
@@ -72,9 +72,9 @@ def scenario_script(model_name: str, weights: str | None, data: DataSet) -> tupl
 
 
 def ours(subject_name: str, weights: str | None, data: DataSet, workers: int) -> tuple[float, float]:
-    """Return the seconds of an accuracy run, and the word error rate."""
+    """Evaluate with asrdeploy. Return the seconds and the WER as a fraction."""
     transcriber = open_transcriber(subject_name, weights=weights)
-    import torcheval.metrics  # noqa: F401  (as in the script, its import is not in the time)
+    import torcheval.metrics  # noqa: F401  (as in the script, the time excludes this import)
 
     with tempfile.TemporaryDirectory() as results:
         started = time.perf_counter()
@@ -83,7 +83,7 @@ def ours(subject_name: str, weights: str | None, data: DataSet, workers: int) ->
 
 
 def repeated(folder: Path, seconds: float) -> None:
-    """Fill a folder with the bundled test-clean, as often as it takes."""
+    """Fill a folder with repetitions of the bundled test-clean, up to a total length in seconds."""
     data = open_data("digits", "test-clean")
     length, round_ = 0.0, 0
     while length < seconds:
@@ -95,7 +95,7 @@ def repeated(folder: Path, seconds: float) -> None:
 
 
 def joined(folder: Path, seconds: float) -> None:
-    """Fill a folder with bundled speech joined to recordings of one length."""
+    """Fill a folder with bundled speech joined to recordings of equal length, up to a total length in seconds."""
     length, number = 0.0, 0
     for speaker, samples, reference in _joined():
         if length >= seconds:
@@ -117,7 +117,7 @@ def _joined() -> Iterator[tuple[str, np.ndarray, str]]:
 
 
 def _add(folder: Path, speaker: str, chapter: int, number: str, reference: str) -> Path:
-    """Add a reference to a folder in LibriSpeech's layout and return where its recording belongs."""
+    """Add a reference to a folder in LibriSpeech's layout and return the path for its recording."""
     place = folder / "test-clean" / speaker / str(chapter)
     place.mkdir(parents=True, exist_ok=True)
     name = f"{speaker}-{chapter}-{number}"
@@ -127,7 +127,7 @@ def _add(folder: Path, speaker: str, chapter: int, number: str, reference: str) 
 
 
 def in_a_process(way: dict[str, Any]) -> dict[str, Any]:
-    """Run one way in a process of its own."""
+    """Run a variant in a separate process and return its results."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.evaluate", "--way", json.dumps(way)], cwd=REPOSITORY, capture_output=True, text=True
     )
@@ -138,7 +138,7 @@ def in_a_process(way: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_way(way: dict[str, Any]) -> dict[str, float]:
-    """Run one way in this process and return its seconds, word error rate and peak memory."""
+    """Run a variant in this process and return its seconds, WER and peak memory in bytes."""
     data = read_folder(Path(way["data"]), "test-clean", "benchmark")
     if way["name"] == SCRIPT:
         seconds, wer = scenario_script(way["transcriber"], way["weights"], data)
@@ -148,7 +148,13 @@ def run_way(way: dict[str, Any]) -> dict[str, float]:
 
 
 def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
-    """Make what a model's ways need and return them."""
+    """Prepare data and artifacts of a model and return the variants to run.
+
+    Args:
+        model: ``tiny`` or ``base``.
+        folder: Folder for data and artifacts.
+        minutes: Length of the audio in minutes.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -181,7 +187,7 @@ def ways_of(model: str, folder: Path, minutes: float) -> list[dict[str, Any]]:
 
 
 def measure(model: str, ways: list[dict[str, Any]], rounds: int) -> list[Row]:
-    """Run the ways in turn and return the rows."""
+    """Run the variants of a model in turn and return the rows."""
     data = read_folder(Path(ways[0]["data"]), "test-clean", "benchmark")
     audio = sum(soundfile.info(each.path).duration for each in data.utterances)
     group = f"{NAMES[model]}, {'trained' if model == 'tiny' else 'random weights'}, {audio / 60:.1f} min of audio"
@@ -201,29 +207,29 @@ def measure(model: str, ways: list[dict[str, Any]], rounds: int) -> list[Row]:
         speed = audio / statistics.median(seconds[name])
         rows.append(Row(**common, measure="speed", value=speed, unit="audio s/s", better="more", ratio=ratio, spread=spread))
         if model == "tiny":
-            rows.append(Row(**common, measure="wer", value=100 * runs[name][0]["wer"], unit="%", better="less"))
+            rows.append(Row(**common, measure="WER", value=100 * runs[name][0]["wer"], unit="%", better="less"))
         peak = max(each["peak_bytes"] for each in runs[name])
         rows.append(Row(**common, measure="peak", value=peak / 1e6, unit="MB", better="less", ratio=peak / script_peak))
         if way["workers"] > 1:
             extra = (peak - in_a_process(way | {"workers": 1})["peak_bytes"]) / (way["workers"] - 1)
-            rows.append(Row(**common, measure="a worker more", value=extra / 1e6, unit="MB", better="less"))
+            rows.append(Row(**common, measure="per extra worker", value=extra / 1e6, unit="MB", better="less"))
             if way["bytes"] is not None:
                 share = 100 * extra / way["bytes"]
-                rows.append(Row(**common, measure="of the artifact", value=share, unit="%", better="less"))
+                rows.append(Row(**common, measure="share of artifact", value=share, unit="%", better="less"))
     return rows
 
 
 def options_of() -> argparse.Namespace:
-    """Read the command line; ``--way`` is what a process of its own is given."""
+    """Read the command line. ``--way`` is internal: it names the variant for a separate process."""
     parser = arguments_of(__doc__, rounds=3)
     parser.add_argument("--models", default="tiny,base")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of audio for the bundled model")
+    parser.add_argument("--minutes", type=float, default=20.0, help="minutes of audio for the bundled model")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run the models' ways and print the ratios."""
+    """Run the benchmark and print the ratios."""
     options = options_of()
     if options.way:
         print(json.dumps(run_way(json.loads(options.way))))
@@ -233,8 +239,8 @@ def main() -> None:
         for model in options.models.split(","):
             rows += measure(model, ways_of(model, Path(name), options.minutes), options.rounds)
     note = (
-        f"Ours: {usable_cpus()} workers of one thread. A worker more: peak memory with all workers less that with one, for each of the "
-        "others; of the artifact: its share of the artifact's bytes."
+        f"asrdeploy uses {usable_cpus()} single-threaded workers. “per extra worker” is the peak memory with all workers minus that with "
+        "one, divided by the number of additional workers; “share of artifact” is that memory relative to the size of the artifact."
     )
     report(Figures(benchmark="evaluate", baseline=SCRIPT, rows=tuple(rows), notes=(note,)), options.json)
 

@@ -1,11 +1,11 @@
-"""Exports by model, format and scheme: seconds, size and latency against torch fp32 in the same run, plain ONNX fp32 beside them.
+"""Measure exports by model, format and scheme: duration, file size, difference of the logits, and latency.
 
     python -m benchmarks.exporters [--models tiny,base,large] [--schemes onnx:int8,executorch:int8-full] [--seconds 3,10] [--json FILE]
 
-tiny has trained weights, base and large are the anchors' architectures with seeded random weights: sizes and times only. Real speech,
-medians of rounds in turn. "plain onnx fp32" is TorchAudio's module without rewrites; error is the largest relative distance of the logits
-to torch's, which random weights make larger than trained ones do. The size of torch is that of its parameters, so a size's ratio is its
-cSize.
+The baseline is PyTorch in fp32 in the same run. tiny has trained weights; base and large are the anchors' architectures with seeded random
+weights, for sizes and times only. The audio is real speech. "plain onnx fp32" is TorchAudio's module without rewrites. error is the largest
+relative difference of the logits from PyTorch's, which is larger for random weights than for trained ones. The size of the baseline is that
+of its parameters, so the ratio of a size is its cSize.
 """
 
 import tempfile
@@ -37,7 +37,15 @@ BYTES_OF_A_PARAMETER = 4
 
 
 def measure(model: AnchorModel, schemes: list[str], lengths: list[float], threads: int, rounds: int) -> Iterator[Row]:
-    """Export every scheme of a model, then time all of them in turn, torch and plain ONNX among them; yield the rows."""
+    """Export a model with every scheme, time all exports in turn with PyTorch and plain ONNX, and yield the rows.
+
+    Args:
+        model: Model.
+        schemes: Schemes, each ``FORMAT:SCHEME``.
+        lengths: Lengths of audio in seconds.
+        threads: Number of runtime threads.
+        rounds: Number of rounds.
+    """
     group = f"{model.case.name}, {'trained' if model.trained else 'random weights'}, {threads} thread(s)"
     with tempfile.TemporaryDirectory(prefix="asrdeploy-bench-") as name:
         folder = Path(name)
@@ -64,7 +72,7 @@ def measure(model: AnchorModel, schemes: list[str], lengths: list[float], thread
 
 
 def export_plain(model: AnchorModel, folder: Path) -> int:
-    """Export TorchAudio's module as it is, without rewrites. Return its bytes."""
+    """Export TorchAudio's module without rewrites and return the size of the file in bytes."""
     folder.mkdir()
     with torch.no_grad():
         export_plain_onnx(model.recogniser, model.case.sample_rate, folder / "model.onnx")
@@ -72,7 +80,7 @@ def export_plain(model: AnchorModel, folder: Path) -> int:
 
 
 def engines_of(model: AnchorModel, plain: Path, folder: Path, schemes: list[str], threads: int) -> dict[str, Engine]:
-    """Open each way to run the model."""
+    """Open an engine for each variant: PyTorch, plain ONNX and the exports."""
     some = open_artifact(folder / schemes[0])
     manifest = some.manifest.model_copy(update={"format": "onnx", "files": (describe_file(plain / "model.onnx"),)})
     engines: dict[str, Engine] = {
@@ -85,9 +93,11 @@ def engines_of(model: AnchorModel, plain: Path, folder: Path, schemes: list[str]
 def main() -> None:
     """Run the benchmark."""
     parser = arguments_of(__doc__, rounds=5)
-    parser.add_argument("--models", default="tiny,base", help="tiny, base, large; large takes long and 20 GB of memory")
-    parser.add_argument("--schemes", default=SCHEMES, help="FORMAT:SCHEME with commas between")
-    parser.add_argument("--seconds", default="3,10", help="lengths of audio")
+    parser.add_argument(
+        "--models", default="tiny,base", help="tiny, base, large, separated by commas; large is slow and requires 20 GB of memory"
+    )
+    parser.add_argument("--schemes", default=SCHEMES, help="FORMAT:SCHEME, separated by commas")
+    parser.add_argument("--seconds", default="3,10", help="lengths of audio in seconds, separated by commas")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     lengths = [float(each) for each in options.seconds.split(",")]

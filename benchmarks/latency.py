@@ -1,15 +1,15 @@
-"""What the latency loop costs on top of onnxruntime: the same runs of the same model by bare `session.run` calls, in the same process.
+"""Measure the overhead of latency measurement over calls of `session.run` with the same model in the same process.
 
     python -m benchmarks.latency [--json FILE] [--rounds 5] [--runs 40] [--seconds 1,5] [--schemes fp32,int8-full]
 
-The bundled model in ONNX on one thread. Each way makes the same number of runs a round, in turn:
+The model is the bundled one in ONNX on one thread. Each variant makes the same number of runs per round, in turn:
 
-- bare onnxruntime: `session.run`, every call timed; the baseline.
-- engine: `OnnxEngine.logits`, which checks lengths and the answer, every call timed.
-- latency job: what `asrdeploy bench` and a phone run (`run_job`), with the times that it reports.
+- bare onnxruntime: `session.run`, timed call by call. This is the baseline.
+- engine: `OnnxEngine.logits`, which also checks lengths and output, timed call by call.
+- latency job: the job of `asrdeploy bench` and of phones (`run_job`), with the times that it reports.
 
-"fastest run" and "median run" are those of a round. "all of it" is the whole time over the number of runs: for the job also what is around
-them (the job's file, digests, loading the model, the first inference and the warm-up, the device's state, the result).
+"fastest run" and "median run" refer to the runs of a round. "total" is the duration of a round divided by the number of runs. For the job,
+it includes everything around the runs: job file, digests, loading the model, first inference, warm-up, device state and result.
 """
 
 import statistics
@@ -40,14 +40,14 @@ BARE, ENGINE, JOB = "bare onnxruntime", "engine", "latency job"
 
 @dataclass
 class Runs:
-    """A way to make runs, of which ``make`` returns the seconds."""
+    """A variant. ``make`` makes the runs of a round and returns their seconds."""
 
     make: Callable[[], list[float]]
-    fastest: list[float] = field(default_factory=list)  # of a round's runs
-    medians: list[float] = field(default_factory=list)
+    fastest: list[float] = field(default_factory=list)  # fastest run of each round
+    medians: list[float] = field(default_factory=list)  # median run of each round
 
     def __call__(self) -> float:
-        """Make a round of runs and return the seconds of all that it took."""
+        """Make the runs of a round and return the total seconds."""
         started = perf_counter()
         samples = self.make()
         seconds = perf_counter() - started
@@ -57,7 +57,7 @@ class Runs:
 
 
 def timed_calls(call: Callable[[], object], runs: int) -> list[float]:
-    """Return the seconds of each of some calls."""
+    """Call a function ``runs`` times and return the seconds of each call."""
     samples = []
     for _ in range(runs):
         started = perf_counter()
@@ -67,14 +67,14 @@ def timed_calls(call: Callable[[], object], runs: int) -> list[float]:
 
 
 def bare_session(artifact: Artifact) -> onnxruntime.InferenceSession:
-    """Open a model as a program with onnxruntime alone would, on one thread."""
+    """Open a session of onnxruntime on one thread, without the engine."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(str(artifact.model_path), options, providers=["CPUExecutionProvider"])
 
 
 def job_runs(artifact: Artifact, waveform: Waveform, runs: int, folder: Path) -> Callable[[], list[float]]:
-    """Lay out a latency job with its files and return what runs it and gives the seconds of its runs."""
+    """Write a latency job with its files and return a function that runs it and returns the seconds of its runs."""
     task = make_task(artifact, [("speech", waveform)], mode="latency", threads=1, warmup=1, repeats=runs, minimum_seconds=0.0)
     job = folder / "job.json"
     write_text(job, job_text(task.job))
@@ -85,14 +85,21 @@ def job_runs(artifact: Artifact, waveform: Waveform, runs: int, folder: Path) ->
     def start() -> list[float]:
         result = run_job(job, folder / "result.json")
         if result.error is not None:
-            raise AsrDeployError(f"The latency job ended early: {result.error}")
+            raise AsrDeployError(f"The latency job failed: {result.error}")
         return list(result.timings[0].samples)
 
     return start
 
 
 def measure(artifact: Artifact, seconds: float, runs: int, rounds: int) -> Iterator[Row]:
-    """Yield the rows of one artifact and one length of audio [s]."""
+    """Yield the rows of an artifact.
+
+    Args:
+        artifact: ONNX artifact.
+        seconds: Length of the audio in seconds.
+        runs: Number of runs per round.
+        rounds: Number of rounds.
+    """
     waveform = bundled_speech([seconds], artifact.manifest.sample_rate)[seconds]
     session, engine = bare_session(artifact), OnnxEngine(artifact, 1)
     inputs = {"input_values": waveform[None]}
@@ -106,15 +113,15 @@ def measure(artifact: Artifact, seconds: float, runs: int, rounds: int) -> Itera
     group = f"{artifact.manifest.model}, onnx {artifact.manifest.scheme}, {seconds:g} s of audio"
     yield from timing_rows(group, "fastest run", {name: way.fastest[1:] for name, way in ways.items()}, BARE)
     yield from timing_rows(group, "median run", {name: way.medians[1:] for name, way in ways.items()}, BARE)
-    yield from timing_rows(group, "all of it", whole, BARE, unit="ms a run", scale=1000 / runs)
+    yield from timing_rows(group, "total", whole, BARE, unit="ms per run", scale=1000 / runs)
 
 
 def main() -> None:
-    """Run the rounds and print the ratios."""
+    """Run the benchmark and print the ratios."""
     parser = arguments_of(__doc__, rounds=5)
-    parser.add_argument("--runs", type=int, default=40, help="of each way in a round")
-    parser.add_argument("--seconds", default="1,5", help="lengths of audio")
-    parser.add_argument("--schemes", default="fp32,int8-full", help="of ONNX, with commas between")
+    parser.add_argument("--runs", type=int, default=40, help="number of runs of each variant per round")
+    parser.add_argument("--seconds", default="1,5", help="lengths of audio in seconds, separated by commas")
+    parser.add_argument("--schemes", default="fp32,int8-full", help="ONNX schemes, separated by commas")
     options = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:

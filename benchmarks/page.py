@@ -1,4 +1,4 @@
-"""Makes docs/performance.md and its plots from the stored results; the same results give the same bytes."""
+"""Generator of docs/performance.md and its plots. Equal results give byte-identical files."""
 
 import hashlib
 import string
@@ -8,9 +8,9 @@ from pathlib import Path
 import jinja2
 import matplotlib
 
-matplotlib.use("Agg")  # files only: works without a display
+matplotlib.use("Agg")  # works without a display
 
-from matplotlib import pyplot as plt  # the backend is chosen before
+from matplotlib import pyplot as plt  # must follow the choice of the backend
 
 from benchmarks.catalogue import BENCHMARKS, SETTINGS, Benchmark
 from benchmarks.common import REPOSITORY, Group, Row, groups, number
@@ -20,27 +20,27 @@ from device_runner.files import atomic_path, write_text
 
 PAGE = REPOSITORY / "docs" / "performance.md"
 TEMPLATE = Path(__file__).with_name("performance.md.jinja")
-QUIET = 0.1  # of the cores: less than that is what any system does
-HEIGHT, WIDTH = 0.28, 8.0  # inches of a bar and of a plot
+QUIET = 0.1  # share of the cores that other processes may use on an idle machine
+HEIGHT, WIDTH = 0.28, 8.0  # height of a bar and width of a plot, in inches
 Section = tuple[Benchmark, Stored, str, list[Group]]
 
 
 def newest(results: Path) -> list[tuple[Benchmark, Stored]]:
-    """Return each benchmark that has a result, with the newer one of both settings; of the same moment, that of the full one.
+    """Return each benchmark with its newest result. If both settings have the same date, the full setting is used.
 
     Raises:
-        AsrDeployError: there is none at all, or a file is no result.
+        AsrDeployError: If there are no results, or a file is not a result.
     """
     quick, full = (read_folder(results, setting) for setting in SETTINGS)
     both = {each: [results[each.name] for results in (full, quick) if each.name in results] for each in BENCHMARKS}
     found = [(each, max(stored, key=lambda one: one.date)) for each, stored in both.items() if stored]
     if not found:
-        raise AsrDeployError(f"{results} holds no results; make them with `make bench`.")
+        raise AsrDeployError(f"{results} contains no results. Run `make bench`.")
     return found
 
 
 def text(results: Path) -> str:
-    """Return the page of a folder of results."""
+    """Return the text of the page for a folder of results."""
     found = newest(results)
     machines: list[Machine] = []
     for _, stored in found:
@@ -59,25 +59,30 @@ def text(results: Path) -> str:
 
 
 def is_quiet(stored: Stored) -> bool:
-    """Tell whether hardly anything else ran meanwhile, as far as the system tells."""
+    """Tell whether other processes used few cores during a run, as far as the system reports it."""
     return stored.other_work is None or stored.other_work <= QUIET * stored.machine.usable_cpus
 
 
 def beside(stored: Stored) -> str:
-    """Say what else the machine did meanwhile."""
+    """Return a sentence on the load by other processes during a run, or an empty string if it is unknown."""
     if stored.other_work is None:
         return ""
     cores = f"{number(stored.other_work)} of the {stored.machine.usable_cpus} cores on average"
     if is_quiet(stored):
-        return f"Other work took {cores}."
+        return f"Other processes used {cores}."
     return (
-        f"**Other work ran beside it** and took {cores}: do not quote times, nor ratios between ways that use different numbers of threads "
-        "(no plot is drawn); `make bench` on a quiet machine replaces them."
+        f"**Other processes used {cores}.** Do not quote these times, nor ratios between variants with different numbers of threads. "
+        "There is no plot. Run `make bench` on an idle machine to replace them."
     )
 
 
 def write(results: Path, page: Path = PAGE) -> None:
-    """Write the page, and the plots into the folder beside it that has its name; plots of results that are gone are removed."""
+    """Write the page, and its plots to the folder next to it that has its name. Outdated plots are deleted.
+
+    Args:
+        results: Folder of the results.
+        page: Markdown file to write.
+    """
     content = text(results)
     plots = {
         page.with_suffix("") / f"{benchmark.name}.svg": (benchmark, stored)
@@ -93,30 +98,30 @@ def write(results: Path, page: Path = PAGE) -> None:
 
 
 def has_plot(benchmark: Benchmark, stored: Stored) -> bool:
-    """Tell whether a result is drawn: figures that are not to be quoted are not."""
+    """Tell whether a result has a plot. Results from a busy machine have none."""
     return benchmark.plot is not None and is_quiet(stored)
 
 
 def digest(stored: Stored) -> str:
-    """Return the SHA-256 of a result's figures; a plot has it in its description."""
+    """Return the SHA-256 of a result's figures, which a plot stores in its description."""
     return hashlib.sha256(stored.figures.model_dump_json().encode()).hexdigest()
 
 
 def drawn_rows(benchmark: Benchmark, stored: Stored) -> dict[str, list[Row]]:
-    """Return the rows that a benchmark's plot shows, by group.
+    """Return the rows of a benchmark's plot by group.
 
     Raises:
-        AsrDeployError: the result has none, being of an older version of the benchmark.
+        AsrDeployError: If the result has no such rows because an older version of the benchmark wrote it.
     """
     measure, part = benchmark.plot or ("", "")
     rows = [row for row in stored.figures.rows if row.measure == measure and part in row.group]
     if not rows:
-        raise AsrDeployError(f"The stored result of {benchmark.name} has no “{measure}” to draw; run `make bench` again.")
+        raise AsrDeployError(f"The stored result of {benchmark.name} has no measure “{measure}” to plot. Run `make bench` again.")
     return {group: [row for row in rows if row.group == group] for group in dict.fromkeys(row.group for row in rows)}
 
 
 def draw(benchmark: Benchmark, stored: Stored, path: Path) -> None:
-    """Draw the values of one measure as bars, a panel for each group, the ratio behind each value."""
+    """Plot the values of a measure as bars with their ratios, one panel per group, to an SVG file."""
     panels = drawn_rows(benchmark, stored)
     heights = [len(rows) + 2 for rows in panels.values()]
     with plt.rc_context({"svg.hashsalt": "asrdeploy", "svg.fonttype": "none", "font.size": 8}):

@@ -1,4 +1,4 @@
-"""Stored results: what a benchmark found, with the setting, the command, the date and the facts about the machine."""
+"""Stored results: figures of a benchmark with setting, command, date and facts about the machine."""
 
 import os
 import platform
@@ -19,18 +19,18 @@ from device_runner.files import write_json
 
 Kind = TypeVar("Kind", bound=Record)
 STORED = REPOSITORY / "benchmarks" / "results"
-# What results follow from; results and documents themselves may change without them.
+# Sources on which results depend. Results and documents may change without them.
 SOURCES = ("toolchain", "exporters", "device_runner", "benchmarks/*.py", "pyproject.toml")
 CHANGED = "-changed"
 
 
 class Machine(Record):
-    """What decides figures of speed; nothing that names the machine, its user or its folders."""
+    """Facts about a machine that affect its speed. They do not identify the machine, its user or its folders."""
 
     cpu: str
     cpu_features: tuple[str, ...]
     int8_exact: bool
-    usable_cpus: int  # logical ones that processes of ours may use
+    usable_cpus: int  # logical CPUs that our processes may use
     memory_gb: int
     system: str
     python: str
@@ -38,7 +38,7 @@ class Machine(Record):
 
 
 class Stored(Record):
-    """The content of a result's file."""
+    """Content of a result file."""
 
     setting: Setting
     command: str
@@ -46,7 +46,7 @@ class Stored(Record):
     commit: str | None
     machine: Machine
     seconds: float
-    other_work: float | None  # cores that other processes kept busy meanwhile, on average
+    other_work: float | None  # average number of cores that other processes used during the run
     figures: Figures
 
 
@@ -62,7 +62,7 @@ def machine() -> Machine:
 
 
 def commit() -> str | None:
-    """Return the checkout's commit, with ``CHANGED`` behind it where its sources are not those of the commit; None without git."""
+    """Return the commit of the checkout, with the suffix ``CHANGED`` if its sources were modified, or None without git."""
     try:
         return _git("rev-parse", "--short=12", "HEAD") + (CHANGED if _git("status", "--porcelain", "--", *SOURCES) else "")
     except (OSError, subprocess.SubprocessError):
@@ -74,13 +74,13 @@ def _git(*words: str) -> str:
 
 
 class OtherWork:
-    """Tells how many cores processes that are not our children kept busy since it was made (Linux: proc_stat(5))."""
+    """Measure how many cores other processes, except for our children, use from now on (Linux: proc_stat(5))."""
 
     def __init__(self) -> None:
         self._started, self._busy, self._ours = time.monotonic(), _busy_seconds(), _own_seconds()
 
     def cores(self) -> float | None:
-        """Return the cores, on average; None where the system does not tell. Children count when they have ended."""
+        """Return the average number of cores, or None if the system does not report it. Our children must have ended."""
         busy = _busy_seconds()
         if busy is None or self._busy is None:
             return None
@@ -101,40 +101,45 @@ def _own_seconds() -> float:
 
 
 def path_of(folder: Path, name: str, setting: Setting) -> Path:
-    """Return where a result lies."""
+    """Return the path of a result file."""
     return folder / f"{name}-{setting}.json"
 
 
 def write(path: Path, stored: Stored) -> None:
-    """Write a result, atomically."""
+    """Write a result file."""
     write_json(path, stored.model_dump(mode="json"))
 
 
 def read(path: Path) -> Stored:
-    """Read a result.
+    """Read a result file.
 
     Raises:
-        AsrDeployError: it cannot be read, or is not one.
+        AsrDeployError: If the file cannot be read or is not a result.
     """
-    return parsed(Stored, path, "remove it and run `make bench` again")
+    return parsed(Stored, path, "Delete it and run `make bench` again")
 
 
 def parsed(kind: type[Kind], path: Path, remedy: str) -> Kind:
     """Read a record from a JSON file.
 
+    Args:
+        kind: Type of the record.
+        path: The file.
+        remedy: Sentence for the error message that says how to fix it, without its full stop.
+
     Raises:
-        AsrDeployError: it cannot be read, or is not one.
+        AsrDeployError: If the file cannot be read or is not a record of this type.
     """
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise AsrDeployError(f"{path} cannot be read ({error.strerror}): {remedy}.") from error
+        raise AsrDeployError(f"{path} cannot be read ({error.strerror}). {remedy}.") from error
     except (ValidationError, UnicodeDecodeError) as error:
         reason = re.sub(r"\s+", " ", error.errors()[0]["msg"] if isinstance(error, ValidationError) else "not UTF-8")
-        raise AsrDeployError(f"{path} is no result of a benchmark ({reason}): {remedy}.") from error
+        raise AsrDeployError(f"{path} is not a valid benchmark result ({reason}). {remedy}.") from error
 
 
 def read_folder(folder: Path, setting: Setting) -> dict[str, Stored]:
-    """Read a folder's results of one setting, by the benchmark's name."""
+    """Read the results of a setting in a folder, by the name of the benchmark."""
     ending = f"-{setting}.json"
     return {path.name.removesuffix(ending): read(path) for path in sorted(folder.glob(f"*{ending}"))}

@@ -1,4 +1,4 @@
-"""Runs benchmarks one after the other, each in a process of its own, and keeps what they found."""
+"""Run benchmarks one after the other in separate processes and store their results."""
 
 import datetime
 import subprocess
@@ -18,33 +18,33 @@ from device_runner.errors import AsrDeployError
 
 
 def run_all(benchmarks: Sequence[Benchmark], setting: Setting, folder: Path, *, resume: bool, console: Console) -> None:
-    """Run benchmarks and write a file each; one that is stopped leaves the files of those that ended, and none of its own.
+    """Run benchmarks and write a result file for each. After an interruption, the files of finished benchmarks remain.
 
     Args:
-        benchmarks: what to run, in this order.
-        setting: quick or full.
-        folder: of the results.
-        resume: keep results of the same commit, command and machine instead of running again.
-        console: is told what runs.
+        benchmarks: Benchmarks in the order to run.
+        setting: ``quick`` or ``full``.
+        folder: Folder of the results.
+        resume: Whether to keep existing results of the same commit, command and machine.
+        console: Console for progress messages.
 
     Raises:
-        AsrDeployError: a benchmark failed, or a file cannot be written.
+        AsrDeployError: If a benchmark fails or a file cannot be written.
     """
     commit = results.commit()
     for number, benchmark in enumerate(benchmarks, 1):
         path, command = results.path_of(folder, benchmark.name, setting), benchmark.command(setting)
         console.rule(f"{number} of {len(benchmarks)}: {command}", align="left")
         if resume and is_done(path, command, commit):
-            console.print(f"{path.name} is of this commit and machine, and stays.")
+            console.print(f"Kept {path.name}, which is of this commit and machine.")
             continue
         stored = run_one(benchmark, setting, commit)
         results.write(path, stored)
-        console.print(f"{stored.seconds:.0f} s; {path.name} is written.", highlight=False)
-    console.print(f"The results lie in {folder}.")
+        console.print(f"Wrote {path.name} after {stored.seconds:.0f} s.", highlight=False)
+    console.print(f"The results are in {folder}.")
 
 
 def is_done(path: Path, command: str, commit: str | None) -> bool:
-    """Tell whether a result is there that the same sources made by the same command on such a machine."""
+    """Tell whether a result file exists that has the same commit, command and machine."""
     if commit is None or commit.endswith(CHANGED) or not path.is_file():
         return False
     stored = results.read(path)
@@ -52,10 +52,10 @@ def is_done(path: Path, command: str, commit: str | None) -> bool:
 
 
 def run_one(benchmark: Benchmark, setting: Setting, commit: str | None = None) -> Stored:
-    """Run a benchmark in a process of its own, which prints as it goes.
+    """Run a benchmark in a separate process, which prints its progress.
 
     Raises:
-        AsrDeployError: it failed or left no figures.
+        AsrDeployError: If it fails or writes no valid figures.
     """
     with tempfile.TemporaryDirectory(prefix="asrdeploy-bench-") as folder:
         figures = Path(folder) / "figures.json"
@@ -63,9 +63,9 @@ def run_one(benchmark: Benchmark, setting: Setting, commit: str | None = None) -
         others, started = OtherWork(), time.monotonic()
         code = subprocess.run(words, cwd=REPOSITORY).returncode
         seconds, other_work = time.monotonic() - started, others.cores()
-        again = f"mend that, then run the benchmarks again with --resume: “{benchmark.command(setting)}”"
+        again = f"Check `{benchmark.command(setting)}`, then run the benchmarks again with --resume"
         if code:
-            raise AsrDeployError(f"The benchmark {benchmark.name} ended with code {code}; {again}.")
+            raise AsrDeployError(f"The benchmark {benchmark.name} failed with exit code {code}. {again}.")
         return Stored(
             setting=setting,
             command=benchmark.command(setting),

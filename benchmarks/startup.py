@@ -1,9 +1,9 @@
-"""How long the command line takes to answer: whole processes against `python -c pass`, in turn.
+"""Measure the start-up time of the command line, with `python -c pass` as the baseline.
 
     python -m benchmarks.startup [--json FILE] [--rounds 9]
 
-Half a second is aimed at for commands that need no torch. The first round is not counted: it reads the files from the disk and, for
-`devices`, starts an adb server (on a port of its own; it is ended at the end).
+The target is half a second for commands that do not import PyTorch. The first round is discarded: it reads the files from the disk and,
+for `devices`, starts an adb server on a free port, which is stopped at the end.
 """
 
 import os
@@ -28,27 +28,27 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 def process(words: tuple[str, ...], environment: Mapping[str, str]) -> Callable[[], None]:
-    """Return what starts Python with these words and waits for its end."""
+    """Return a function that runs Python with arguments and waits until it exits."""
 
     def start() -> None:
         done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise AsrDeployError(
-                f"“python {' '.join(words)}” ended with code {done.returncode}: {done.stderr.strip()[-300:] or 'it said nothing'}"
+                f"`python {' '.join(words)}` failed with exit code {done.returncode}: {done.stderr.strip()[-300:] or 'no error message'}"
             )
 
     return start
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def main() -> None:
-    """Run the rounds and print the ratios."""
+    """Run the benchmark and print the ratios."""
     parser = arguments_of(__doc__, rounds=9)
     options = parser.parse_args()
     server = f"tcp:localhost:{free_port()}"
@@ -57,12 +57,12 @@ def main() -> None:
         seconds = in_turn({name: timed(process(words, environment)) for name, words in WAYS.items()}, options.rounds, discarded=1)
     finally:
         end_server(server)
-    rows = timing_rows("fresh processes", "start to end", seconds, BASELINE)
+    rows = timing_rows("new processes", "total time", seconds, BASELINE)
     report(Figures(benchmark="startup", baseline=BASELINE, rows=tuple(rows)), options.json)
 
 
 def end_server(server: str) -> None:
-    """End the adb server of these rounds, where there is an adb."""
+    """Stop the adb server of the benchmark, if adb is installed."""
     try:
         adb = Adb(find_adb().program, server=server)
     except AsrDeployError:

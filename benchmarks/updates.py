@@ -1,10 +1,10 @@
-"""Updates: a fine-tuned model sent as the difference to the weights that the UE holds, against the same model sent in full, in one run.
+"""Compare a fine-tuned model sent as an update of the UE's weights with the same model sent in full.
 
     python -m benchmarks.updates [--json FILE] [--bits 2] [--steps 40]
 
-The UE holds the bundled model, received as a calibrated ectcq bitstream. The model is fine-tuned on every second recording of dev-clean
-(CTC loss, seeded, one thread); the others choose the update's rate: the lowest at which it has no more errors than the full bitstream.
-Test-clean is heard by neither and reported. Baseline of the sizes: the full bitstream of the same run, at the rate of what the UE holds.
+The UE has the bundled model, received as a calibrated ectcq bitstream. The model is fine-tuned on every second recording of dev-clean (CTC
+loss, seeded, one thread). The other recordings choose the rate of the update: the lowest rate with no more errors than the full bitstream.
+test-clean is used for neither and reported. The baseline is the full bitstream at the rate of the UE's bitstream.
 """
 
 import tempfile
@@ -30,27 +30,27 @@ from toolchain.models.anchor_model import AnchorModel
 from toolchain.models.loading import load_model
 
 CODEC = "ectcq"
-UPDATE_BITS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9)  # tried from the lowest
+UPDATE_BITS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9)  # in the order in which they are tried
 BATCH = 8
-RATE = 1e-4  # of AdamW
+RATE = 1e-4  # learning rate of AdamW
 CLIP = 1.0
-ANCHOR, TUNED, HELD, FULL, UPDATE = "anchor, fp32", "tuned, fp32", "held by the UE", "tuned, in full", "tuned, update"
+ANCHOR, TUNED, HELD, FULL, UPDATE = "anchor, fp32", "fine-tuned, fp32", "on the UE", "fine-tuned, full", "fine-tuned, update"
 
 
 def halves(data: DataSet) -> tuple[DataSet, DataSet]:
-    """Return every second utterance and the others: both hear every voice."""
+    """Split a data set into every second utterance and the others, so that both halves contain every voice."""
     return replace(data, utterances=data.utterances[::2]), replace(data, utterances=data.utterances[1::2])
 
 
 def fine_tune(model: AnchorModel, utterances: Sequence[Utterance], *, steps: int, rate: float = RATE, seed: int = 0) -> AnchorModel:
-    """Return the model after a few steps with the CTC loss; the given one stays as it is.
+    """Return a copy of a model fine-tuned with the CTC loss.
 
     Args:
-        model: with trained weights.
-        utterances: what is heard, in batches of ``BATCH`` drawn at random.
-        steps: of AdamW.
-        rate: of learning.
-        seed: of the order of the utterances.
+        model: Model with trained weights. It is not changed.
+        utterances: Training utterances, drawn at random in batches of ``BATCH``.
+        steps: Number of steps of AdamW.
+        rate: Learning rate.
+        seed: Seed of the order of the utterances.
     """
     tuned = model.with_state({name: each.clone() for name, each in model.state().items()}, f"fine-tuned, {steps} steps")
     network, labels = tuned.network, {label: index for index, label in enumerate(model.case.labels)}
@@ -77,13 +77,24 @@ def fine_tune(model: AnchorModel, utterances: Sequence[Utterance], *, steps: int
 def transmitted(
     model: AnchorModel, bits: float, calibration: Calibration, path: Path, base: AnchorModel | None = None
 ) -> tuple[int, AnchorModel]:
-    """Write a model's bitstream, or an update of ``base``; return its bytes and what the receiver makes of it."""
+    """Write a model's bitstream, or an update of ``base``, and decode it.
+
+    Args:
+        model: Model to send.
+        bits: Parameter ``bits`` of the codec.
+        calibration: Calibration of the codec.
+        path: Bitstream file to write.
+        base: Model that the receiver has, or None to send the model in full.
+
+    Returns:
+        The size of the bitstream in bytes and the decoded model.
+    """
     compress(model, CODEC, {"bits": bits}, path, calibration=calibration, base=base)
     return path.stat().st_size, decompress(path, base=base)
 
 
 def scored(model: AnchorModel, name: str, data: DataSet, folder: Path) -> Evaluation:
-    """Transcribe a set in torch on one thread."""
+    """Evaluate a model in PyTorch on one thread."""
     return evaluate(model_transcriber(model, name, identity=name), data, folder)
 
 
@@ -94,7 +105,13 @@ def paired(ours: Path, theirs: Path) -> Comparison:
 
 
 def measure(bits: float, steps: int, folder: Path) -> Figures:
-    """Fine-tune, send both ways, evaluate."""
+    """Fine-tune the model, send it in full and as an update, and evaluate both.
+
+    Args:
+        bits: Parameter ``bits`` of the codec for full bitstreams.
+        steps: Number of fine-tuning steps.
+        folder: Folder for bitstreams and evaluations.
+    """
     test, (heard, kept) = open_data("digits", "test-clean"), halves(open_data("digits", "dev-clean"))
     anchor = load_model("0")
     known = calibration_of(anchor, "digits", "dev-clean", cache=None)
@@ -108,10 +125,10 @@ def measure(bits: float, steps: int, folder: Path) -> Figures:
     for update_bits in UPDATE_BITS:
         update_bytes, updated = transmitted(tuned, update_bits, known, folder / "update.asrb", held)
         if scored(updated, UPDATE, kept, folder / "kept" / f"{update_bits}").wer <= wanted.wer:
-            reached = "the lowest with no more errors than the full bitstream on the half of dev-clean that chose it"
+            reached = "the lowest rate with no more errors than the full bitstream on the held-out half of dev-clean"
             break
     else:
-        reached = "the highest that was tried: none had as few errors as the full bitstream on the half of dev-clean that chooses"
+        reached = "the highest rate tried; every rate had more errors than the full bitstream on the held-out half of dev-clean"
     group = f"DIGITS_ASR_TINY, {steps} steps of fine-tuning, {CODEC} with bits={bits:g}"
     rows = []
     for name, size in {HELD: held_bytes, FULL: full_bytes, UPDATE: update_bytes}.items():
@@ -121,21 +138,21 @@ def measure(bits: float, steps: int, folder: Path) -> Figures:
             found = scored(model, name, data, folder / measured / name)
             low, high = (100 * each for each in found.wer_interval)
             rows.append(
-                Row(group=group, what=name, measure=f"wer {measured}", value=100 * found.wer, unit="%", better="less", interval=(low, high))
+                Row(group=group, what=name, measure=f"WER {measured}", value=100 * found.wer, unit="%", better="less", interval=(low, high))
             )
-    notes = [f"Fine-tuning took {seconds:.0f} s; the update has bits={update_bits:g}, {reached}."]
+    notes = [f"Fine-tuning took {seconds:.0f} s. The update has bits={update_bits:g}, {reached}."]
     for measured in ("test-clean", "dev-clean"):
         pair = paired(folder / measured / UPDATE, folder / measured / FULL)
         low, high = (100 * each for each in pair.interval)
         notes.append(
-            f"{measured}: the update's word error rate less the full bitstream's is {100 * pair.difference:+.2f} points "
+            f"{measured}: the WER of the update minus that of the full bitstream is {100 * pair.difference:+.2f} points "
             f"({low:+.2f} .. {high:+.2f})."
         )
     return Figures(benchmark="updates", baseline=FULL, rows=tuple(rows), notes=tuple(notes))
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the figures."""
     parser = arguments_of(__doc__)
     parser.add_argument("--bits", type=float, default=2.0)
     parser.add_argument("--steps", type=int, default=40)
