@@ -1,1 +1,1 @@
-"""The bitstream format, its decoders, and the receiver. Needs numpy, not torch."""
+"""The bitstream format, its decoders, and the receiver. Requires NumPy, but not PyTorch."""

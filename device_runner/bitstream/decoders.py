@@ -1,7 +1,7 @@
-"""Reconstruction of tensors from the records of a bitstream, in numpy: what a receiver runs.
+"""Reconstruct tensors from the records of a bitstream on the receiver, with NumPy.
 
-Third parties add kinds of records through the entry point group ``asrdeploy.decoders``: each entry point is called as the kind, and names a
-function of a record and its payload. It runs on the receiver's side: it should import no torch.
+Other packages can add kinds of records through the entry point group ``asrdeploy.decoders``. The name of the entry point is the kind, and
+its object is a function that takes a record and its payload. It runs on the receiver, so it should not import PyTorch.
 """
 
 import zlib
@@ -26,24 +26,24 @@ ENTRY_POINTS = "asrdeploy.decoders"
 def decode_bitstream(
     stream: BinaryIO, base: Mapping[str, Weights] | None = None, *, max_weights: int = MAX_WEIGHTS
 ) -> tuple[Header, State]:
-    """Decode a whole bitstream.
+    """Decode a bitstream and return its header and weights.
 
     Args:
-        stream: opened for reading bytes.
-        base: the weights that an update's records are added to.
-        max_weights: more than these are refused.
+        stream: Binary stream, opened for reading.
+        base: Weights to which the records of an update are added.
+        max_weights: Largest accepted number of weights.
 
     Raises:
-        AsrDeployError: the bitstream is cut or damaged, of a kind that is unknown here, or an update without its base.
+        AsrDeployError: If the bitstream is cut, damaged, of an unknown kind, or an update without its base.
     """
     reader = BitstreamReader(stream, max_weights=max_weights)
     return reader.header, dict(decode_records(reader, base))
 
 
 def decode_records(reader: BitstreamReader, base: Mapping[str, Weights] | None = None) -> Iterator[tuple[str, Weights]]:
-    """Yield names and weights, each as soon as its record arrived; see ``decode_bitstream``."""
+    """Yield the name and weights of each record as soon as it arrives; see ``decode_bitstream``."""
     if reader.header.base is not None and base is None:
-        raise AsrDeployError("This bitstream is an update: it needs the weights that it was made against (--base).")
+        raise AsrDeployError("This bitstream is an update. Give the weights that it was made from with --base.")
     for record, payload in reader.records():
         weights = decode_record(record, payload)
         if reader.header.base is not None and base is not None:
@@ -52,36 +52,37 @@ def decode_records(reader: BitstreamReader, base: Mapping[str, Weights] | None =
 
 
 def decode_record(record: Record, payload: bytes) -> Weights:
-    """Return the float32 weights of a record, of its shape.
+    """Return the weights of a record as float32, in the shape that the record declares.
 
     Raises:
-        AsrDeployError: an unknown kind, or a payload that does not fit the record.
+        AsrDeployError: If the kind is unknown, or the payload does not match the record.
     """
     decoder = DECODERS.get(record.kind) or decoder_plugin(record.kind)
     if decoder is None:
         raise AsrDeployError(
-            f"The bitstream codes {record.name} as {record.kind}, which is unknown here: install a newer asrdeploy, or its codec's package."
+            f"The bitstream's record {record.name} has the unknown kind {record.kind}. "
+            "Install a newer asrdeploy, or the package that provides its codec."
         )
     try:
         weights = decoder(record, payload)
         return np.ascontiguousarray(weights, np.float32).reshape(record.shape)
     except Exception as error:
         known = (ValueError, KeyError, TypeError, IndexError, OverflowError, zlib.error)
-        if record.kind in DECODERS and not isinstance(error, known):  # ours have no other way to say that bytes are damaged
+        if record.kind in DECODERS and not isinstance(error, known):  # built-in decoders report damaged bytes only in these ways
             raise
-        raise AsrDeployError(f"The bitstream's record of {record.name} is not valid: {error}.") from error
+        raise AsrDeployError(f"The bitstream's record {record.name} is not valid: {error}.") from error
 
 
 @cache
 def decoder_plugin(kind: str) -> Decoder | None:
-    """Return another installed package's decoder for a kind of record; None where no package has one.
+    """Return the decoder that an installed package provides for a kind of record, or None if there is none.
 
     Raises:
-        AsrDeployError: a package has one, and it cannot be used.
+        AsrDeployError: If a package provides a decoder that cannot be used.
     """
     found, broken = load_plugins(ENTRY_POINTS, _checked_decoder, name=kind)
     if broken:
-        raise AsrDeployError(f"The decoder {kind} of another package cannot be used: {broken[kind]}.")
+        raise AsrDeployError(f"The decoder {kind}, which another package provides, cannot be used: {broken[kind]}.")
     return found.get(kind)
 
 
@@ -92,10 +93,10 @@ def _checked_decoder(name: str, found: Any) -> dict[str, Decoder]:
 
 
 def unpack(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint8]:
-    """Return ``count`` levels of ``bits`` bits each, packed most significant bit first.
+    """Unpack ``count`` levels of ``bits`` bits each, stored with the most significant bit first.
 
     Raises:
-        ValueError: fewer than ``count`` levels are there.
+        ValueError: If there are fewer than ``count`` levels.
     """
     flat = np.unpackbits(packed[: -(-count * bits // 8)])[: count * bits]
     if flat.size < count * bits:
@@ -104,13 +105,17 @@ def unpack(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[
 
 
 class Parts:
-    """Reads a payload's parts one after the other; what is missing is a ValueError, which ``decode_record`` makes a sentence of."""
+    """Reads the parts of a payload in order. Missing parts raise ValueError, which ``decode_record`` turns into an AsrDeployError."""
 
     def __init__(self, payload: bytes) -> None:
         self._payload, self._place = payload, 0
 
     def array(self, kind: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
-        """Return ``count`` little-endian numbers."""
+        """Return the next ``count`` little-endian numbers.
+
+        Raises:
+            ValueError: If the payload is too short.
+        """
         size = np.dtype(kind).itemsize * count
         if count < 0 or self._place + size > len(self._payload):
             raise ValueError("its payload is too short")
@@ -119,7 +124,7 @@ class Parts:
         return found
 
     def end(self) -> None:
-        """Raise ValueError where something follows other than the zeros that fill a record up."""
+        """Raise ValueError if anything other than padding zeros follows."""
         if self._payload[self._place :].strip(b"\0"):
             raise ValueError("its payload is too long")
 
@@ -132,7 +137,7 @@ def _matrix(record: Record) -> tuple[int, int]:
 def _whole(record: Record, key: str, low: int, high: int) -> int:
     value = record.parameters[key]
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{key} is {value!r}, not a whole number from {low} to {high}")
+        raise ValueError(f"{key} is {value!r}, but must be an integer from {low} to {high}")
     return value
 
 
@@ -147,7 +152,7 @@ def _floats(record: Record, payload: bytes) -> Weights:
 
 
 def _uniform(record: Record, payload: bytes) -> Weights:
-    """Levels of n bits; a scale, and an offset where not symmetric, for the tensor, each row, or each group of a row."""
+    """Decode levels of n bits, with a scale (and an offset if not symmetric) for the tensor, each row or each group of a row."""
     rows, columns = _matrix(record)
     bits, group = _whole(record, "bits", 1, 8), _whole(record, "group", 0, 2**31)
     blocks = 1 if group == 0 else rows * -(-columns // group)
@@ -166,10 +171,10 @@ def _uniform(record: Record, payload: bytes) -> Weights:
 
 
 def entropy_decoded(parts: Parts, count: int, categories: int) -> npt.NDArray[np.int32]:
-    """Read ``count`` symbols of ``0 … categories - 1`` under one model: what ``toolchain.compression.plain.entropy_coded`` wrote.
+    """Read ``count`` symbols from 0 to ``categories - 1`` that ``toolchain.compression.plain.entropy_coded`` wrote.
 
     Raises:
-        ValueError: what is there was not written so.
+        ValueError: If the data was not written by that function.
     """
     import constriction
 
@@ -184,12 +189,12 @@ def entropy_decoded(parts: Parts, count: int, categories: int) -> npt.NDArray[np
     model = constriction.stream.model.Categorical(frequencies / frequencies.sum(), perfect=False)
     found: npt.NDArray[np.int32] = coder.decode(model, count)
     if not coder.is_empty():
-        raise ValueError("its weights end before its data does")
+        raise ValueError("data follows after its last weight")
     return found
 
 
 def _palette(record: Record, payload: bytes) -> Weights:
-    """Indices into a codebook of the tensor, entropy-coded."""
+    """Decode entropy-coded indices into the tensor's codebook."""
     parts, size = Parts(payload), _whole(record, "colours", 2, 4096)
     book = parts.array("f2", size).astype(np.float32)
     indices = entropy_decoded(parts, record.elements, size)
@@ -198,7 +203,7 @@ def _palette(record: Record, payload: bytes) -> Weights:
 
 
 def _sparse(record: Record, payload: bytes) -> Weights:
-    """A mask, entropy-coded, and the weights that it keeps in half precision."""
+    """Decode an entropy-coded mask, and the weights that it keeps in half precision."""
     parts = Parts(payload)
     mask = entropy_decoded(parts, record.elements, 2)
     kept = parts.array("f2", int(mask.sum()))
@@ -209,7 +214,7 @@ def _sparse(record: Record, payload: bytes) -> Weights:
 
 
 def _factors(record: Record, payload: bytes) -> Weights:
-    """Two factors in half precision: ``[rows, rank]`` and ``[rank, columns]``."""
+    """Multiply two factors in half precision, ``[rows, rank]`` and ``[rank, columns]``."""
     (rows, columns), parts = _matrix(record), Parts(payload)
     rank = _whole(record, "rank", 1, 2**20)
     left = parts.array("f2", rows * rank).astype(np.float32).reshape(rows, rank)
@@ -220,14 +225,14 @@ def _factors(record: Record, payload: bytes) -> Weights:
 
 
 def _trellis(record: Record, payload: bytes) -> Weights:
-    """Trellis-coded weights: see ``device_runner.bitstream.trellis``."""
+    """Decode trellis-coded weights; see ``device_runner.bitstream.trellis``."""
     if not record.elements:
         return np.zeros(0, np.float32)
     layout, parts = Layout(*_matrix(record)), Parts(payload)
     states, levels = _whole(record, "states", 8, max(POLYNOMIALS)), _whole(record, "levels", 1, MOST_LEVELS)
     spread, step = _whole(record, "spread", 0, 32 * MOST_LEVELS + 16), record.parameters["step"]
     if states not in POLYNOMIALS or not isinstance(step, float) or not 0 < step < 1e30:
-        raise ValueError("its trellis or its step is not one of this format")
+        raise ValueError("its trellis or step size does not belong to this format")
     words = parts.array("u4", _whole(record, "words", 0, 2**31)).astype(np.uint32)
     parts.end()
     return reconstruct(*decode_levels(words, layout, states, levels, spread), layout, step)
@@ -247,6 +252,8 @@ DECODERS: dict[str, Decoder] = {
 
 def _updated(record: Record, difference: Weights, base: Mapping[str, Weights]) -> Weights:
     if record.name not in base or base[record.name].shape != difference.shape:
-        raise AsrDeployError(f"The base has no {record.name} of the update's shape; give the weights that the update was made against.")
-    updated: Weights = np.asarray(base[record.name] + difference)  # numpy makes a number of the sum where there is no axis
+        raise AsrDeployError(
+            f"The base has no tensor {record.name} of the update's shape. Give the weights that the update was made from with --base."
+        )
+    updated: Weights = np.asarray(base[record.name] + difference)  # the sum of arrays without axes is a NumPy scalar
     return updated

@@ -118,9 +118,7 @@ class BitstreamReader:
         if magic != MAGIC:
             raise AsrDeployError("This is not a bitstream of asrdeploy, because it does not begin with ASRB.")
         if version != VERSION:
-            raise AsrDeployError(
-                f"The bitstream has version {version}, but this asrdeploy reads version {VERSION}. Install a newer asrdeploy."
-            )
+            raise AsrDeployError(f"The bitstream has version {version}, but this asrdeploy reads version {VERSION}. Install a newer one.")
         if length > LONGEST_HEADER:
             raise AsrDeployError(f"The bitstream's header declares {length} bytes, but at most {LONGEST_HEADER} are allowed.")
         packed = self._read(length, "header")

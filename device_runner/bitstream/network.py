@@ -1,20 +1,20 @@
-"""What a receiver has to know of a model that is no test case's to build its network anew: parameters and labels, never code."""
+"""Describe the network of a custom model, so that a receiver can rebuild it from parameters and labels, without running foreign code."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 LOWEST_RATE, HIGHEST_RATE = 4_000, 192_000  # hertz
-EPSILON = 1e-5  # of torch's layer norm
+EPSILON = 1e-5  # default of PyTorch's layer norm
 
-# Bounds far above every known recogniser: a false description must not fill the memory.
+# Bounds far above every known model, so that a false description cannot fill the memory.
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Count = Annotated[int, Field(ge=1, le=256)]
 Kernel = Annotated[int, Field(ge=1, le=4_096)]
 
 
 class Architecture(BaseModel):
-    """Parameters of ``torchaudio.models.wav2vec2_model``, by its names; those that act in training alone are left out."""
+    """Parameters of ``torchaudio.models.wav2vec2_model`` under its names, without those that are used only in training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,26 +35,28 @@ class Architecture(BaseModel):
     def _divides(self) -> "Architecture":
         for name in ("encoder_num_heads", "encoder_pos_conv_groups"):
             if self.encoder_embed_dim % getattr(self, name):
-                raise ValueError(f"encoder_embed_dim {self.encoder_embed_dim} is no multiple of {name} {getattr(self, name)}")
+                raise ValueError(f"encoder_embed_dim {self.encoder_embed_dim} is not a multiple of {name} {getattr(self, name)}")
         return self
 
 
 class Network(BaseModel):
-    """A model of one's own: what manifests and bitstreams must say of it beside its name."""
+    """Description of a custom model's network in manifests and bitstreams."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Architecture | None = Field(default=None, description="of a wav2vec 2.0 or HuBERT network; None: a factory makes it")
+    architecture: Architecture | None = Field(
+        default=None, description="parameters of a wav2vec 2.0 or HuBERT network; None with a factory"
+    )
     factory: Annotated[str, Field(max_length=300)] | None = Field(
-        default=None, description="package.module:factory; a name for people and for comparison, nobody imports it because a file has it"
+        default=None, description="package.module:factory, for information and comparison; a receiver never imports it from a file"
     )
     labels: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(min_length=2, max_length=65_536)] = Field(
-        description="by index, the blank first, | for the space between words, empty where a label prints nothing"
+        description="labels by index: the blank first, | for the space between words, an empty text for a label that prints nothing"
     )
     sample_rate: Annotated[int, Field(ge=LOWEST_RATE, le=HIGHEST_RATE)]
     normalised_waveform: bool
-    epsilon: Annotated[float, Field(gt=0, le=1)] = Field(default=EPSILON, description="of that normalisation")
-    num_param: Annotated[int, Field(gt=0)] = Field(description="parameters as the network is built, before its weight norm is folded")
+    epsilon: Annotated[float, Field(gt=0, le=1)] = Field(default=EPSILON, description="epsilon of that normalisation")
+    num_param: Annotated[int, Field(gt=0)] = Field(description="number of parameters, before the weight norm is folded")
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Network":
@@ -64,5 +66,5 @@ class Network(BaseModel):
 
     @model_serializer(mode="wrap")
     def _short(self, plain: Any) -> dict[str, Any]:
-        """Leave out what says nothing: the description is sent with every bitstream."""
+        """Leave out empty fields, because the description is sent with every bitstream."""
         return {name: value for name, value in plain(self).items() if value is not None}

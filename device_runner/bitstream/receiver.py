@@ -1,6 +1,6 @@
-"""Receiving a file over HTTP so that it is read while it arrives, kept on the disk, and gone on with after a cut.
+"""Receive a file over HTTP: read it while it arrives, store it, and resume after a lost connection.
 
-By urllib and a thread: HTTP clients retry requests, but none goes on inside a body.
+This module uses urllib and a thread, because HTTP clients retry requests but do not resume within a body.
 """
 
 import base64
@@ -18,18 +18,18 @@ from urllib.parse import urlsplit
 
 from device_runner.errors import AsrDeployError
 
-SOCKET_TIMEOUT = 30.0  # seconds without a byte
-RETRY_PAUSES = (0.2, 1.0, 3.0)  # seconds; one retry each, counted anew whenever more has arrived
-PASSING_STATUS = (408, 429, 500, 502, 503, 504)  # answers that another attempt may change
+SOCKET_TIMEOUT = 30.0  # seconds without data
+RETRY_PAUSES = (0.2, 1.0, 3.0)  # seconds before each retry; the count restarts whenever data arrives
+PASSING_STATUS = (408, 429, 500, 502, 503, 504)  # HTTP statuses that are worth a retry
 LONGEST = 2**32  # bytes; more than any model for a phone has
 SMALLEST_READ, LARGEST_READ = 1 << 10, 1 << 18  # bytes
-READS_PER_SECOND = 50  # of a limited rate: short waits, so that it is even
-CATCH_UP = 0.1  # seconds: what waits that lasted too long have lost of a limited rate, at most
+READS_PER_SECOND = 50  # with a limited rate; short waits keep the rate even
+CATCH_UP = 0.1  # seconds; the longest delay that a limited rate makes up for
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a server says of a file: its bytes, what tells it from another version of it, and its digest where that is said."""
+    """What a server announces about a file: its length in bytes, an identifier of its version, and its SHA-256 if available."""
 
     length: int
     version: str
@@ -41,26 +41,26 @@ class _Cut(Exception):
 
 
 class Receiver:
-    """Fetches a file in a thread of its own; ``read`` gives what has arrived and waits for more.
+    """Receives a file in a separate thread. ``read`` returns what has arrived and waits for more.
 
-    The bytes collect in a hidden file beside ``path``; ``keep`` renames it. Where the reception ends early they stay, and the next one of
-    the same version of the file goes on there. Content that its reader refuses is thrown away.
+    The data is stored in a hidden file in the folder of ``path``, which ``keep`` renames. If the reception ends early, this file remains,
+    and the next reception of the same version resumes from it. If the reader refuses the content, the file is deleted.
 
     Args:
-        url: http or https.
-        path: where the file may be kept in the end.
-        bits_per_second: the rate of the content at most, as over a slow link; None: as fast as it comes.
+        url: Address of the file, http or https.
+        path: Destination path of the file.
+        bits_per_second: Highest rate in bits per second, to simulate a slow link (default: unlimited).
 
     Raises:
-        AsrDeployError: no address, or a server that has not the file or does not say its length; from ``read``, a connection that is lost
-            for good, or content that is not what was announced.
+        AsrDeployError: If the address is not valid, or the server does not have the file or does not announce its length. From ``read``:
+            if the connection is lost for good, or the content is not what the server announced.
     """
 
     def __init__(self, url: str, path: Path, *, bits_per_second: float | None = None) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise AsrDeployError(f"Cannot receive from “{url}”: give an address that starts with http:// or https:// and names a host.")
+            raise AsrDeployError(f"Cannot receive from “{url}”. Give an address that starts with http:// or https:// and a host name.")
         if bits_per_second is not None and bits_per_second <= 0:
-            raise AsrDeployError("The rate of a reception is more than 0 bits per second.")
+            raise AsrDeployError("The rate of a reception must be more than 0 bits per second.")
         self.url, self.path = url, path
         self.resumed_from = self.connections = 0
         self.waited_seconds = 0.0
@@ -83,7 +83,7 @@ class Receiver:
             self._file = self.part.open("rb")
         except OSError as error:
             raise AsrDeployError(f"Cannot write {self.path}: {error.strerror or error}.") from error
-        if self._have:  # its beginning is here: only the rest is asked for
+        if self._have:  # the first part is stored already, so request only the rest
             response.close()
         self._thread = Thread(target=self._run, args=(None if self._have else response,), daemon=True)
         self._thread.start()
@@ -91,13 +91,13 @@ class Receiver:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._stop.set()
-        self._thread.join(timeout=1)  # it may hang in a dead connection; as a daemon it holds nothing up
+        self._thread.join(timeout=1)  # it may hang in a dead connection, but a daemon thread does not block the exit
         self._file.close()
         if isinstance(error, AsrDeployError) and self._failure is None:
-            self.part.unlink(missing_ok=True)  # its content was refused: going on with it would be refused again
+            self.part.unlink(missing_ok=True)  # the reader refused the content, and would refuse it again after a resume
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes, at most ``size`` and at least one but at the end; waits for them to arrive."""
+        """Wait for data and return at most ``size`` bytes, or no bytes at the end of the file."""
         waiting = time.perf_counter()
         with self._arrived:
             self._arrived.wait_for(lambda: self._ended or self._file.tell() < self._have)
@@ -108,14 +108,14 @@ class Receiver:
         return self._file.read(min(size, ready))
 
     def keep(self) -> None:
-        """Give the whole file its name; what was there under it is replaced."""
+        """Move the complete file to ``path``, replacing any file there."""
         try:
             self.part.replace(self.path)
         except OSError as error:
             raise AsrDeployError(f"Cannot write {self.path}: {error.strerror or error}.") from error
 
     def _earlier(self) -> int:
-        """Return how many bytes an earlier reception left; they count for the digest."""
+        """Return the number of bytes left by an earlier reception, and add them to the digest."""
         size = self.part.stat().st_size
         if size > self.offer.length:
             self.part.write_bytes(b"")
@@ -131,7 +131,7 @@ class Receiver:
             self.arrived_at = time.perf_counter()
         except AsrDeployError as error:
             self._failure = error
-        except Exception as error:  # whatever it is, the reader must not wait for ever
+        except Exception as error:  # the reader must never wait forever
             self._failure = AsrDeployError(f"Cannot receive {self.url}: {error or type(error).__name__}.")
         finally:
             with self._arrived:
@@ -139,7 +139,7 @@ class Receiver:
                 self._arrived.notify_all()
 
     def _fetch(self, response: http.client.HTTPResponse | None) -> None:
-        """Fill the part, connection after connection, and compare its digest."""
+        """Receive the rest of the file, reconnecting as necessary, and compare the digest."""
         failures, most = 0, self._have
         while self._have < self.offer.length and not self._stop.is_set():
             try:
@@ -154,7 +154,7 @@ class Receiver:
     def _check(self) -> None:
         if self._have == self.offer.length and self.offer.sha256 not in (None, self._hash.hexdigest()):
             self.part.unlink(missing_ok=True)
-            raise AsrDeployError(f"What came from {self.url} is not what the server announced: its checksum differs; receive it again.")
+            raise AsrDeployError(f"The content from {self.url} does not match the checksum that the server announced. Receive it again.")
 
     def _first_answer(self) -> tuple[http.client.HTTPResponse, Offer]:
         for failures in range(1, len(RETRY_PAUSES) + 2):
@@ -168,39 +168,41 @@ class Receiver:
         """Wait before the next attempt.
 
         Raises:
-            AsrDeployError: there is none, or it would change nothing.
+            AsrDeployError: If there are no attempts left, or another attempt would not help.
         """
         final = isinstance(error, urllib.error.HTTPError) and error.code not in PASSING_STATUS
         if final or failures > len(RETRY_PAUSES):
-            raise AsrDeployError(f"Cannot receive {self.url} ({_reason(error)}): the same command goes on where it stopped.") from error
+            raise AsrDeployError(f"Cannot receive {self.url} ({_reason(error)}). Repeat the command to resume.") from error
         self._stop.wait(RETRY_PAUSES[failures - 1])
 
     def _ask(self, start: int) -> tuple[http.client.HTTPResponse, Offer]:
-        """Ask for the file from a byte on; return the answer and what it says of the whole."""
+        """Request the file from byte ``start`` on, and return the response and what it announces about the whole file."""
         self.connections += 1
         headers = {"Range": f"bytes={start}-"} if start else {}
-        # Compressed on the way, its bytes would not be the file's.
+        # Without compression in transit, the received bytes are those of the file.
         request = urllib.request.Request(self.url, headers=headers | {"Accept-Encoding": "identity"})
         response = urllib.request.urlopen(request, timeout=SOCKET_TIMEOUT)
         return response, _offer(response, self.url)
 
     def _rest(self) -> http.client.HTTPResponse:
-        """Ask for what is missing and return the answer, at its place."""
+        """Request the missing part, and return the response positioned at its first missing byte."""
         have = self._have
         try:
             response, offer = self._ask(have)
         except urllib.error.HTTPError as error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                raise AsrDeployError(f"{self.url} was announced with {self.offer.length} bytes and has no more than {have}.") from error
+                raise AsrDeployError(
+                    f"{self.url} has only {have} bytes, but the server announced {self.offer.length}. Check the server."
+                ) from error
             raise
         if offer != self.offer:
             self.part.unlink(missing_ok=True)
-            raise AsrDeployError(f"{self.url} changed while it was received; receive it again.")
+            raise AsrDeployError(f"{self.url} changed while it was received. Receive it again.")
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                raise AsrDeployError(f"The server of {self.url} sends another part than it was asked for.")
+                raise AsrDeployError(f"The server of {self.url} sent a different part than was requested. Check the server.")
             return response
-        while have > 0:  # it knows no ranges
+        while have > 0:  # skip what is stored already, because the server does not support ranges
             have -= len(self._some(response, have))
         return response
 
@@ -218,7 +220,7 @@ class Receiver:
                     self._arrived.notify_all()
 
     def _some(self, response: http.client.HTTPResponse, most: int) -> bytes:
-        """Read what the rate allows at a time, after the time that it takes."""
+        """Read as much as the rate allows at a time, and wait as long as the rate requires."""
         size = LARGEST_READ if self._rate is None else int(min(max(self._rate / 8 / READS_PER_SECOND, SMALLEST_READ), LARGEST_READ))
         data = response.read1(min(size, most))
         if not data:
@@ -234,16 +236,18 @@ def _offer(response: http.client.HTTPResponse, url: str) -> Offer:
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
         length = response.headers.get("Content-Range", "").rpartition("/")[2]
     if not length.isdecimal():
-        raise AsrDeployError(f"The server of {url} does not say how long it is; it cannot be gone on with after a cut.")
+        raise AsrDeployError(
+            f"The server of {url} does not announce its length, so a reception cannot resume. Use a server that sends Content-Length."
+        )
     if int(length) > LONGEST:
-        raise AsrDeployError(f"The server of {url} announces {length} bytes; at most {LONGEST} are received.")
+        raise AsrDeployError(f"The server of {url} announces {length} bytes, but at most {LONGEST} are allowed.")
     sha256 = _digest(response.headers.get("Repr-Digest", ""))
     version = sha256 or response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
     return Offer(int(length), version, sha256)
 
 
 def _digest(header: str) -> str | None:
-    """Return the SHA-256 of a ``Repr-Digest`` (RFC 9530), ``sha-256=:BASE64:``, in hexadecimal; None where there is none."""
+    """Return the SHA-256 of a ``Repr-Digest`` (RFC 9530), ``sha-256=:BASE64:``, in hexadecimal, or None if there is none."""
     for part in header.split(","):
         name, _, value = part.strip().partition("=")
         if name == "sha-256":
@@ -256,6 +260,6 @@ def _digest(header: str) -> str | None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server answers {error.code} {error.reason}"
+        return f"the server answered {error.code} {error.reason}"
     cause: Any = error.reason if isinstance(error, urllib.error.URLError) else error
     return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)

@@ -1,4 +1,4 @@
-"""The container: read as it arrives, without torch; cut, altered and hostile ones end in a sentence and take no memory."""
+"""Test the bitstream format: reading as it arrives without PyTorch, and refusing cut, altered and hostile files in little memory."""
 
 import hashlib
 import io
@@ -47,14 +47,14 @@ def complaint(bitstream: bytes, **more: Any) -> str:
 
 
 def sealed(header: bytes, payloads: list[bytes]) -> bytes:
-    """A bitstream whose checksums are right, whatever it says."""
+    """Return a bitstream with correct checksums for any header and payloads."""
     body = PREFIX.pack(b"ASRB", 1, len(header), zlib.crc32(header)) + header
     body += b"".join(each + CRC.pack(zlib.crc32(each)) for each in payloads)
     return body + hashlib.sha256(body).digest()
 
 
 def forged(changes: dict[str, Any], payload: bytes = b"\0" * 64, **more: Any) -> bytes:
-    """A bitstream of one record with a changed header."""
+    """Return a bitstream with one record and a changed header."""
     record = {"name": "w", "kind": "fp16", "shape": [4, 8], "bytes": len(payload), "parameters": {}} | changes
     text = json.dumps({"codec": "fp16", "records": [list(record.values())]} | more)
     return sealed(zlib.compress(text.encode()), [payload])
@@ -71,7 +71,7 @@ def test_a_header_says_what_is_inside(tmp_path: Path) -> None:
 
 
 class Slow:
-    """A connection that gives a few bytes at a time and knows how many were asked for."""
+    """A connection that returns a few bytes at a time and counts them."""
 
     def __init__(self, data: bytes) -> None:
         self.stream, self.given = io.BytesIO(data), 0
@@ -116,11 +116,11 @@ def test_every_cut_is_noticed(name: str) -> None:
     for kept in range(len(bitstream)):
         with pytest.raises(AsrDeployError, match=r"is cut|not a bitstream"):
             decode_bitstream(io.BytesIO(bitstream[:kept]))
-    assert "goes on after its end" in complaint(bitstream + b"\0")
+    assert "contains data after its end" in complaint(bitstream + b"\0")
 
 
 def test_ten_thousand_altered_files_are_refused() -> None:
-    rng, refused = random.Random(0), 0  # no secret
+    rng, refused = random.Random(0), 0  # not used for security
     names = list(STREAMS)
     for number in range(10_000):
         altered = bytearray(STREAMS[names[number % len(names)]])
@@ -148,7 +148,7 @@ def test_ten_thousand_altered_files_are_refused() -> None:
 @settings(max_examples=150, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), length=st.integers(0, 40), cut=st.booleans())
 def test_a_payload_that_was_sealed_again_is_refused_or_decoded(name: str, place: float, value: int, length: int, cut: bool) -> None:
-    """Whoever makes the checksums right too gets a sentence or weights, never a crash or a hang."""
+    """Damage with correct checksums gives an error message or weights, never a crash or a hang."""
     reader = BitstreamReader(in_memory(STREAMS[name]))
     header, payloads = reader.header, [bytearray(each) for _, each in reader.records()]
     payload = payloads[0]
@@ -165,13 +165,13 @@ def test_a_payload_that_was_sealed_again_is_refused_or_decoded(name: str, place:
     assert state["w"].shape == (20, 30) and state["w"].dtype == np.float32
 
 
-# Hostile headers, all checksums right
+# Hostile headers with correct checksums
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"shape": [2**20, 2**20]}, "claims more than"),
+        ({"shape": [2**20, 2**20]}, "declares more than"),
         ({"shape": [2**30]}, "weights of w in 64 bytes"),
         ({"shape": [-1, 4]}, "greater than or equal to 0"),
         ({"shape": [2.5]}, "valid integer"),
@@ -179,7 +179,7 @@ def test_a_payload_that_was_sealed_again_is_refused_or_decoded(name: str, place:
         ({"bytes": 2**60}, "is cut"),
         ({"bytes": -1}, "greater than or equal to 0"),
         ({"bytes": 63}, "damaged in w"),
-        ({"kind": "magic"}, "as magic, which is unknown here"),
+        ({"kind": "magic"}, "has the unknown kind magic"),
         ({"name": ""}, "at least 1"),
         ({"name": None}, "valid string"),
         ({"kind": "fp32"}, "payload is too short"),
@@ -192,8 +192,8 @@ def test_a_payload_that_was_sealed_again_is_refused_or_decoded(name: str, place:
         ({"kind": "palette", "parameters": {"colours": 4}}, "frequencies are all zero"),
         ({"kind": "sparse"}, "frequencies are all zero"),
         ({"kind": "factors", "parameters": {"rank": 2**19}}, "too short"),
-        ({"kind": "trellis", "parameters": {"states": 8, "levels": 5, "step": "1", "spread": 1, "words": 1}}, "not one of this format"),
-        ({"kind": "trellis", "parameters": {"states": 9, "levels": 5, "step": 1.0, "spread": 1, "words": 1}}, "not one of this format"),
+        ({"kind": "trellis", "parameters": {"states": 8, "levels": 5, "step": "1", "spread": 1, "words": 1}}, "not belong to this format"),
+        ({"kind": "trellis", "parameters": {"states": 9, "levels": 5, "step": 1.0, "spread": 1, "words": 1}}, "not belong to this format"),
         ({"kind": "trellis", "parameters": {"states": 8, "levels": 5000, "step": 1.0, "spread": 1, "words": 1}}, "levels is 5000"),
         ({"kind": "trellis", "parameters": {"states": 8, "levels": 5, "step": 1.0, "spread": 1, "words": 2**30}}, "too short"),
         ({"parameters": {"x": [1]}}, "parameters"),
@@ -244,7 +244,7 @@ def test_headers_that_are_none() -> None:
     bomb = zlib.compress(b" " * 2**27)
     assert len(bomb) < 2**18 and "too long" in complaint(sealed(bomb, []))
     twice = Header(codec="x", records=(Record(name="w", kind="fp16", shape=(1,), bytes=2),) * 2)
-    assert "comes twice" in complaint(write_bitstream(twice, [b"\0\0"] * 2))
-    assert "claims more than 100 weights" in complaint(STREAMS["fp16"], max_weights=100)
+    assert "have the same name" in complaint(write_bitstream(twice, [b"\0\0"] * 2))
+    assert "declares more than 100 weights" in complaint(STREAMS["fp16"], max_weights=100)
     with pytest.raises(ValueError, match="bytes instead of"):
         write_bitstream(Header(codec="x", records=(Record(name="w", kind="fp16", shape=(1,), bytes=2),)), [b""])

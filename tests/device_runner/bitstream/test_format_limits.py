@@ -1,4 +1,4 @@
-"""The container's exact sentences and limits: where a cut or damage is, and the last size that is still taken."""
+"""Test the exact messages and limits of the bitstream format: where a cut or damage is, and the largest accepted sizes."""
 
 import json
 import zlib
@@ -27,7 +27,7 @@ def record(name: str = "w", size: int = 2, elements: int = 1) -> Record:
 
 HEADER = Header(codec="x", records=(record("w", 2), record("b", 3)))
 WHOLE = write_bitstream(HEADER, [b"ab", b"cde"])
-START = PREFIX.size + PREFIX.unpack(WHOLE[: PREFIX.size])[2]  # of the records
+START = PREFIX.size + PREFIX.unpack(WHOLE[: PREFIX.size])[2]  # of the first record
 
 
 def told(bitstream: bytes, **limits: Any) -> str:
@@ -37,7 +37,7 @@ def told(bitstream: bytes, **limits: Any) -> str:
 
 
 def packed(header: bytes) -> bytes:
-    """A bitstream of a packed header, its checksum right, and nothing behind it."""
+    """Return a bitstream that ends after this packed header, with a correct checksum."""
     return PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(header)) + header
 
 
@@ -63,17 +63,17 @@ def test_what_was_written_is_read() -> None:
     ],
 )
 def test_a_cut_names_the_part_and_the_missing_bytes(kept: int, missing: str) -> None:
-    assert told(WHOLE[:kept]) == f"The bitstream is cut: {missing} are missing."
+    assert told(WHOLE[:kept]) == f"The bitstream is cut: {missing} are missing. Transfer the file again."
 
 
 @pytest.mark.parametrize(
     ("place", "sentence"),
     [
-        (START - 1, "The bitstream's header is damaged: its checksum differs; fetch it again."),
-        (START, "The bitstream is damaged in w: its checksum differs; fetch it again."),
-        (START + 3, "The bitstream is damaged in w: its checksum differs; fetch it again."),
-        (START + 6, "The bitstream is damaged in b: its checksum differs; fetch it again."),
-        (len(WHOLE) - 1, "The bitstream is damaged: the checksum over all differs; fetch it again."),
+        (START - 1, "The bitstream's header is damaged (its checksum differs). Transfer the file again."),
+        (START, "The bitstream is damaged in w (its checksum differs). Transfer the file again."),
+        (START + 3, "The bitstream is damaged in w (its checksum differs). Transfer the file again."),
+        (START + 6, "The bitstream is damaged in b (its checksum differs). Transfer the file again."),
+        (len(WHOLE) - 1, "The bitstream is damaged (its overall checksum differs). Transfer the file again."),
     ],
 )
 def test_damage_names_the_part(place: int, sentence: str) -> None:
@@ -83,7 +83,7 @@ def test_damage_names_the_part(place: int, sentence: str) -> None:
 
 
 def test_what_follows_the_end_is_refused() -> None:
-    assert told(WHOLE + b"\0") == "The bitstream goes on after its end; it is not what was sent."
+    assert told(WHOLE + b"\0") == "The bitstream contains data after its end. Transfer the file again."
 
 
 def test_the_longest_header() -> None:
@@ -97,25 +97,25 @@ def test_the_most_weights_of_a_record(size: int) -> None:
     header = Header(codec="x", records=(record(size=size, elements=most),))
     assert BitstreamReader(in_memory(write_bitstream(header, [bytes(size)]))).header == header
     more = Header(codec="x", records=(record(size=size, elements=most + 1),))
-    sentence = f"The bitstream claims {most + 1} weights of w in {size} bytes; it is refused."
+    sentence = f"The bitstream is refused because it declares {most + 1} weights of w in {size} bytes."
     assert told(write_bitstream(more, [bytes(size)])) == sentence
 
 
 def test_the_most_weights_of_all() -> None:
     assert BitstreamReader(in_memory(WHOLE), max_weights=2).header == HEADER
-    assert told(WHOLE, max_weights=1) == "The bitstream claims more than 1 weights; it is refused."
+    assert told(WHOLE, max_weights=1) == "The bitstream is refused because it declares more than 1 weights."
 
 
 def test_headers_that_are_not_valid() -> None:
     row = ["w", "fp16", [1], 2, {}]
     begin = "The bitstream's header is not valid: "
-    assert told(with_header(records=[row, row])) == begin + "a name comes twice."
+    assert told(with_header(records=[row, row])) == begin + "two records have the same name."
     assert told(with_header(records=[[*row[:3], -1, {}]])).startswith(begin + "records.0.bytes: ")
-    # A row has a value for each field, no more and no less.
+    # A row must have exactly one value for each field.
     assert told(with_header(records=[row[:4]])).startswith(begin) and told(with_header(records=[[*row, 0]])).startswith(begin)
     whole = zlib.compress(json.dumps({"codec": "x", "records": []}).encode())
     for content in (whole[:-1], whole + b"\0"):
-        assert told(packed(content)) == begin + "it is cut, too long, or goes on after its end."
+        assert told(packed(content)) == begin + "it is cut, too long, or followed by other data."
 
 
 def test_as_many_payloads_as_records() -> None:

@@ -1,4 +1,4 @@
-"""Receptions from a server that cuts, lies and changes: what arrives is whole, or refused in one sentence."""
+"""Test receptions from servers that cut, misreport and change files: a file arrives complete, or one message says why not."""
 
 import base64
 import hashlib
@@ -44,7 +44,7 @@ def read_all(receiver: Receiver) -> bytes:
 
 
 def refused(url: str, path: Path) -> str:
-    """Return the one sentence that ends a reception; nothing stands under the final name."""
+    """Return the message that ends a reception, and check that no file has the final name."""
     with pytest.raises(AsrDeployError) as caught, Receiver(url, path) as receiver:
         read_all(receiver)
         receiver.keep()
@@ -81,7 +81,7 @@ def test_it_is_read_while_it_arrives_and_no_faster_than_the_rate(server: FileSer
 def test_cuts_anywhere_cost_nothing(cuts: list[int], knows_ranges: bool, sizes: int, tmp_path: Path) -> None:
     with serving({"/a": BODY}) as server:
         server.headers, server.knows_ranges = digest_of(BODY), knows_ranges
-        # An attempt without a new byte is lost, and there are four.
+        # An attempt without new data fails, and there are four attempts.
         server.cuts = [each for each in cuts if each] if knows_ranges else cuts[:3]
         with Receiver(server.url + "/a", tmp_path / "a") as receiver:
             assert b"".join(iter(lambda: receiver.read(sizes), b"")) == BODY
@@ -127,7 +127,7 @@ def test_a_file_that_changes_on_the_way(server: FileServer, tmp_path: Path, monk
 
 def test_a_wrong_checksum(server: FileServer, tmp_path: Path) -> None:
     server.headers = digest_of(BODY[1:])
-    assert "its checksum differs" in refused(server.url + "/a.asrb", tmp_path / "a")
+    assert "does not match the checksum" in refused(server.url + "/a.asrb", tmp_path / "a")
     assert left(tmp_path) == []
 
 
@@ -142,7 +142,7 @@ def test_content_that_its_reader_refuses_is_fetched_anew(server: FileServer, tmp
 
 
 @pytest.mark.parametrize(
-    ("extra", "words"), [(1000, "was announced with 301007 bytes and has no more than 300007"), (2**40, "at most 4294967296 are received")]
+    ("extra", "words"), [(1000, "has only 300007 bytes, but the server announced 301007"), (2**40, "at most 4294967296 are allowed")]
 )
 def test_a_server_that_announces_too_much(extra: int, words: str, server: FileServer, tmp_path: Path) -> None:
     server.extra_length = extra
@@ -158,11 +158,11 @@ def test_a_server_that_announces_too_little(server: FileServer, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"announces": False}, "does not say how long"),
-        ({"statuses": [404]}, "answers 404"),
-        ({"statuses": [503] * 4}, "answers 503"),
+        ({"announces": False}, "does not announce its length"),
+        ({"statuses": [404]}, "answered 404"),
+        ({"statuses": [503] * 4}, "answered 503"),
         ({"cuts": [0] * 4}, "ended after 0 of 300007 bytes"),
-        ({"cuts": [5], "shift": 1}, "another part"),
+        ({"cuts": [5], "shift": 1}, "a different part"),
     ],
 )
 def test_servers_that_fail_for_good(change: dict[str, object], words: str, server: FileServer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Codecs: what is lost is bounded, what is sent is counted, what cannot be coded is refused."""
+"""Codecs: the loss is bounded, the sent bits are counted, and unsupported values are refused."""
 
 import itertools
 import math
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from device_runner import plugins
 from device_runner.bitstream.decoders import unpack
 from device_runner.bitstream.format import BitstreamReader, in_memory
 from device_runner.errors import AsrDeployError
@@ -40,7 +41,7 @@ EVERY: list[tuple[str, dict[str, Any]]] = [
 
 
 def small(seed: int = 0) -> State:
-    """A state dict of every shape that occurs, and of magnitudes that differ by channel."""
+    """Return a state dict with every shape that occurs, and with magnitudes that differ by channel."""
     generator = torch.Generator().manual_seed(seed)
     spread = torch.logspace(-2, 1, 24)
     return {
@@ -67,7 +68,7 @@ def test_names_shapes_and_kinds_come_back(name: str, parameters: dict[str, Any],
             key: (each.shape, torch.float32) for key, each in state.items()
         }
         assert all(torch.isfinite(each).all() for each in found.values())
-        # The worst of them leaves nothing of a weight, none adds to it.
+        # The coarsest codec may lose a weight, but no codec may add energy to it.
         assert signal_to_noise(state, found) > 0.5
     assert encode(name, parameters, tiny.state()) == bitstream  # deterministic
 
@@ -91,7 +92,7 @@ def test_half_precision_is_the_cast(tiny: AnchorModel) -> None:
         assert all(torch.equal(found[key], each.to(kind).float()) for key, each in state.items())
         assert len(bitstream) * 8 == pytest.approx(16 * sum(each.numel() for each in state.values()), rel=0.01)
     large = {"w": torch.full((3, 3), 1e5)}
-    assert torch.equal(decode(encode("fp16", {}, large))["w"], large["w"])  # half precision would overflow
+    assert torch.equal(decode(encode("fp16", {}, large))["w"], large["w"])  # half precision would overflow here
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,9 +104,9 @@ def test_the_error_of_a_uniform_weight_is_half_a_step(bits: int, rows: int, colu
     (_, payload), *_ = BitstreamReader(in_memory(bitstream)).records()
     scales = torch.from_numpy(np.frombuffer(payload, "<f2", rows).astype(np.float32))[:, None]
     top = 2 ** (bits - 1)
-    inside = torch.clamp(weight, -top * scales, (top - 1) * scales)  # beyond, a weight is clipped to the last level
+    inside = torch.clamp(weight, -top * scales, (top - 1) * scales)  # larger weights are clipped to the last level
     assert ((found - inside).abs() <= scales * 0.5 * (1 + 1e-3)).all()
-    # Clipping pays, or it is not done: never worse than the scale that just reaches the largest weight.
+    # The chosen scale is never worse than the one that just reaches the largest weight.
     plain = (weight.abs().amax(dim=1, keepdim=True) / (top - 0.5)).half().float().clamp_min(6.2e-5)
     unclipped = torch.clamp(torch.round(weight / plain), -top, top - 1) * plain
     assert (found - weight).square().sum() <= (unclipped - weight).square().sum() * (1 + 1e-2) + 1e-9
@@ -158,9 +159,9 @@ def test_an_update_is_added_to_its_base(tiny: AnchorModel) -> None:
     new = {name: each + 0.001 * torch.randn(each.shape, generator=generator) for name, each in base.items()}
     whole, update = encode("ectcq", {"snr": 35}, new), encode("ectcq", {"snr": 6}, new, base=base)
     assert signal_to_noise(new, decode(update, base)) > 35 and len(update) < len(whole) / 3
-    with pytest.raises(AsrDeployError, match="it needs the weights that it was made against"):
+    with pytest.raises(AsrDeployError, match="Give the weights that it was made from with --base"):
         decode(update)
-    with pytest.raises(AsrDeployError, match="not the weights that the update was made against"):
+    with pytest.raises(AsrDeployError, match="not the ones that this update was made from"):
         decode(update, new)
     with pytest.raises(AsrDeployError, match="has no "):
         decode(update, {"w": torch.zeros(3)})
@@ -192,12 +193,12 @@ def test_codecs_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.syspath_prepend(tmp_path)
     names = {"signs": "Signs", "nothing": "nothing", "missing": "missing", "uniform": "Signs"}
     points = [EntryPoint(name, f"their_codecs:{value}", codec.ENTRY_POINTS) for name, value in names.items()]
-    monkeypatch.setattr(codec, "entry_points", lambda group: points if group == codec.ENTRY_POINTS else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == codec.ENTRY_POINTS else [])
     found, broken = codec_plugins()
     assert list(found) == ["signs"] and set(broken) == {"nothing", "missing", "uniform"}
     assert set(decode(encode("signs", {"size": "0.25"}, small()))["few.weight"].unique().tolist()) == {-0.25, 0.25}
     assert make_codec("uniform", bits=3) == CODECS["uniform"](bits=3)
-    with pytest.raises(AsrDeployError, match=r"The codec nothing of another package cannot be used: .* no dataclass"):
+    with pytest.raises(AsrDeployError, match=r"The codec plug-in nothing cannot be used: .* not a dataclass"):
         make_codec("nothing")
 
 
@@ -229,10 +230,10 @@ def test_packing_is_most_significant_bit_first() -> None:
         ("unifrom", {"bits": 4}, r"Unknown codec “unifrom”\. Did you mean uniform\?"),
         ("uniform", {"bits": 9}, "takes 2 to 8 bits"),
         ("uniform", {"bits": 1}, "takes 2 to 8 bits"),
-        ("uniform", {"bits": "many"}, "bits of uniform cannot be 'many'"),
-        ("uniform", {"symmetric": "maybe"}, "cannot be 'maybe'"),
-        ("uniform", {}, "needs a value for bits"),
-        ("uniform", {"bits": 4, "scope": "all"}, "scope is tensor, channel, group"),
+        ("uniform", {"bits": "many"}, "uniform: bits cannot be 'many'. Give a whole number"),
+        ("uniform", {"symmetric": "maybe"}, "symmetric cannot be 'maybe'. Give true or false"),
+        ("uniform", {}, "requires a value for bits"),
+        ("uniform", {"bits": 4, "scope": "all"}, "scope tensor, channel or group"),
         ("uniform", {"bit": 4}, r"Did you mean bits\?"),
         ("fp16", {"bits": 4}, "has no parameters"),
         ("palette", {"colours": 1}, "takes 2 to 256 colours"),

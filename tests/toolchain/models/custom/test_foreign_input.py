@@ -1,4 +1,4 @@
-"""Own models: no code runs because a file says so, results of two models are never mixed, and what goes wrong is one sentence."""
+"""Custom models: files never run code, results of two models are never mixed, and every error is one sentence."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ MODULE = """
 from pathlib import Path
 import torch
 from torch import nn
-from toolchain.models.custom.loading import CtcModel
+from asrdeploy import CtcModel
 from toolchain.models.test_cases import LABELS
 
 Path("was_imported").touch()
@@ -102,8 +102,8 @@ numbers = itertools.count()
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a module in the current folder."""
-    name = f"own_care_{next(numbers)}"
+    """Return the name of a module in the current folder."""
+    name = f"custom_model_{next(numbers)}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -113,7 +113,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The bundled weights as a custom model of a TOML file, in the current folder."""
+    """Return the TOML file of the bundled weights as a custom model, in the current folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(BUNDLED_WEIGHTS, "mine.safetensors")
     Path("mine.toml").write_text(TOML)
@@ -137,8 +137,8 @@ def test_a_bitstream_that_names_a_factory_calls_nobody(module: str, base: str, c
 
 def test_a_model_that_is_not_the_bitstreams_is_not_passed_over(described: Path, tiny: AnchorModel, cli: Callable[..., Completed]) -> None:
     compress(tiny, "fp16", {}, Path("tiny.asrb"))
-    assert "another one" in complaint(cli("export", "--from", "tiny.asrb", "--model", described, "-o", "artifact"))
-    assert "another one" in complaint(cli("decompress", "tiny.asrb", "--model", described, "-o", "out.safetensors"))
+    assert "is different, or has changed since" in complaint(cli("export", "--from", "tiny.asrb", "--model", described, "-o", "artifact"))
+    assert "is different, or has changed since" in complaint(cli("decompress", "tiny.asrb", "--model", described, "-o", "out.safetensors"))
 
 
 def test_weights_of_another_factory_go_into_ones_own_network(module: str, waveform: np.ndarray) -> None:
@@ -180,10 +180,10 @@ def test_curves_of_two_anchors_of_one_name_are_not_merged(tmp_path: Path, cli: C
     assert len(merged([one, two]).points) == len(one.points)
     result = two.anchor_evaluation / RESULT
     result.write_text(json.dumps(json.loads(result.read_text()) | {"identity": "another one"}))
-    with pytest.raises(AsrDeployError, match="one name and different weights"):
+    with pytest.raises(AsrDeployError, match="same name but different weights"):
         merged([one, two])
     write_curve(two, tmp_path / "two")
-    shutil.rmtree(two.anchor_evaluation)  # a curve alone says no more than its figures
+    shutil.rmtree(two.anchor_evaluation)  # without its evaluation, a curve has no identity
     assert len(merged([one, two]).points) == len(one.points)
 
 
@@ -208,7 +208,7 @@ def test_calibration_has_the_models_sample_rate(module: str, cli: Callable[..., 
 @pytest.mark.parametrize("separator", [None, ""])
 def test_where_nothing_separates_words_no_label_becomes_a_space(separator: str | None) -> None:
     assert our_labels(["-", "a", "b"], 0, "it", separator=separator) == ("-", "A", "B")
-    with pytest.raises(AsrDeployError, match="which stands for the space"):
+    with pytest.raises(AsrDeployError, match="which stands for the space here"):
         our_labels(["-", "|", "b"], 0, "it", separator=separator)
 
 
@@ -216,7 +216,7 @@ def test_where_nothing_separates_words_no_label_becomes_a_space(separator: str |
 
 
 @pytest.mark.parametrize(
-    ("attribute", "words"), [("named", "name of its CtcModel is int"), ("separated", "word_separator of its CtcModel")]
+    ("attribute", "words"), [("named", "name of its CtcModel is of type int"), ("separated", "word_separator of its CtcModel")]
 )
 def test_fields_of_another_type_are_refused(module: str, attribute: str, words: str) -> None:
     with pytest.raises(AsrDeployError, match=words):
@@ -279,7 +279,7 @@ def test_another_packages_decoder_that_stumbles_is_a_sentence(monkeypatch: pytes
         raise struct.error("unpack requires a buffer of 4 bytes")
 
     monkeypatch.setattr(decoders, "theirs", lambda kind: stumbles)
-    with pytest.raises(AsrDeployError, match="record of a is not valid: unpack requires"):
+    with pytest.raises(AsrDeployError, match="record a is not valid: unpack requires"):
         decode_record(Record(name="a", kind="foreign", shape=(1,), bytes=0), b"")
 
 

@@ -1,4 +1,4 @@
-"""Own models of a TOML file or a factory: what is loaded, what is refused, and the whole way from there."""
+"""Custom models with a TOML file: loading, refused input, and all following steps."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ from toolchain.models.test_cases import LABELS, names_custom_model
 from toolchain.scenario.exporting import export_model
 from toolchain.scenario.job_limits import read_job_file, run_test_job
 
-# The bundled model with its labels in another order: the blank last, the space in words, letters small.
+# The bundled model with its labels in another order: the blank last, the space by name, letters in lower case.
 THEIRS = [*(label.lower() for label in LABELS[2:]), "<space>", "<blank>"]
 ROWS = [*range(2, len(LABELS)), 1, 0]
 TABLE = """
@@ -61,7 +61,7 @@ sample_rate = 16000
 
 @pytest.fixture
 def described(tmp_path: Path) -> Path:
-    """The bundled weights as somebody's own checkpoint, with the TOML file that describes it."""
+    """Return the TOML file that describes a checkpoint with the bundled weights."""
     state = load_file(BUNDLED_WEIGHTS)
     state |= {name: state[name][ROWS] for name in ("aux.weight", "aux.bias")}
     save_file(state, tmp_path / "mine.safetensors")
@@ -101,7 +101,7 @@ def test_a_table_of_parameters_is_the_same_model(described: Path) -> None:
     other.write_text(text, encoding="utf-8")
     model = load_model(str(other))
     assert model.case.name == "other" and model.case.network == by_name.case.network and model.weights == by_name.weights
-    # What acts in training alone may be said, and torchaudio's own name of the outputs.
+    # Parameters for training, and torchaudio's number of outputs, are accepted.
     other.write_text(text + "encoder_dropout = 0.5\naux_num_out = 29\n", encoding="utf-8")
     assert load_model(str(other)).weights == by_name.weights
 
@@ -109,7 +109,7 @@ def test_a_table_of_parameters_is_the_same_model(described: Path) -> None:
 def test_torchs_own_files_of_weights(described: Path) -> None:
     expected = load_model(str(described)).weights
     torch.save(load_file(described.with_suffix(".safetensors")), described.with_suffix(".pt"))
-    assert "there are 2; add weights" in refused(described)
+    assert "2 checkpoints have its name. Add weights" in refused(described)
     described.with_suffix(".safetensors").unlink()
     assert load_model(str(described)).weights == load_model(str(described.with_suffix(".pt"))).weights == expected
 
@@ -119,7 +119,7 @@ def test_bundles_and_builders_of_torchaudio_by_name(tmp_path: Path) -> None:
     for name, parameters in (("WAV2VEC2_ASR_BASE_960H", 94_393_245), ("wav2vec2_base", 94_393_245), ("HUBERT_ASR_LARGE", 315_463_837)):
         (tmp_path / "m.toml").write_text(f'architecture = "{name}"\nlabels = {labels}\nsample_rate = 16000\n')
         save_file({"aux.weight": torch.zeros(len(LABELS), 3)}, tmp_path / "m.safetensors")
-        # Everything but the weights fits: the first that is looked at is said to have another shape or to be missing.
+        # Everything but the weights fits, so the first of them has another shape or is missing.
         assert "does not fit the model" in refused(tmp_path / "m.toml")
         assert count_on_meta(read_description(tmp_path / "m.toml").architecture, len(LABELS)) == parameters
 
@@ -157,36 +157,36 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: path.write_text("labels = ["), "is not TOML"),
     (lambda path: path.write_bytes(b"\xff\xfe"), "is not TOML"),
     (changed("labels = ", "lables = "), "Unknown entry “lables”. Did you mean labels?"),
-    (changed("sample_rate = 16000", ""), "sample_rate must be said"),
-    (changed("sample_rate = 16000", "sample_rate = 16"), "the sample rate 16 is none"),
-    (changed("sample_rate = 16000", 'sample_rate = "16k"'), "the sample rate '16k' is none"),
-    (changed("sample_rate = 16000", "sample_rate = true"), "the sample rate True is none"),
-    (changed('"<blank>"\n', '"-"\n'), "the blank “-” is none of the labels"),
-    (changed('blank = "<blank>"', "blank = 29"), "the blank 29 is none of the labels; give a label, or an index from 0 to 28"),
-    (changed('blank = "<blank>"', "blank = -1"), "the blank -1 is none of the labels"),
-    (changed('blank = "<blank>"', "blank = true"), "the blank True is none of the labels"),
-    (changed('"e", ', '"t", '), "the label “t” is there twice"),
-    (changed('"e", ', '"a b", '), "the label “a b” has white space in it"),
-    (changed('"e", ', '"a|", '), "the label “a|” has a |"),
-    (changed('"e", ', "3, "), "labels is a list of texts"),
-    (changed('"e", ', ""), "gives 29 logits a frame, and there are 28 labels"),
-    (changed(json.dumps(THEIRS), '["<blank>"]'), "a recogniser has 2 to"),
-    (changed(json.dumps(THEIRS), '"abc"'), "labels is a list of texts"),
-    (changed('word_separator = "<space>"', 'word_separator = "_"'), "the word_separator “_” is in none of the labels"),
-    (added("normalised_waveform = 1"), "normalised_waveform is 1; give true or false"),
-    (added("name = 3"), "name is 3; give a text"),
+    (changed("sample_rate = 16000", ""), "mine.toml: add sample_rate."),
+    (changed("sample_rate = 16000", "sample_rate = 16"), "the sample rate 16 is not valid"),
+    (changed("sample_rate = 16000", 'sample_rate = "16k"'), "the sample rate '16k' is not valid"),
+    (changed("sample_rate = 16000", "sample_rate = true"), "the sample rate True is not valid"),
+    (changed('"<blank>"\n', '"-"\n'), "the blank “-” is not one of the labels"),
+    (changed('blank = "<blank>"', "blank = 29"), "the blank 29 is not one of the labels. Give a label, or an index from 0 to 28"),
+    (changed('blank = "<blank>"', "blank = -1"), "the blank -1 is not one of the labels"),
+    (changed('blank = "<blank>"', "blank = true"), "the blank True is not one of the labels"),
+    (changed('"e", ', '"t", '), "the label “t” occurs twice"),
+    (changed('"e", ', '"a b", '), "the label “a b” contains white space"),
+    (changed('"e", ', '"a|", '), "the label “a|” contains |"),
+    (changed('"e", ', "3, "), "labels must be a list of strings"),
+    (changed('"e", ', ""), "has 29 outputs, but 28 labels"),
+    (changed(json.dumps(THEIRS), '["<blank>"]'), "has 1 labels. Give 2 to"),
+    (changed(json.dumps(THEIRS), '"abc"'), "labels must be a list of strings"),
+    (changed('word_separator = "<space>"', 'word_separator = "_"'), "no label contains the word_separator “_”"),
+    (added("normalised_waveform = 1"), "normalised_waveform is 1. Give true or false"),
+    (added("name = 3"), "name is 3. Give a string"),
     (added('name = "HUBERT_ASR_LARGE"'), "HUBERT_ASR_LARGE is the name of a built-in test case"),
     (added('name = "hubert_asr_large"'), "hubert_asr_large is the name of a built-in test case"),
     (added('name = "1"'), "1 is the name of a built-in test case"),
-    (added('name = "a/b"'), "“a/b” cannot name a model"),
-    (added('name = ".."'), "“..” cannot name a model"),
-    (added('weights = "other.safetensors"'), "its weights other.safetensors are not there"),
-    (lambda path: path.with_suffix(".safetensors").unlink(), "there is no mine.safetensors beside it"),
+    (added('name = "a/b"'), "“a/b” is not a valid model name"),
+    (added('name = ".."'), "“..” is not a valid model name"),
+    (added('weights = "other.safetensors"'), "the weights other.safetensors do not exist"),
+    (lambda path: path.with_suffix(".safetensors").unlink(), "does not name its weights, and mine.safetensors does not exist"),
     (changed("DIGITS_ASR_TINY", "DIGITS_ASR_TINI"), "Unknown architecture “DIGITS_ASR_TINI”. Did you mean DIGITS_ASR_TINY?"),
-    (changed('"DIGITS_ASR_TINY"', "7"), "architecture is a name or a table"),
+    (changed('"DIGITS_ASR_TINY"', "7"), "architecture must be a name or a table"),
     (table("encoder_num_heads = 4\n", ""), "the architecture lacks encoder_num_heads"),
     (table("encoder_num_heads", "encoder_num_head"), "Did you mean encoder_num_heads?"),
-    (table("encoder_num_heads = 4", "encoder_num_heads = 3"), "encoder_embed_dim 160 is no multiple of encoder_num_heads 3"),
+    (table("encoder_num_heads = 4", "encoder_num_heads = 3"), "encoder_embed_dim 160 is not a multiple of encoder_num_heads 3"),
     (table("encoder_num_layers = 4", "encoder_num_layers = 100000"), "in architecture, encoder_num_layers: "),
     (table("[[96, 64, 20]", "[[96, 64]"), "in architecture, extractor_conv_layer_config.0"),
     (table('"layer_norm"', '"no_norm"'), "in architecture, extractor_mode: "),
@@ -195,7 +195,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (table("encoder_ff_interm_features = 640", "encoder_ff_interm_features = 320"), "size mismatch for encoder.transformer.layers"),
     (weights(lambda state: state.pop("aux.bias")), "aux.bias is missing (1 names differ)"),
     (weights(lambda state: state.update({"colour": torch.ones(1)})), "colour is unknown (1 names differ)"),
-    (weights(lambda state: state["aux.bias"].fill_(torch.inf)), "holds NaN or infinite weights, first in aux.bias"),
+    (weights(lambda state: state["aux.bias"].fill_(torch.inf)), "contains NaN or infinite weights, first in aux.bias"),
     (lambda path: path.with_suffix(".safetensors").write_bytes(b"cut"), "cannot be read as weights"),
 ]
 
@@ -210,10 +210,12 @@ def test_a_description_that_does_not_fit_is_refused_with_the_reason(
 
 def test_names_that_are_no_model(tmp_path: Path, described: Path, tiny_int8: object) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "alone.safetensors")
-    assert f"There is no {tmp_path / 'alone.toml'}, which describes a model of your own" in refused(tmp_path / "alone.safetensors")
+    assert f"{tmp_path / 'alone.toml'} does not exist. It must give the checkpoint's architecture" in refused(
+        tmp_path / "alone.safetensors"
+    )
     assert "does not exist" in refused(tmp_path / "none.pt") and "does not exist" in refused(tmp_path / "none" / "model")
     (tmp_path / "empty").mkdir()
-    assert "has no config.json" in refused(tmp_path / "empty")
+    assert "is not a Hugging Face folder: it has no config.json" in refused(tmp_path / "empty")
     assert "Did you mean DIGITS_ASR_TINY?" in refused("DIGITS_ASR_TINI")
     text = described.read_text(encoding="utf-8")
     described.write_text('weights = "mine.safetensors"\n' + text, encoding="utf-8")
@@ -236,7 +238,7 @@ def test_telling_own_models_needs_no_torch() -> None:
 def test_no_text_makes_the_reader_of_descriptions_stumble(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes((TOML + text).encode("utf-8", "surrogatepass"))
-    assert refused(path)  # there are no weights beside it, whatever it says
+    assert refused(path)  # there are no weights, whatever the file says
 
 
 @given(
@@ -264,12 +266,12 @@ def test_weights_beside_the_models_own(described: Path, tmp_path: Path) -> None:
     assert not torch.equal(random.state()["aux.bias"], model.state()["aux.bias"])
     assert load_model(str(described), str(described)).weights == model.weights
     save_file(model.state(), tmp_path / "plain.safetensors")
-    assert "does not say which labels its outputs are" in refused(described, str(tmp_path / "plain.safetensors"))
+    assert "does not define the labels of its outputs" in refused(described, str(tmp_path / "plain.safetensors"))
     other = tmp_path / "other"
     other.mkdir()
     (other / "mine.toml").write_text(TOML.replace("16000", "8000"), encoding="utf-8")
     save_file(load_file(described.with_suffix(".safetensors")), other / "mine.safetensors")
-    assert "has another architecture, other labels or another sample rate than mine" in refused(described, str(other / "mine.toml"))
+    assert "does not fit mine: their architectures, labels or sample rates differ" in refused(described, str(other / "mine.toml"))
 
 
 def header_text(path: Path) -> dict[str, object]:
