@@ -1,7 +1,7 @@
-"""What happens at the UE; see docs/devices.md."""
+"""Code that runs on a device, and code that drives devices; see docs/devices.md."""
 
 import os
 
-# From 1.29 on, ONNX Runtime's wheels for Linux keep a record of their use in ~/.cache/Microsoft and hold an uploader for it. Nothing is
-# told to anybody unless our user says so. It is read when onnxruntime is imported, and inherited by the processes that we start.
+# Since 1.29, ONNX Runtime's Linux wheels collect telemetry in ~/.cache/Microsoft and can upload it: opt out unless the user opts in.
+# onnxruntime reads the variable at import; child processes inherit it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

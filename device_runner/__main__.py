@@ -1,4 +1,4 @@
-"""`python -m device_runner JOB.json RESULT.json`: run a job in this process."""
+"""Run a job in this process: `python -m device_runner JOB.json RESULT.json`."""
 
 import sys
 

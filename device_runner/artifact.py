@@ -1,4 +1,4 @@
-"""The artifact: a folder with model files and ``manifest.json``, everything that a receiver needs."""
+"""Artifacts: folders with model files and a ``manifest.json``, which contain everything that a receiver needs."""
 
 import json
 from dataclasses import dataclass
@@ -26,53 +26,55 @@ class ModelFile(BaseModel):
     @classmethod
     def _stays_inside(cls, name: str) -> str:
         if len(PurePosixPath(name).parts) != 1 or "\\" in name or name in {"..", "."}:
-            raise ValueError(f"file name {name!r} leaves the artifact's folder")
+            raise ValueError(f"file name {name!r} points outside the artifact's folder")
         return name
 
 
 class Manifest(BaseModel):
-    """What a receiver must know about a model; the first of ``files`` is the one that an engine opens."""
+    """Everything that a receiver must know about a model. Engines open the first of ``files``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
     model: str
-    weights: str = Field(description="where the weights come from: bundled, downloaded, file sha256 …, random seed …")
-    trained: bool = Field(description="False for random weights: size and latency only")
+    weights: str = Field(description="origin of the weights: bundled, downloaded, file sha256 …, random seed …")
+    trained: bool = Field(description="False for random weights, which are for size and latency only")
     format: str
     scheme: str
-    codec: str | None = Field(default=None, description="the codec whose reconstruction was exported, with its parameters")
-    transmitted_bytes: int | None = Field(default=None, description="size of that codec's bitstream; None: the artifact is sent")
+    codec: str | None = Field(default=None, description="codec whose decoded weights were exported, with its parameters")
+    transmitted_bytes: int | None = Field(default=None, description="size of the codec's bitstream; None if the artifact itself is sent")
     files: Annotated[tuple[ModelFile, ...], Field(min_length=1)]
     labels: Annotated[tuple[str, ...], Field(min_length=2)]
     sample_rate: Annotated[int, Field(gt=0)]
-    normalised_waveform: bool = Field(description="the graph itself normalises the waveform; a client passes it as it is")
+    normalised_waveform: bool = Field(description="whether the graph normalises the waveform itself, so that clients pass raw samples")
     parameters: Annotated[int, Field(gt=0)]
-    minimum_samples: Annotated[int, Field(ge=1)] = Field(description="shorter waveforms have no frame")
-    maximum_samples: int | None = Field(default=None, description="longer waveforms are refused; None: no bound")
-    rewrites: tuple[str, ...] = Field(default=(), description="what was done to the module before the export")
-    planned_bytes: int | None = Field(default=None, description="memory that the runtime plans for the longest waveform")
-    delegated: dict[str, int] = Field(default_factory=dict, description="operators in the delegate, by number")
-    portable: dict[str, int] = Field(default_factory=dict, description="operators left to portable kernels, by number")
-    weight_names: dict[str, str] = Field(default_factory=dict, description="the file's keys of weights, where it has no names")
-    quantised: dict[str, int] = Field(default_factory=dict, description="operators by what was done to them")
+    minimum_samples: Annotated[int, Field(ge=1)] = Field(description="shortest waveform that gives one frame")
+    maximum_samples: int | None = Field(default=None, description="longest accepted waveform; None if unlimited")
+    rewrites: tuple[str, ...] = Field(default=(), description="changes made to the module before the export")
+    planned_bytes: int | None = Field(default=None, description="memory that the runtime reserves for the longest waveform")
+    delegated: dict[str, int] = Field(default_factory=dict, description="number of operators in the delegate, by name")
+    portable: dict[str, int] = Field(default_factory=dict, description="number of operators left to portable kernels, by name")
+    weight_names: dict[str, str] = Field(
+        default_factory=dict, description="weight names by their keys in the model file, if the file has no names"
+    )
+    quantised: dict[str, int] = Field(default_factory=dict, description="number of operators or layers, by how they are quantised")
     tuned_on: tuple[str, ...] = Field(
-        default=(), description="ids of the utterances that codec or scheme were calibrated with; no word error rate comes from them"
+        default=(), description="ids of the utterances used to calibrate the codec or the scheme; never used to measure WER"
     )
     parity: tuple["Parity", ...] = ()
     versions: dict[str, str]
 
 
 class Parity(BaseModel):
-    """Distance of an artifact's logits to torch on one waveform."""
+    """Difference between the logits of an artifact and of PyTorch on one waveform."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seconds: float
-    largest: float = Field(description="largest absolute difference of logits")
-    mean: float = Field(description="mean absolute difference of logits")
-    relative: float = Field(description="norm of the difference over the norm of torch's logits")
-    equal_arg_max: float = Field(description="share of frames with the same best label")
+    largest: float = Field(description="largest absolute difference of the logits")
+    mean: float = Field(description="mean absolute difference of the logits")
+    relative: float = Field(description="norm of the difference divided by the norm of PyTorch's logits")
+    equal_arg_max: float = Field(description="fraction of frames with the same best label")
 
 
 @dataclass(frozen=True)
@@ -81,58 +83,65 @@ class Artifact:
 
     folder: Path
     manifest: Manifest
-    by_digest: bool = False  # its files' names are their sha256, as in the folder of a job's files
+    by_digest: bool = False  # the files are named by their sha256, as in the folder of a job
 
     @property
     def model_path(self) -> Path:
-        """The file that an engine opens."""
+        """Path of the model file that an engine opens."""
         return self.path_of(self.manifest.files[0])
 
     def path_of(self, file: ModelFile) -> Path:
-        """Return where a file of the manifest lies."""
+        """Return the path of a file of the manifest."""
         return self.folder / (file.sha256 if self.by_digest else file.name)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all model files: what is transmitted where the receiver has no decoder."""
+        """Total size of the model files in bytes, which is what a receiver without a decoder downloads."""
         return sum(file.bytes for file in self.manifest.files)
 
     @property
     def transmitted_bits(self) -> int:
-        """Bits that reach the UE: the bitstream's where it has a decoder, else the artifact's."""
+        """Number of transmitted bits: of the bitstream if the manifest names its size, otherwise of the artifact."""
         return 8 * (self.manifest.transmitted_bytes or self.size_bytes)
 
     @property
     def digest(self) -> str:
-        """The sha256 of the model file that an engine opens."""
+        """SHA-256 of the model file that an engine opens."""
         return self.manifest.files[0].sha256
 
 
 def open_artifact(folder: Path) -> Artifact:
-    """Open an artifact and check every file's size and sha256.
+    """Open an artifact and check the size and sha256 of every file.
+
+    Args:
+        folder: Folder of the artifact.
 
     Raises:
-        AsrDeployError: no manifest, one that is not valid, or files that do not fit it.
+        AsrDeployError: If the manifest is missing or invalid, or if a file does not match it.
     """
     path = folder / MANIFEST
     if folder.is_file():
-        raise AsrDeployError(f"{folder} is a file; an artifact is the folder that `asrdeploy export` writes, with {MANIFEST} in it.")
+        raise AsrDeployError(f"{folder} is a file, not an artifact. Give the folder that `asrdeploy export` wrote; it contains {MANIFEST}.")
     if not path.is_file():
-        raise AsrDeployError(f"{folder} is not an artifact: it has no {MANIFEST}; `asrdeploy export` makes one.")
+        raise AsrDeployError(f"{folder} is not an artifact: it has no {MANIFEST}. Create an artifact with `asrdeploy export`.")
     return _checked(Artifact(folder, _read_manifest(path)))
 
 
 def open_stored(files: Path, digest: str) -> Artifact:
-    """Open an artifact whose files, the manifest too, lie in one folder under their sha256.
+    """Open an artifact whose files, including the manifest, are stored in one folder and named by their sha256.
+
+    Args:
+        files: Folder of the files.
+        digest: SHA-256 of the manifest.
 
     Raises:
-        AsrDeployError: a file is missing, or is not what its name says.
+        AsrDeployError: If a file is missing or does not match its sha256.
     """
     path = files / digest
     if not path.is_file():
-        raise AsrDeployError(f"The artifact's manifest {digest} is not in {files}; send it again.")
+        raise AsrDeployError(f"The artifact's manifest: file {digest} is missing from {files}. Send it again.")
     if sha256_of(path) != digest:
-        raise AsrDeployError(f"{path} does not fit its sha256: it was changed or cut; send it again.")
+        raise AsrDeployError(f"The artifact's manifest: {path} does not match its sha256: it was changed or cut short. Send it again.")
     return _checked(Artifact(files, _read_manifest(path), by_digest=True))
 
 
@@ -142,25 +151,27 @@ def _read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         raise AsrDeployError(f"{path} is not a valid manifest: {first_problem(error)}.") from error
     except (ValueError, RecursionError) as error:
-        raise AsrDeployError(f"{path} is not JSON: {error}.") from error
+        raise AsrDeployError(f"{path} is not valid JSON: {error}.") from error
 
 
 def _checked(artifact: Artifact) -> Artifact:
-    """Return the artifact after its files were compared with its manifest."""
+    """Compare the artifact's files with its manifest and return the artifact."""
     for file in artifact.manifest.files:
         found = artifact.path_of(file)
         if not found.is_file():
-            raise AsrDeployError(f"{artifact.folder} is incomplete: {file.name} is missing; export it again.")
+            raise AsrDeployError(f"{artifact.folder} is incomplete: {file.name} is missing. Export or copy the artifact again.")
         if found.stat().st_size != file.bytes or sha256_of(found) != file.sha256:
-            raise AsrDeployError(f"{found} does not fit the sha256 in {MANIFEST}: it was changed or cut; export or copy it again.")
+            raise AsrDeployError(
+                f"{found} does not match its sha256 in {MANIFEST}: it was changed or cut short. Export or copy the artifact again."
+            )
     return artifact
 
 
 def describe_file(path: Path) -> ModelFile:
-    """Return the manifest's entry for a file that was just written."""
+    """Return the manifest entry for a file."""
     return ModelFile(name=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` into an artifact's folder."""
+    """Write ``manifest.json`` into the folder of an artifact."""
     write_record(folder / MANIFEST, manifest)

@@ -1,8 +1,8 @@
-"""The contract of every runner: one Job file in, one Result file out (docs/devices.md; docs/schemas has both as JSON Schemas).
+"""The contract of all runners: a job file in, a result file out (docs/devices.md; JSON Schemas in docs/schemas).
 
-The Python runner, the JVM core and the Android app read and write just these. Every file that a job needs lies in one folder under
-its sha256 as its name, so that nothing is sent to a device twice. Beside the result, ``RESULT.jsonl`` grows by a line whenever something
-is finished: what a host shows while the job runs, and where a job that was cut off goes on.
+The Python runner, the JVM core and the Android app all read and write these files. The files that a job needs are in one folder and
+named by their sha256, so that no file is sent to a device twice. While a job runs, the runner appends a line to ``RESULT.jsonl`` for
+every finished recording. The host shows these lines as progress, and an interrupted job resumes after them.
 """
 
 import hashlib
@@ -34,26 +34,28 @@ class Audio(_Record):
 
 
 class Limits(_Record):
-    """Where a job stops, and where its times stop counting."""
+    """Limits of a job."""
 
-    seconds: Annotated[float, Field(gt=0)] | None = Field(default=None, description="the job ends with an error after this time")
-    celsius: float | None = Field(default=None, description="a latency job whose battery is hotter before or after it is not valid")
+    seconds: Annotated[float, Field(gt=0)] | None = Field(default=None, description="time limit of the job; it ends with an error after it")
+    celsius: float | None = Field(
+        default=None, description="highest battery temperature before and after a latency job; its result is not valid above it"
+    )
 
 
 class Job(_Record):
-    """What to run. Two kinds, never mixed: accuracy (transcripts of a set) and latency (fixed inputs, warm-up, many repeats)."""
+    """What to run: either accuracy (transcribe recordings) or latency (time repeated runs on fixed inputs, after a warm-up)."""
 
     version: Literal[1] = 1
     mode: Literal["accuracy", "latency"]
-    artifact: Digest = Field(description="sha256 of the artifact's manifest.json, which names its files' sha256")
-    files: str = Field(default="files", description="folder of the files, relative to the job's; a file's name there is its sha256")
+    artifact: Digest = Field(description="sha256 of the artifact's manifest.json, which lists the sha256 of its files")
+    files: str = Field(default="files", description="folder of the files, relative to the job's folder; files are named by their sha256")
     audio: Annotated[tuple[Audio, ...], Field(min_length=1)]
     threads: Annotated[int, Field(ge=1, le=64)] = 1
-    provider: Literal["cpu", "xnnpack", "nnapi"] = Field(default="cpu", description="what ONNX Runtime computes with")
-    logits: bool = Field(default=False, description="accuracy: every line has its logits, for comparing devices")
-    warmup: Annotated[int, Field(ge=0)] = Field(default=0, description="latency: runs discarded before every recording's timed ones")
-    repeats: Annotated[int, Field(ge=1)] = Field(default=1, description="latency: timed runs of every recording at least")
-    minimum_seconds: Seconds = Field(default=0.0, description="latency: sum of the timed runs of every recording at least")
+    provider: Literal["cpu", "xnnpack", "nnapi"] = Field(default="cpu", description="execution provider of ONNX Runtime")
+    logits: bool = Field(default=False, description="accuracy: whether to return the logits, for comparing devices")
+    warmup: Annotated[int, Field(ge=0)] = Field(default=0, description="latency: number of warm-up runs per recording, which are discarded")
+    repeats: Annotated[int, Field(ge=1)] = Field(default=1, description="latency: minimum number of timed runs per recording")
+    minimum_seconds: Seconds = Field(default=0.0, description="latency: minimum total time of the timed runs per recording")
     limits: Limits = Limits()
 
     @model_validator(mode="after")
@@ -64,17 +66,17 @@ class Job(_Record):
 
 
 class Heard(_Record):
-    """A line of an accuracy job: what was heard in one recording. References stay with the host, which scores."""
+    """A line of an accuracy job: the hypothesis of one recording. References stay on the host, which scores."""
 
     id: str
     audio_seconds: Annotated[float, Field(gt=0)]
     hypothesis: str
     compute_seconds: Seconds
-    logits: str | None = Field(default=None, description="where the job asks: base64 of little-endian float32 [frames, labels]")
+    logits: str | None = Field(default=None, description="if the job asks for them: base64 of little-endian float32 [frames, labels]")
 
 
 class Timed(_Record):
-    """A line of a latency job: every timed run of one recording, in the order of time [s]."""
+    """A line of a latency job: the times of all timed runs of one recording in seconds, in chronological order."""
 
     id: str
     audio_seconds: Annotated[float, Field(gt=0)]
@@ -82,105 +84,110 @@ class Timed(_Record):
 
 
 class DeviceFacts(_Record):
-    """What a job ran on, as its runner sees it."""
+    """The device that a job ran on, as reported by the runner."""
 
-    kind: Kind = Field(description="host: a computer; emulated: Arm instructions by qemu; emulator: Android's; phone")
+    kind: Kind = Field(description="host: a computer; emulated: Arm instructions under qemu; emulator: an Android emulator; phone")
     model: str
     cpu: str
     cpu_features: tuple[str, ...] = ()
-    int8_exact: bool | None = Field(description="8-bit products are summed without saturation; None: not known")
+    int8_exact: bool | None = Field(description="whether 8-bit products are summed without saturation; None if unknown")
     abi: str
-    system: str = Field(description="operating system and its build")
+    system: str = Field(description="operating system and build")
     logical_cpus: Annotated[int, Field(ge=1)]
     memory_bytes: Annotated[int, Field(ge=0)]
 
 
 class State(_Record):
-    """What may change while a job runs; what the device does not tell is None or empty."""
+    """State of a device that may change while a job runs; None or empty if the device does not report it."""
 
-    celsius: dict[str, float] = Field(default_factory=dict, description="temperatures by sensor")
-    kilohertz: tuple[int, ...] = Field(default=(), description="frequency of every CPU")
+    celsius: dict[str, float] = Field(default_factory=dict, description="temperature of each sensor")
+    kilohertz: tuple[int, ...] = Field(default=(), description="frequency of each CPU")
     load_average: float | None = None
     battery_celsius: float | None = None
     battery_percent: float | None = None
     charging: bool | None = None
     screen_on: bool | None = None
-    thermal_status: int | None = Field(default=None, description="Android's, 0: none … 6: shutdown; above 0 it throttles")
+    thermal_status: int | None = Field(
+        default=None, description="Android's thermal status, from 0 (none) to 6 (shutdown); the device throttles above 0"
+    )
 
 
 class Result(_Record):
-    """What came of a job. Times in seconds of the monotonic clock, around the runtime's call alone."""
+    """Result of a job. Times are in seconds of the monotonic clock and cover only the call of the runtime."""
 
     version: Literal[1] = 1
     job: Digest = Field(description="sha256 of the job file")
     runner: str = Field(description="python, jvm or app")
     provider: str = "cpu"
-    error: str | None = Field(default=None, description="why the job could not be run to its end, in one sentence")
-    transcripts: tuple[Heard, ...] = Field(default=(), description="accuracy: in the job's order")
-    timings: tuple[Timed, ...] = Field(default=(), description="latency: in the job's order")
-    resumed: int = Field(default=0, description="accuracy: recordings that an earlier process had finished")
-    import_seconds: Seconds | None = Field(default=None, description="bringing the runtime in")
-    load_seconds: Seconds | None = Field(default=None, description="from the model file to a session that can run")
+    error: str | None = Field(default=None, description="why the job did not finish")
+    transcripts: tuple[Heard, ...] = Field(default=(), description="accuracy: transcripts in the order of the job")
+    timings: tuple[Timed, ...] = Field(default=(), description="latency: times in the order of the job")
+    resumed: int = Field(default=0, description="accuracy: number of recordings that an earlier process had finished")
+    import_seconds: Seconds | None = Field(default=None, description="time to import the runtime")
+    load_seconds: Seconds | None = Field(default=None, description="time to load the model file into a session that can run")
     first_inference_seconds: Seconds | None = Field(default=None, description="accuracy: of the first recording; latency: of the longest")
-    baseline_bytes: int | None = Field(default=None, description="high-water mark of resident memory before the load")
-    peak_bytes: int | None = Field(default=None, description="high-water mark after the first inference; accuracy: at the end")
+    baseline_bytes: int | None = Field(default=None, description="peak resident memory before the model is loaded")
+    peak_bytes: int | None = Field(default=None, description="peak resident memory after the first inference; accuracy: at the end")
     device: DeviceFacts
     before: State = State()
     after: State = State()
     valid: bool
-    reasons: tuple[str, ...] = Field(default=(), description="why the times may not be quoted; empty where valid")
-    versions: dict[str, str] = Field(description="of the runner, the runtime and the system's parts")
+    reasons: tuple[str, ...] = Field(default=(), description="why the times may not be quoted; empty if valid")
+    versions: dict[str, str] = Field(description="versions of the runner, the runtime and parts of the system")
 
 
 def job_digest(text: str) -> str:
-    """Return what a result names its job by: the sha256 of the job file's bytes."""
+    """Return the sha256 of a job file's content, by which a result identifies its job."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def job_text(job: Job) -> str:
-    """Return the content of a job file; the same job always gives the same bytes."""
+    """Return the content of a job file. The same job always gives the same bytes."""
     return job.model_dump_json(indent=2) + "\n"
 
 
 def read_job(path: Path) -> tuple[Job, str]:
-    """Read a job file; return it and its sha256.
+    """Read a job file and return the job with its sha256.
 
     Raises:
-        AsrDeployError: no such file, or it is no job of this version.
+        AsrDeployError: If the file is missing, cannot be read or is not a valid job.
     """
     text = _text(path, "job")
-    return _parsed(Job, text, f"{path} is not a job"), job_digest(text)
+    return _parsed(Job, text, f"{path} is not a valid job"), job_digest(text)
 
 
 def read_result(path: Path) -> Result:
     """Read a result file.
 
     Raises:
-        AsrDeployError: no such file, or it is no result of this version.
+        AsrDeployError: If the file is missing, cannot be read or is not a valid result.
     """
-    return _parsed(Result, _text(path, "result"), f"{path} is not a result")
+    return _parsed(Result, _text(path, "result"), f"{path} is not a valid result")
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write a result file, whole or not at all: its being there says that the job has ended."""
+    """Write a result file atomically, because its existence means that the job has ended."""
     write_record(path, result)
 
 
 def lines_path(result: Path) -> Path:
-    """Return the file of lines beside a result."""
+    """Return the path of the lines file that belongs to a result file."""
     return result.with_name(result.name + "l") if result.suffix == ".json" else result.with_name(result.name + ".jsonl")
 
 
 def read_lines(path: Path, job: str) -> list[Heard]:
-    """Return what earlier processes of an accuracy job had heard; nothing where the lines are of another job, damaged or missing.
+    """Return the transcripts that earlier processes of an accuracy job finished.
 
     Args:
-        path: see ``lines_path``.
-        job: sha256 of the job; the first line names it.
+        path: Lines file; see ``lines_path``.
+        job: SHA-256 of the job, which must be in the first line.
+
+    Returns:
+        The transcripts, or an empty list if the lines are missing, damaged or of another job.
     """
     if not path.is_file():
         return []
-    whole = path.read_bytes().split(b"\n")[:-1]  # the last one was cut off while it was written, or is empty
+    whole = path.read_bytes().split(b"\n")[:-1]  # the last part is empty, or a line that was not finished
     try:
         if not whole or json.loads(whole[0]) != {"job": job}:
             return []
@@ -190,10 +197,10 @@ def read_lines(path: Path, job: str) -> list[Heard]:
 
 
 def parse_line(line: bytes) -> Heard | Timed | None:
-    """Return a whole line of a job; None for the first one, which names the job.
+    """Parse a complete line of a lines file; return None for the first line, which names the job.
 
     Raises:
-        AsrDeployError: it is no line of a job.
+        AsrDeployError: If the line does not belong to a lines file.
     """
     try:
         values = json.loads(line)
@@ -201,25 +208,29 @@ def parse_line(line: bytes) -> Heard | Timed | None:
             return None
         return (Timed if "samples" in values else Heard).model_validate(values)
     except (ValueError, TypeError) as error:
-        raise AsrDeployError(f"The device sent a line that is no part of a result: {line[:80]!r}.") from error
+        raise AsrDeployError(f"The device sent a line that is not part of a result: {line[:80]!r}. Repeat the command.") from error
 
 
 def start_lines(path: Path, job: str, heard: Iterable[Heard] = ()) -> None:
-    """Write the first line, and those that are kept of an earlier process."""
+    """Start a lines file with the line that names the job and the transcripts kept from an earlier process."""
     write_text(path, json.dumps({"job": job}) + "\n" + "".join(each.model_dump_json() + "\n" for each in heard))
 
 
 def append_line(path: Path, line: Heard | Timed) -> None:
-    """Append a line; a process that is killed keeps every line before."""
+    """Append a line; the lines before it survive if the process is killed.
+
+    Raises:
+        AsrDeployError: If the file cannot be written.
+    """
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(line.model_dump_json() + "\n")
     except OSError as error:
-        raise AsrDeployError(f"Cannot write {path}: {error.strerror or error}; what was finished before is kept.") from error
+        raise AsrDeployError(f"Cannot write {path}: {error.strerror or error}. Recordings finished before are kept.") from error
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Return the JSON Schemas of the contract's files by their names."""
+    """Return the JSON Schemas of the contract by file name; docs/schemas has a copy of each."""
     from device_runner.artifact import Manifest
 
     models: dict[str, type[BaseModel]] = {"job": Job, "result": Result, "manifest": Manifest, "heard": Heard, "timed": Timed}
@@ -230,15 +241,15 @@ def _text(path: Path, what: str) -> str:
     try:
         return path.read_bytes().decode()
     except FileNotFoundError as error:
-        raise AsrDeployError(f"There is no {what} file {path}.") from error
+        raise AsrDeployError(f"There is no {what} file {path}. Check the path.") from error
     except OSError as error:
         raise AsrDeployError(f"The {what} file {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise AsrDeployError(f"{path} is not a {what}: it is not text.") from error
+        raise AsrDeployError(f"{path} is not a valid {what}: it is not UTF-8 text.") from error
 
 
 def _parsed(model: type[Model], text: str, sentence: str) -> Model:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise AsrDeployError(f"{sentence} of this version: {first_problem(error)}.") from error
+        raise AsrDeployError(f"{sentence}: {first_problem(error)}.") from error

@@ -1,4 +1,4 @@
-"""Devices by their names: `local`, `qemu-arm64`, or the serial number of an adb device."""
+"""Opening and listing devices by name: `local`, `qemu-arm64`, or the serial number of an adb device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,14 +23,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """Which device, and how it is reached.
+    """Device to use and how to reach it.
 
     Args:
         name: ``local``, ``qemu-arm64`` or a serial number.
-        via: the way onto a phone; None: the app where it is installed, else the shell.
-        adb: the adb program; None: the one on the PATH, or in the package adbutils.
-        apk: installed where the app is missing or too old.
-        patience: with devices that are away, silent or hot.
+        via: Runner on a phone; None for the app if it is installed or ``apk`` is given, otherwise the shell.
+        adb: Path of the adb program; None for the one on the PATH or in the package adbutils.
+        apk: APK to install if the app is missing or too old.
+        patience: Times to wait for devices that are disconnected, silent or hot.
     """
 
     name: str = LOCAL
@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Row:
-    """A device as ``asrdeploy devices`` lists it."""
+    """One row in the list of ``asrdeploy devices``."""
 
     name: str
     kind: Kind | None
@@ -54,14 +54,14 @@ class Row:
 
 
 def open_device(choice: Choice, say: Say = lambda sentence: None) -> Device:
-    """Return a device that is ready for jobs.
+    """Open a device for running jobs.
 
     Args:
-        choice: which one.
-        say: is told what is built, sent and waited for.
+        choice: Device to open.
+        say: Callback that receives progress messages about building, sending and waiting.
 
     Raises:
-        AsrDeployError: there is no such device, it cannot be used, or what it needs cannot be had.
+        AsrDeployError: If there is no such device, it cannot be used, or something that it requires is missing.
     """
     if choice.name == LOCAL:
         return local_device()
@@ -70,7 +70,7 @@ def open_device(choice: Choice, say: Say = lambda sentence: None) -> Device:
     adb = find_adb(choice.adb)
     phone = adb.phone(choice.name)
     listed = {each.serial: each.state for each in adb.devices()}
-    if choice.name not in listed and ":" not in choice.name:  # an address is connected by the first wait
+    if choice.name not in listed and ":" not in choice.name:  # the first wait connects to an address
         raise nearest(choice.name, {LOCAL, QEMU, *listed}, "device")
     if listed.get(choice.name) != "device":
         phone.wait(choice.patience.connection)
@@ -87,20 +87,23 @@ def _has_app(phone: Phone, patience: Patience) -> bool:
 
 
 def qemu_device(say: Say = lambda sentence: None) -> ProcessDevice:
-    """Return the Arm bundle under qemu-user on this machine: for function, never for times.
+    """Return a device that runs the Arm bundle under qemu-user on this machine; its times are meaningless.
+
+    Args:
+        say: Callback that receives progress messages.
 
     Raises:
-        AsrDeployError: qemu is missing, or the bundle cannot be built.
+        AsrDeployError: If qemu is missing or the bundle cannot be built.
     """
-    qemu_launcher()  # before the bundle is built, which takes a minute
+    qemu_launcher()  # fail before building the bundle, which takes a minute
     return ProcessDevice(QEMU, "emulated", tuple(command(build_bundle(progress=say), emulated=True)))
 
 
 def list_devices(adb: Adb | None) -> list[Row]:
-    """Return this machine, qemu, and every device that adb knows; a device that cannot be used says why in its state.
+    """List this machine, qemu and all devices that adb knows. The state of an unusable device says why.
 
     Args:
-        adb: None: only what needs none.
+        adb: Connection to adb; None to leave out its devices.
     """
     here = device_facts()
     rows = [Row(LOCAL, "host", "ready", here.cpu, here.abi, here.system)]
@@ -130,9 +133,9 @@ def _described(phone: Phone, row: Row) -> Row:
 
 
 def clean(phone: Phone) -> None:
-    """Remove all that jobs left on a device: files, bundles, results.
+    """Remove all files, bundles and results of jobs from a device.
 
     Raises:
-        AsrDeployError: the device is gone.
+        AsrDeployError: If the device is not reachable.
     """
     phone.shell(quoted("rm", "-rf", ROOT), seconds=120)

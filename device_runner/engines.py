@@ -1,4 +1,4 @@
-"""Engines run an artifact in this process: waveform in, logits out. One per format, chosen by name."""
+"""Engines that run an artifact in this process, one for each artifact format."""
 
 import contextlib
 import os
@@ -18,10 +18,17 @@ Logits = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """Something that turns a waveform into logits."""
+    """A loaded model that turns a waveform into logits."""
 
     def logits(self, waveform: Waveform) -> Logits:
-        """Return logits ``[frames, labels]`` of a waveform ``[samples]`` in -1..1 at the artifact's sample rate."""
+        """Run the model.
+
+        Args:
+            waveform: Samples ``[samples]`` in -1..1 at the artifact's sample rate.
+
+        Returns:
+            Logits ``[frames, labels]``.
+        """
         ...
 
 
@@ -31,7 +38,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "xnnpack": "XnnpackExecutionProvider
 
 
 def engine_for(format_name: str) -> Callable[[MakeEngine], MakeEngine]:
-    """Register the engine of an artifact format."""
+    """Return a decorator that registers an engine for an artifact format."""
 
     def register(make: MakeEngine) -> MakeEngine:
         ENGINES[format_name] = make
@@ -41,36 +48,46 @@ def engine_for(format_name: str) -> Callable[[MakeEngine], MakeEngine]:
 
 
 def open_engine(artifact: Artifact, threads: int = 1, provider: str = "cpu") -> Engine:
-    """Load an artifact into the engine of its format.
+    """Load an artifact with the engine for its format.
 
     Args:
-        artifact: what to load.
-        threads: of the runtime.
-        provider: what ONNX Runtime computes with, a key of ``PROVIDERS``; other runtimes decide that at the export and take ``cpu``.
+        artifact: Artifact to load.
+        threads: Number of runtime threads.
+        provider: Execution provider of ONNX Runtime, a key of ``PROVIDERS``. Other runtimes accept only ``cpu``.
 
     Raises:
-        AsrDeployError: no engine for the format, fewer than one thread, no such provider here, or the runtime refuses the file.
+        AsrDeployError: If there is no engine for the format, ``threads`` is below 1, the provider is not available, or the
+            runtime cannot load the file.
     """
     check_threads(threads)
     make = ENGINES.get(artifact.manifest.format)
     if make is None:
-        raise AsrDeployError(f"No engine here runs the format “{artifact.manifest.format}”; known: {', '.join(sorted(ENGINES))}.")
+        raise AsrDeployError(
+            f"No engine on this device runs the format “{artifact.manifest.format}”. Supported formats: {', '.join(sorted(ENGINES))}."
+        )
     return make(artifact, threads, provider)
 
 
 def check_threads(threads: int) -> None:
-    """Raise AsrDeployError where there is no thread to run on: runtimes would take 0 for all that there are."""
+    """Raise AsrDeployError if ``threads`` is below 1; runtimes would take 0 for all available threads."""
     if threads < 1:
-        raise AsrDeployError(f"--threads {threads} leaves nothing to run on; give 1 or more.")
+        raise AsrDeployError(f"--threads must be 1 or more, not {threads}.")
 
 
 def check_length(waveform: Waveform, minimum: int, maximum: int | None = None) -> None:
-    """Raise AsrDeployError where a waveform is too short for one frame of logits, or longer than the artifact takes."""
+    """Raise AsrDeployError if a waveform is too short for one frame of logits or longer than the artifact accepts.
+
+    Args:
+        waveform: Samples ``[samples]``.
+        minimum: Smallest number of samples.
+        maximum: Largest number of samples; None if unlimited.
+    """
     if waveform.ndim != 1 or waveform.size < minimum:
-        raise AsrDeployError(f"The audio has {waveform.size} samples; the model needs at least {minimum}: use a longer recording.")
+        raise AsrDeployError(f"The audio has {waveform.size} samples, but the model requires at least {minimum}. Use a longer recording.")
     if maximum is not None and waveform.size > maximum:
         raise AsrDeployError(
-            f"The audio has {waveform.size} samples; the artifact takes at most {maximum}: cut it, or export with a larger --max-seconds."
+            f"The audio has {waveform.size} samples, but the artifact accepts at most {maximum}. "
+            "Shorten the audio, or export the model with a larger --max-seconds."
         )
 
 
@@ -79,11 +96,11 @@ class OnnxEngine:
     """ONNX Runtime on the CPU, with a fixed number of threads and no inter-operator parallelism."""
 
     def __init__(self, artifact: Artifact, threads: int = 1, provider: str = "cpu") -> None:
-        import onnxruntime as ort  # a second of import time that not every command needs
+        import onnxruntime as ort  # here because the import takes a second
 
         if PROVIDERS.get(provider) not in ort.get_available_providers():
             here = ", ".join(name for name, theirs in PROVIDERS.items() if theirs in ort.get_available_providers())
-            raise AsrDeployError(f"onnxruntime {ort.__version__} has no provider {provider} here; it has: {here}.")
+            raise AsrDeployError(f"onnxruntime {ort.__version__} has no provider {provider} on this device. Available providers: {here}.")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -91,43 +108,51 @@ class OnnxEngine:
         try:
             self.session = ort.InferenceSession(str(artifact.model_path), options, providers=[PROVIDERS[provider]])
         except Exception as error:  # onnxruntime's own exception classes share no base below Exception
-            raise AsrDeployError(f"onnxruntime {ort.__version__} cannot load {artifact.model_path}: {_first_line(error)}") from error
+            raise AsrDeployError(f"onnxruntime {ort.__version__} cannot load {artifact.model_path}: {_first_line(error)}.") from error
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if [each.name for each in inputs] != ["input_values"] or "logits" not in [each.name for each in outputs]:
-            raise AsrDeployError(f"{artifact.model_path} is not a speech recogniser of ours: it needs input_values and gives logits.")
+            raise AsrDeployError(
+                f"{artifact.model_path} is not a model that asrdeploy can run: its input must be input_values and its output logits."
+            )
         width, labels = next(each for each in outputs if each.name == "logits").shape[-1:], len(artifact.manifest.labels)
         if isinstance(width[0] if width else None, int) and width[0] != labels:
-            raise AsrDeployError(f"{artifact.model_path} gives {width[0]} logits a frame, but its manifest has {labels} labels.")
+            raise AsrDeployError(
+                f"{artifact.model_path} returns {width[0]} logits per frame, but its manifest has {labels} labels. Export the model again."
+            )
         self._path = artifact.model_path
         self._minimum, self._maximum = artifact.manifest.minimum_samples, artifact.manifest.maximum_samples
 
     def logits(self, waveform: Waveform) -> Logits:
-        """Return logits ``[frames, labels]`` of a waveform ``[samples]``."""
+        """Run the model; see ``Engine.logits``."""
         check_length(waveform, self._minimum, self._maximum)
         try:
             result: Logits = self.session.run(["logits"], {"input_values": waveform[None]})[0][0]
         except Exception as error:  # onnxruntime's own exception classes share no base below Exception
-            raise AsrDeployError(f"{self._path} cannot run {waveform.size} samples: {_first_line(error)}") from error
+            raise AsrDeployError(f"{self._path} cannot process {waveform.size} samples: {_first_line(error)}.") from error
         if result.ndim != 2 or not result.size:
-            raise AsrDeployError(f"{self._path} gives no frame for {waveform.size} samples; its manifest promises one.")
+            raise AsrDeployError(
+                f"{self._path} returns no frame for {waveform.size} samples, although its manifest allows them. Export the model again."
+            )
         return result
 
 
 @engine_for("executorch")
 class ExecutorchEngine:
-    """A .pte program with XNNPACK on a fixed number of threads.
+    """ExecuTorch with XNNPACK on a fixed number of threads, for .pte programs.
 
-    XNNPACK's threads are the process's own: the engine that was opened last sets their number for all.
+    All engines of a process share XNNPACK's threads; the engine that is opened last sets their number.
     """
 
     def __init__(self, artifact: Artifact, threads: int = 1, provider: str = "cpu") -> None:
         if provider != "cpu":
-            raise AsrDeployError(f"ExecuTorch's delegate is chosen at the export; a .pte file takes no provider {provider}.")
+            raise AsrDeployError(f"The provider {provider} does not apply to .pte files, which choose their backend at export. Use cpu.")
         try:
-            import torch  # lazily: a laptop that only drives phones has no torch
+            import torch  # here because a machine that only drives phones has no torch
             from executorch.extension.pybindings import _portable_lib as runtime
         except ImportError as error:
-            raise AsrDeployError("There is no ExecuTorch here to run a .pte file; on a phone the app has it (--via app).") from error
+            raise AsrDeployError(
+                "ExecuTorch is not installed, but .pte files require it. Install asrdeploy[toolchain]; on a phone, use the app (--via app)."
+            ) from error
 
         self._tensor: Any = torch.from_numpy
         self._path = artifact.model_path
@@ -139,31 +164,35 @@ class ExecutorchEngine:
                 )
             meta = self._module.method_meta("forward")
         except Exception as error:  # the binding raises RuntimeError and others
-            raise AsrDeployError(f"ExecuTorch cannot load {self._path}: {_first_line(error)}") from error
+            raise AsrDeployError(f"ExecuTorch cannot load {self._path}: {_first_line(error)}.") from error
         if meta.num_inputs() != 1 or meta.num_outputs() != 1:
-            raise AsrDeployError(f"{self._path} is not a speech recogniser of ours: it takes one waveform and gives logits.")
+            raise AsrDeployError(
+                f"{self._path} is not a model that asrdeploy can run: it must have one input, the waveform, and one output, the logits."
+            )
         width, labels = meta.output_tensor_meta(0).sizes()[-1], len(artifact.manifest.labels)
         if width != labels:
-            raise AsrDeployError(f"{self._path} gives {width} logits a frame, but its manifest has {labels} labels.")
+            raise AsrDeployError(
+                f"{self._path} returns {width} logits per frame, but its manifest has {labels} labels. Export the model again."
+            )
         planned = meta.input_tensor_meta(0).sizes()[-1]
         self._minimum = artifact.manifest.minimum_samples
         self._maximum = min(planned, artifact.manifest.maximum_samples or planned)
 
     def logits(self, waveform: Waveform) -> Logits:
-        """Return logits ``[frames, labels]`` of a waveform ``[samples]``."""
+        """Run the model; see ``Engine.logits``."""
         check_length(waveform, self._minimum, self._maximum)
         try:
             output = self._module.run_method("forward", (self._tensor(np.ascontiguousarray(waveform))[None],))[0]
         except Exception as error:  # the binding raises RuntimeError and others
-            raise AsrDeployError(f"{self._path} cannot run {waveform.size} samples: {_first_line(error)}") from error
-        # A copy: the next call writes into the same planned memory.
+            raise AsrDeployError(f"{self._path} cannot process {waveform.size} samples: {_first_line(error)}.") from error
+        # Copy, because the next call overwrites the same memory.
         result: Logits = output[0].numpy().copy()
         return result
 
 
 @contextlib.contextmanager
 def _native_chatter_off() -> Iterator[None]:
-    """Keep what native code writes to the standard error's descriptor (notes on the processor) off the screen; exceptions pass."""
+    """Suppress what native code writes to standard error, such as notes about the processor."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -176,4 +205,4 @@ def _native_chatter_off() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return str(error).strip().splitlines()[0].rstrip(".")

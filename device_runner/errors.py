@@ -1,4 +1,4 @@
-"""The one class of errors that a user can cause and mend, and those of them that a device causes."""
+"""Errors that the command line reports in one line."""
 
 from typing import TYPE_CHECKING
 
@@ -7,14 +7,14 @@ if TYPE_CHECKING:
 
 
 class AsrDeployError(Exception):
-    """A sentence that says what is wrong and what to do; the command line prints it and exits with code 2."""
+    """An error that the user can fix. The message says what is wrong and how to fix it; the command line exits with code 2."""
 
 
 class DeviceFailed(AsrDeployError):
-    """The device, its connection, or what ran on it broke off; the command line exits with code 3: another try may do."""
+    """A failure of a device, its connection or its runner. Another attempt may succeed; the command line exits with code 3."""
 
 
 def first_problem(error: "ValidationError") -> str:
-    """Return the first thing that is wrong with a file's content, and where: ``files.0.bytes: Input should be …``, without a full stop."""
+    """Return the first validation problem and its location, without a full stop: ``files.0.bytes: Input should be …``."""
     first = error.errors()[0]
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].rstrip("."))))

@@ -1,4 +1,4 @@
-"""The host's side of a job: what a device must be given, from artifacts and recordings."""
+"""Creating jobs from artifacts and recordings, with the files that a device requires for them."""
 
 import hashlib
 import io
@@ -20,19 +20,22 @@ FULL_SCALE = 32768  # of 16-bit samples
 
 @dataclass(frozen=True)
 class Task:
-    """A job and the files that it needs, by sha256."""
+    """A job and the files that it requires, by their sha256."""
 
     job: Job
     files: dict[str, Path]
 
 
 def make_task(artifact: Artifact, recordings: Iterable[tuple[str, Waveform]], **settings: object) -> Task:
-    """Return a job over recordings, whose WAVs are kept in the cache folder.
+    """Create a job over recordings and write their WAV files into the cache folder.
 
     Args:
-        artifact: what to run.
-        recordings: id and waveform ``[samples]`` at the artifact's sample rate; taken one at a time.
-        settings: further fields of ``Job``: mode, threads, warmup, repeats, …
+        artifact: Artifact to run.
+        recordings: Ids and waveforms ``[samples]`` at the artifact's sample rate; consumed one at a time.
+        settings: Further fields of ``Job``, such as ``mode``, ``threads``, ``warmup`` and ``repeats``.
+
+    Returns:
+        The job and its files.
     """
     manifest = artifact.folder / MANIFEST
     digest = sha256_of(manifest)
@@ -47,7 +50,15 @@ def make_task(artifact: Artifact, recordings: Iterable[tuple[str, Waveform]], **
 
 
 def stored_wav(waveform: Waveform, sample_rate: int) -> tuple[str, Path]:
-    """Write a waveform ``[samples]`` as WAV into the cache folder, if it is not there; return its sha256 and path."""
+    """Write a waveform to the cache folder unless it is there already.
+
+    Args:
+        waveform: Samples ``[samples]``.
+        sample_rate: Sample rate in Hz.
+
+    Returns:
+        The sha256 of the WAV file, and its path.
+    """
     content = wav_bytes(waveform, sample_rate)
     digest = hashlib.sha256(content).hexdigest()
     path = cache_folder() / "audio" / f"{digest}.wav"
@@ -58,7 +69,7 @@ def stored_wav(waveform: Waveform, sample_rate: int) -> tuple[str, Path]:
 
 
 def wav_bytes(waveform: Waveform, sample_rate: int) -> bytes:
-    """Return a WAV that gives just these samples again: 16 bit where they are such, else 32-bit float."""
+    """Return a lossless WAV file of a waveform ``[samples]``: 16-bit if that is exact, otherwise 32-bit float."""
     scaled = waveform * np.float32(FULL_SCALE)
     whole = np.rint(scaled)
     if np.array_equal(scaled, whole) and np.all((whole >= -FULL_SCALE) & (whole < FULL_SCALE)):
@@ -69,7 +80,7 @@ def wav_bytes(waveform: Waveform, sample_rate: int) -> bytes:
             file.setframerate(sample_rate)
             file.writeframes(whole.astype("<i2").tobytes())
         return buffer.getvalue()
-    # By hand: the wave module writes no floats, and libsndfile puts the time of day into them, so that no digest would repeat.
+    # The wave module cannot write floats, and libsndfile adds the time of day, which would change the digest.
     samples = waveform.astype("<f4").tobytes()
     head = struct.pack("<4sIHHIIHH4sII", b"fmt ", 16, 3, 1, sample_rate, 4 * sample_rate, 4, 32, b"fact", 4, waveform.size)
     body = b"WAVE" + head + struct.pack("<4sI", b"data", len(samples)) + samples

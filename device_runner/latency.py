@@ -1,8 +1,8 @@
-"""Latency of artifacts on a device: cold load, first inference, peak memory and steady state.
+"""Latency of artifacts on a device: load time, first inference, peak memory and steady state.
 
-Every round is a job in a fresh process of the device, artifacts in turn: rounds give both the cold figures (each process loads and infers
-for the first time once) and the steady state, whose spread between rounds is the largest error there is (executorch #8603). All times are
-seconds of the device's monotonic clock around the runtime's call alone; tables and figures show milliseconds.
+A measurement consists of rounds. In each round, every artifact runs once as a job in a new process on the device. Each process gives
+one load time and one first inference. The steady state combines all rounds, because it varies more between processes than within one
+(executorch #8603). Times are seconds of the device's monotonic clock and cover only the call of the runtime; tables show milliseconds.
 """
 
 import math
@@ -23,7 +23,7 @@ from device_runner.facts import machine_facts
 from device_runner.jobs import make_task
 
 Progress = Callable[[str, float], None]
-# Beyond these a figure may not be quoted; nor may it where less was measured than STANDARD asks for.
+# A figure may not be quoted if it exceeds one of these limits, or if less was measured than STANDARD requires.
 LARGEST_SPREAD = 0.10
 LARGEST_LOAD_PER_CPU = 0.5
 HOTTEST_CELSIUS = 37.0
@@ -35,13 +35,15 @@ class _Record(BaseModel):
 
 
 class Conditions(_Record):
-    """How often and how long is measured; ``model_copy(update=…)`` of a preset makes another."""
+    """How often and how long to measure. Derive variants of a preset with ``model_copy(update=…)``."""
 
     name: str
-    warmup: Annotated[int, Field(ge=1)] = Field(description="runs discarded per length in every round")
-    minimum_runs: Annotated[int, Field(ge=1)] = Field(description="runs per length, all rounds together")
-    minimum_seconds: Annotated[float, Field(ge=0)] = Field(description="seconds of runs per length, all rounds together")
-    rounds: Annotated[int, Field(ge=1)] = Field(description="fresh processes, in turn with other artifacts'")
+    warmup: Annotated[int, Field(ge=1)] = Field(description="warm-up runs per audio length and round, which are discarded")
+    minimum_runs: Annotated[int, Field(ge=1)] = Field(description="minimum number of runs per audio length over all rounds")
+    minimum_seconds: Annotated[float, Field(ge=0)] = Field(description="minimum total time of the runs per audio length over all rounds")
+    rounds: Annotated[int, Field(ge=1)] = Field(
+        description="number of new processes per artifact, interleaved with those of other artifacts"
+    )
 
 
 STANDARD = Conditions(name="standard", warmup=10, minimum_runs=100, minimum_seconds=10.0, rounds=3)
@@ -50,7 +52,7 @@ QUICK = Conditions(name="quick", warmup=1, minimum_runs=6, minimum_seconds=0.0, 
 
 
 class ArtifactFacts(_Record):
-    """Which artifact was measured."""
+    """The measured artifact."""
 
     model: str
     weights: str
@@ -63,44 +65,44 @@ class ArtifactFacts(_Record):
 
 
 class ColdStart(_Record):
-    """One fresh process. The page cache is warm: the artifact's sha256 was checked, so its file was read, just before."""
+    """Start of one new process. The page cache is warm, because the model file was read just before to check its sha256."""
 
-    import_seconds: float | None = Field(description="importing the runtime")
-    load_seconds: float = Field(description="from the model file to a session that can run")
+    import_seconds: float | None = Field(description="time to import the runtime")
+    load_seconds: float = Field(description="time to load the model file into a session that can run")
     first_inference_seconds: float
-    baseline_bytes: int | None = Field(description="high-water mark of resident memory with the runtime imported, before load")
-    peak_bytes: int | None = Field(description="high-water mark of resident memory after load and first inference")
+    baseline_bytes: int | None = Field(description="peak resident memory after importing the runtime and before loading the model")
+    peak_bytes: int | None = Field(description="peak resident memory after load and first inference")
 
 
 class Cold(_Record):
-    """All fresh processes, each with the longest audio, and the medians over them."""
+    """Starts of all processes, each with the longest audio, and their medians."""
 
     audio_seconds: float
     starts: Annotated[tuple[ColdStart, ...], Field(min_length=1)]
     median_load_seconds: float
     median_first_inference_seconds: float
-    median_memory_bytes: float | None = Field(description="peak minus baseline; mapped pages of the model file that were touched count")
+    median_memory_bytes: float | None = Field(description="peak minus baseline, including mapped pages of the model file that were read")
 
 
 class Steady(_Record):
-    """Steady state at one length of audio; times in seconds of one runtime call, batch 1."""
+    """Steady state for one audio length. Times are in seconds per call of the runtime at batch size 1."""
 
     audio_seconds: float
     n: int
     min: float
     mean: float
     p50: float
-    p90: float = Field(description="the headline")
+    p90: float = Field(description="the main figure")
     p95: float
-    p99: float | None = Field(description="none where n < 100")
-    std: float = Field(description="sample standard deviation (n - 1); 0 where n is 1")
-    real_time_factor: float = Field(description="mean seconds of computing per second of audio")
-    spread: float = Field(description="between rounds: (largest - smallest median of a round) / median of all")
-    rounds: tuple[tuple[float, ...], ...] = Field(description="every sample in the order of time, by round")
+    p99: float | None = Field(description="None if n is below 100")
+    std: float = Field(description="sample standard deviation (n - 1); 0 if n is 1")
+    real_time_factor: float = Field(description="mean computing time per second of audio")
+    spread: float = Field(description="(largest - smallest median of a round) / median of all samples")
+    rounds: tuple[tuple[float, ...], ...] = Field(description="all samples by round, in chronological order")
 
 
 class LatencyResult(_Record):
-    """The content of the JSON file that ``asrdeploy bench`` writes for every artifact."""
+    """Content of the JSON file that ``asrdeploy bench`` writes for each artifact."""
 
     version: Literal[2] = 2
     artifact: ArtifactFacts
@@ -110,17 +112,17 @@ class LatencyResult(_Record):
     device: str
     facts: DeviceFacts
     runner: str
-    versions: dict[str, str] = Field(description="on the device")
-    host: dict[str, Any] = Field(description="the machine that drove the device, and asrdeploy's commit")
-    states: tuple[tuple[State, State], ...] = Field(description="of the device, before and after every round")
+    versions: dict[str, str] = Field(description="versions on the device")
+    host: dict[str, Any] = Field(description="machine that controlled the device, and the commit of asrdeploy")
+    states: tuple[tuple[State, State], ...] = Field(description="states of the device before and after each round")
     cold: Cold
     steady: tuple[Steady, ...]
     valid: bool
-    reasons: tuple[str, ...] = Field(description="why the figures may not be quoted; empty where valid")
+    reasons: tuple[str, ...] = Field(description="why the figures may not be quoted; empty if valid")
 
     @property
     def function_only(self) -> bool:
-        """Measured on an emulated device: it works, and its times say nothing about a phone."""
+        """Whether the device is emulated, so that its times say nothing about a phone."""
         return self.facts.kind in FUNCTION_ONLY
 
 
@@ -134,23 +136,26 @@ def measure(
     conditions: Conditions = STANDARD,
     progress: Progress | None = None,
 ) -> list[LatencyResult]:
-    """Measure artifacts on a device, a fresh process for every artifact in every round.
+    """Measure the latency of artifacts on a device, with a new process for each artifact and round.
 
     Args:
-        artifacts: what to run; their files must not change meanwhile.
-        waveforms: seconds of audio → waveform ``[samples]`` of just that length at the artifacts' sample rate (`real_speech`).
-        device: None: this machine.
-        threads: threads of the runtime.
-        provider: see ``contract.Job``.
-        conditions: `STANDARD`, `STRICT`, `QUICK` or another.
-        progress: is told what comes next and the share that is done, 0..1.
+        artifacts: Artifacts to run. Their files must not change during the measurement.
+        waveforms: Waveforms ``[samples]`` at the artifacts' sample rate, by their length in seconds; see ``real_speech``.
+        device: Device to measure on; None for this machine.
+        threads: Number of runtime threads.
+        provider: Execution provider of ONNX Runtime; see ``contract.Job``.
+        conditions: How often and how long to measure.
+        progress: Callback that receives the next step and the finished fraction in 0..1.
+
+    Returns:
+        One result per artifact.
 
     Raises:
-        AsrDeployError: no waveform, threads below 1, an artifact changed, a job failed, or a waveform is too short.
-        ValueError: a waveform is not as long as its key says.
+        AsrDeployError: If there is no waveform, ``threads`` is below 1, an artifact changed, a job failed, or a waveform is too short.
+        ValueError: If the length of a waveform differs from its key.
     """
     if not waveforms:
-        raise AsrDeployError("There is no audio to measure with: name at least one length in seconds.")
+        raise AsrDeployError("There is no audio to measure with. Give at least one length in seconds.")
     check_threads(threads)
     for artifact in artifacts:
         for seconds, waveform in waveforms.items():
@@ -178,7 +183,7 @@ def measure(
     say("done", 1.0)
     for artifact in artifacts:
         if open_artifact(artifact.folder).manifest != artifact.manifest:
-            raise AsrDeployError(f"{artifact.folder} was exported again while it was being measured; measure it again.")
+            raise AsrDeployError(f"{artifact.folder} was exported again during the measurement. Repeat the command.")
     return [_latency(artifact, made, device, conditions, threads) for artifact, made in zip(artifacts, results, strict=True)]
 
 
@@ -221,9 +226,14 @@ def _latency(artifact: Artifact, rounds: Sequence[Result], device: Device, condi
 
 
 def summarise(audio_seconds: float, rounds: Sequence[Sequence[float]]) -> Steady:
-    """Return the statistics of one length from its samples [s] by round; every round has at least one.
+    """Compute the statistics for one audio length.
 
-    Percentiles interpolate linearly between samples (numpy's default). A p99 of fewer than 100 samples would be little but their maximum.
+    Percentiles interpolate linearly between samples, as numpy does by default. There is no p99 for fewer than 100 samples, because it
+    would hardly differ from the maximum.
+
+    Args:
+        audio_seconds: Audio length in seconds.
+        rounds: Samples of each round in seconds, at least one per round.
     """
     samples = np.array([sample for each in rounds for sample in each])
     mean = math.fsum(samples) / samples.size
@@ -245,25 +255,29 @@ def summarise(audio_seconds: float, rounds: Sequence[Sequence[float]]) -> Steady
 
 
 def why_invalid(conditions: Conditions, steady: Sequence[Steady], facts: DeviceFacts, load_average: float | None) -> tuple[str, ...]:
-    """Return the reasons why figures may not be quoted; none where they may.
+    """Return the reasons why figures may not be quoted, or an empty tuple if they may.
 
-    ``load_average`` counts the runnable processes in the minute before the start, which are not ours. On a phone the kernel's own waiting
-    threads are in it, so it says nothing there.
+    Args:
+        conditions: How often and how long was measured.
+        steady: Statistics for each audio length.
+        facts: Facts about the device.
+        load_average: Average number of runnable processes in the minute before the measurement, which belong to other programs.
+            Ignored on phones, where it includes waiting threads of the kernel.
     """
     load = load_average if facts.kind == "host" and load_average is not None else 0.0
     checks = [
-        (facts.kind in FUNCTION_ONLY, f"{facts.kind} device: it shows that things work, its times are no phone's"),
-        (conditions.name == QUICK.name, "quick conditions are for trying out"),
+        (facts.kind in FUNCTION_ONLY, f"{facts.kind} device: it tests function only, and its times say nothing about a phone"),
+        (conditions.name == QUICK.name, "the quick protocol is for trials only"),
         (conditions.rounds < STANDARD.rounds, f"rounds: {conditions.rounds}, fewer than {STANDARD.rounds}"),
         (conditions.warmup < STANDARD.warmup, f"warm-up runs: {conditions.warmup}, fewer than {STANDARD.warmup}"),
         (
             load > LARGEST_LOAD_PER_CPU * facts.logical_cpus,
-            f"load average {load:.1f} on {facts.logical_cpus} CPUs: other work was running",
+            f"load average {load:.1f} on {facts.logical_cpus} CPUs: other programs were running",
         ),
     ]
     for each in steady:
         audio = f"{each.audio_seconds:g} s of audio"
-        total = round(math.fsum(sample for samples in each.rounds for sample in samples), 9)  # samples are whole nanoseconds
+        total = round(math.fsum(sample for samples in each.rounds for sample in samples), 9)  # samples are multiples of 1 ns
         checks += [
             (each.n < STANDARD.minimum_runs, f"{audio}: {each.n} runs, fewer than {STANDARD.minimum_runs}"),
             (total < STANDARD.minimum_seconds, f"{audio}: {total:.1f} s of runs, less than {STANDARD.minimum_seconds:g} s"),
@@ -273,19 +287,27 @@ def why_invalid(conditions: Conditions, steady: Sequence[Steady], facts: DeviceF
 
 
 def real_speech(utterances: list[Path], seconds: list[float], sample_rate: int) -> dict[float, Waveform]:
-    """Return real speech of just these lengths: seconds → waveform ``[samples]``, float32 at ``sample_rate`` Hz.
+    """Return real speech of the given lengths.
 
-    The recordings are put behind each other, from the start again where they are too short in all, and cut. So every length
-    begins with the same speech, and a list of recordings always gives the same audio.
+    The recordings are concatenated, repeated if they are too short, and cut to each length. All lengths therefore begin with the same
+    speech, and the same recordings always give the same audio.
+
+    Args:
+        utterances: Audio files with speech.
+        seconds: Lengths in seconds.
+        sample_rate: Sample rate in Hz.
+
+    Returns:
+        Waveforms ``[samples]`` as float32, by their length in seconds.
 
     Raises:
-        AsrDeployError: no recording, one that cannot be read, or a length that is no positive number.
+        AsrDeployError: If there is no recording, one cannot be read, or a length is not a positive number.
     """
     for length in seconds:
         if not math.isfinite(length) or round(length * sample_rate) < 1:
-            raise AsrDeployError(f"A length of audio must be a positive number of seconds, not {length:g}.")
+            raise AsrDeployError(f"An audio length must be a positive number of seconds, not {length:g}.")
     if not utterances:
-        raise AsrDeployError("There is no recording to measure with: give at least one audio file with speech in it.")
+        raise AsrDeployError("There is no recording to measure with. Give at least one audio file that contains speech.")
     samples = {length: round(length * sample_rate) for length in seconds}
     parts: list[Waveform] = []
     for path in utterances:

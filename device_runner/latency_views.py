@@ -1,4 +1,4 @@
-"""Latency results as a table and as a plot."""
+"""Tables and plots of latency results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +10,20 @@ from device_runner.errors import AsrDeployError
 from device_runner.files import atomic_path
 from device_runner.latency import LatencyResult
 
-FUNCTION_ONLY_NOTE = "emulated device: function only, no phone is so slow or so fast"
+FUNCTION_ONLY_NOTE = "emulated device: function only, the times say nothing about a phone"
 
 
 def summary_table(result: LatencyResult) -> Table:
-    """Return a table with a row per length of audio; times in milliseconds. Its caption has cold figures and validity."""
+    """Return a table with one row per audio length and times in milliseconds.
+
+    The caption shows the load time, the first inference, the peak memory and why the result is not valid.
+    """
     cold = result.cold
-    memory = "not known" if cold.median_memory_bytes is None else f"{cold.median_memory_bytes / 1e6:.1f} MB over the baseline"
+    memory = "unknown" if cold.median_memory_bytes is None else f"{cold.median_memory_bytes / 1e6:.1f} MB over the baseline"
     caption = (
         f"load {cold.median_load_seconds * 1e3:.1f} ms, first inference of {cold.audio_seconds:g} s "
         f"{cold.median_first_inference_seconds * 1e3:.1f} ms, peak memory {memory} "
-        f"(medians over fresh processes: {len(cold.starts)})"
+        f"(medians over new processes: {len(cold.starts)})"
     )
     if result.reasons:
         caption += "\nnot valid:\n" + "\n".join(result.reasons)
@@ -35,32 +38,38 @@ def summary_table(result: LatencyResult) -> Table:
 
 
 def plot(results: Sequence[LatencyResult], path: Path) -> None:
-    """Draw latency over length of audio, a line per result: p50 with a whisker up to p90. The suffix of ``path`` decides the format.
+    """Plot latency against audio length, with one line per result: p50 with a whisker up to p90.
+
+    If there are results of real devices, those of emulated devices are left out.
+
+    Args:
+        results: Results to plot.
+        path: Image file; its suffix selects the format.
 
     Raises:
-        AsrDeployError: nothing to draw, a suffix that matplotlib does not know, or ``path`` cannot be written.
+        AsrDeployError: If there is no result, matplotlib does not support the suffix, or the file cannot be written.
     """
-    from matplotlib.figure import Figure  # without pyplot there is no window and no global state; a PNG is drawn by Agg
+    from matplotlib.figure import Figure  # pyplot would keep global state and open windows
 
     if not results:
-        raise AsrDeployError("There is no latency result to draw: name at least one.")
-    real = [result for result in results if not result.function_only]  # an emulator's times are never drawn beside a phone's
+        raise AsrDeployError("There is no latency result to plot. Give at least one.")
+    real = [result for result in results if not result.function_only]
     results = real or results
     figure = Figure(figsize=(8, 5), layout="constrained")
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
-        raise AsrDeployError(f"Cannot draw {path}: end its name with .png or one of {', '.join(sorted(known))}.")
+        raise AsrDeployError(f"Cannot plot to {path}: the file name must end with .png or another of {', '.join(sorted(known))}.")
     untrained = sorted({result.artifact.model for result in results if not result.artifact.trained})
-    title = "Latency of the runtime call: p50, whisker up to p90" + f"\nrandom weights: {', '.join(untrained)}" * bool(untrained)
+    title = "Latency of the runtime call (p50, whiskers up to p90)" + f"\nrandom weights: {', '.join(untrained)}" * bool(untrained)
     if not real:
         title += f"\n{FUNCTION_ONLY_NOTE}"
     axes = figure.add_subplot()
     for result in results:
         lengths, p50, p90 = np.array([(each.audio_seconds, each.p50 * 1e3, each.p90 * 1e3) for each in result.steady]).T
-        # Rounding of the percentiles may put p90 an ulp below p50, and matplotlib refuses negative whiskers.
+        # Rounding may put p90 slightly below p50, and matplotlib rejects negative whiskers.
         whiskers = [0 * p50, np.maximum(p90 - p50, 0)]
         axes.errorbar(lengths, p50, yerr=whiskers, label=_label(result) + " (not valid)" * (not result.valid), marker="o", capsize=3)
-    axes.set(title=title, xlabel="length of audio (s)", ylabel="latency (ms)", xlim=(0, None), ylim=(0, None))
+    axes.set(title=title, xlabel="audio length (s)", ylabel="latency (ms)", xlim=(0, None), ylim=(0, None))
     axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)

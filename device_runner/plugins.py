@@ -14,19 +14,20 @@ def load_plugins(
 
     Args:
         group: Entry point group, such as ``asrdeploy.codecs``.
-        check: Called with an entry point's name and the loaded object. Returns the usable plug-ins by name; raises where it is none.
-        taken: Names of our own. A plug-in cannot replace them.
-        name: Load only the entry point of this name.
+        check: Function that takes the name of an entry point and the loaded object, and returns the usable plug-ins by name. It
+            raises an exception if the object is not a plug-in.
+        taken: Names that asrdeploy itself uses. Plug-ins cannot replace them.
+        name: Name of the only entry point to load; None for all.
 
     Returns:
-        The plug-ins by name, and the reason for each one that cannot be used.
+        The plug-ins by name, and for each one that cannot be used the reason by name.
     """
     found: dict[str, Plugin] = {}
     broken: dict[str, str] = {}
     for point in entry_points(group=group) if name is None else entry_points(group=group, name=name):
         try:
             plugins = check(point.name, point.load())
-        except Exception as error:  # whatever another package's import raises: it must not stop the commands that do without it
+        except Exception as error:  # a broken plug-in must not stop commands that do not use it
             broken[point.name] = f"{point.value}: {error}"
             continue
         found |= plugins

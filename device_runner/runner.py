@@ -1,4 +1,4 @@
-"""Runs a job in this process: what `python -m device_runner JOB RESULT` does on a computer, and on a phone from the Arm bundle."""
+"""The Python runner: runs a job in this process, on a computer or, with the Arm bundle, on a phone."""
 
 import base64
 import contextlib
@@ -35,13 +35,13 @@ from device_runner.facts import device_facts, device_state, high_water_mark, pac
 from device_runner.files import sha256_of
 from device_runner.labels import select_labels
 
-# What brings a format's runtime in: imported beforehand, its import is not counted as load.
+# Modules of the runtimes by format. They are imported before the model is loaded, so that the load time excludes the import.
 RUNTIMES = {"onnx": "onnxruntime", "executorch": "executorch.runtime"}
 
 
 @dataclass
 class _Made:
-    """What a job has made so far; it is in the result also where the job ends early."""
+    """What a job has produced so far. The result contains it even if the job fails."""
 
     transcripts: list[Heard] = field(default_factory=list)
     timings: list[Timed] = field(default_factory=list)
@@ -54,12 +54,16 @@ class _Made:
 
 
 def run_job(job_file: Path, result_file: Path) -> Result:
-    """Run a job and write its result; a problem that ends it is the result's ``error``.
+    """Run a job and write its result. If the job fails, the reason is the ``error`` of the result.
 
-    An accuracy job goes on after the lines that an earlier process of the same job left; a latency job begins anew.
+    An accuracy job resumes after the lines of an earlier process; a latency job starts from the beginning.
+
+    Args:
+        job_file: Job to run.
+        result_file: Result to write. The lines file is written to the same folder.
 
     Raises:
-        AsrDeployError: the job cannot be read, or nothing can be written beside the result.
+        AsrDeployError: If the job cannot be read or the result cannot be written.
     """
     job, digest = read_job(job_file)
     lines = lines_path(result_file)
@@ -70,7 +74,7 @@ def run_job(job_file: Path, result_file: Path) -> Result:
     try:
         result_file.unlink(missing_ok=True)
     except OSError as problem:
-        raise AsrDeployError(f"{result_file} cannot be replaced: {problem.strerror}; name another result file.") from problem
+        raise AsrDeployError(f"{result_file} cannot be replaced: {problem.strerror}. Choose another result file.") from problem
     start_lines(lines, digest, made.transcripts)
     before, error = device_state(), None
     try:
@@ -78,7 +82,7 @@ def run_job(job_file: Path, result_file: Path) -> Result:
     except AsrDeployError as problem:
         error = str(problem)
     except MemoryError:
-        error = "The memory is too small for this job; what was finished is kept."
+        error = "The job requires more memory than is available. Use shorter recordings or a smaller model."
     after = device_state()
     reasons = why_not_quotable(job, before, after)
     result = Result(
@@ -99,13 +103,19 @@ def run_job(job_file: Path, result_file: Path) -> Result:
 
 
 def why_not_quotable(job: Job, before: State, after: State) -> tuple[str, ...]:
-    """Return why a latency job's times may not be quoted, as far as the state of the device tells."""
+    """Return why the times of a latency job may not be quoted, judged by the state of the device.
+
+    Args:
+        job: Job that ran.
+        before: State of the device before the job.
+        after: State of the device after the job.
+    """
     if job.mode == "accuracy":
         return ()
     reasons = []
     for when, state in (("before", before), ("after", after)):
         if job.limits.celsius is not None and state.battery_celsius is not None and state.battery_celsius > job.limits.celsius:
-            reasons.append(f"hot {when} the job: {state.battery_celsius:g} C, more than {job.limits.celsius:g} C")
+            reasons.append(f"battery too hot {when} the job: {state.battery_celsius:g} °C, more than {job.limits.celsius:g} °C")
         if state.thermal_status:
             reasons.append(f"throttled {when} the job: thermal status {state.thermal_status}")
     return tuple(reasons)
@@ -121,7 +131,7 @@ def _run(job: Job, files: Path, lines: Path, made: _Made) -> None:
     remaining = job.audio[made.resumed :]
     if not remaining:
         return
-    waveforms = {}  # an accuracy job reads each when its turn comes: a corpus does not fit into a phone's memory
+    waveforms = {}  # an accuracy job reads one recording at a time, because a data set does not fit into a phone's memory
     if job.mode == "latency":
         waveforms = {each.id: _read(each, files, artifact) for each in job.audio}
         first = max(waveforms.values(), key=len)
@@ -148,20 +158,20 @@ def _run(job: Job, files: Path, lines: Path, made: _Made) -> None:
 
 
 class _Clock:
-    """The time that a job may take."""
+    """Time limit of a job."""
 
     def __init__(self, limit: float | None) -> None:
         self._limit, self._started = limit, time.monotonic()
 
     def check(self) -> None:
-        """Raise AsrDeployError where it is over."""
+        """Raise AsrDeployError if the time limit is exceeded."""
         if self._limit is not None and time.monotonic() - self._started > self._limit:
-            raise AsrDeployError(f"The job took longer than its limit of {self._limit:g} s; what was finished is kept.")
+            raise AsrDeployError(f"The job exceeded its time limit of {self._limit:g} s. Finished recordings are kept.")
 
 
 def _load(job: Job, artifact: Artifact, made: _Made) -> Engine:
     started = perf_counter_ns()
-    with contextlib.suppress(ImportError):  # a runtime that is not here is answered by the load, in a sentence
+    with contextlib.suppress(ImportError):  # open_engine reports a missing runtime
         importlib.import_module(RUNTIMES.get(artifact.manifest.format, "device_runner.engines"))
     made.import_seconds = (perf_counter_ns() - started) / 1e9
     made.baseline_bytes = high_water_mark()
@@ -172,16 +182,17 @@ def _load(job: Job, artifact: Artifact, made: _Made) -> Engine:
 
 
 def _read(audio: Audio, files: Path, artifact: Artifact) -> Waveform:
-    """Return a recording of a job as samples ``[samples]``."""
+    """Return a recording of a job as a waveform ``[samples]``."""
     path, rate = files / audio.sha256, artifact.manifest.sample_rate
     try:
         if not path.is_file():
-            raise AsrDeployError(f"its file {audio.sha256} is not in {files}; send it again.")
+            raise AsrDeployError(f"file {audio.sha256} is missing from {files}. Send it again.")
         if sha256_of(path) != audio.sha256:
-            raise AsrDeployError(f"{path} does not fit its sha256: it was changed or cut; send it again.")
-        with contextlib.suppress(soundfile.SoundFileError):  # what is no audio at all is told by the reader
-            if soundfile.info(path).samplerate != rate:
-                raise AsrDeployError(f"{path} is not at {rate} Hz, the model's sample rate; a job's recordings are.")
+            raise AsrDeployError(f"{path} does not match its sha256: it was changed or cut short. Send it again.")
+        with contextlib.suppress(soundfile.SoundFileError):  # read_audio reports files that are not audio
+            found = soundfile.info(path).samplerate
+            if found != rate:
+                raise AsrDeployError(f"{path} has a sample rate of {found} Hz; convert it to {rate} Hz, which the model requires.")
         return read_audio(path, rate)
     except AsrDeployError as error:
         raise AsrDeployError(f"{audio.id}: {error}") from error
@@ -206,7 +217,7 @@ def _hear(audio: Audio, files: Path, artifact: Artifact, engine: Engine, *, with
 
 
 def _time(engine: Engine, waveform: Waveform, job: Job, clock: _Clock) -> list[float]:
-    """Return the seconds of every timed run of one recording."""
+    """Return the times of all timed runs of one recording in seconds."""
     for _ in range(job.warmup):
         engine.logits(waveform)
     nanoseconds = job.minimum_seconds * 1e9
@@ -224,7 +235,7 @@ def _time(engine: Engine, waveform: Waveform, job: Job, clock: _Clock) -> list[f
 
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
-    """Keep the garbage collector out of the timed runs."""
+    """Disable the garbage collector during the timed runs."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -236,7 +247,7 @@ def _no_collections() -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `python -m device_runner JOB RESULT`: 0 done, 2 with a sentence on the standard error."""
+    """Run the command line ``JOB RESULT``; return exit code 0, or 2 after printing an error."""
     if len(arguments) != 2:
         print("usage: python -m device_runner JOB.json RESULT.json", file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
-"""Transcripts and timings: JSONL, a line an utterance; scoring can be repeated without inference.
+"""Transcripts and timings as JSONL files with one line per utterance, from which WER can be computed without running the model.
 
-They are two files because transcripts are the same wherever and however often a model is run, and times are not.
+They are separate files, because transcripts are the same in every run of a model, while times are not.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from device_runner.files import write_text
 
 
 class Transcript(BaseModel):
-    """One utterance as it was heard."""
+    """Reference, hypothesis and error counts of one utterance."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,12 +29,12 @@ class Transcript(BaseModel):
 
     @property
     def errors(self) -> int:
-        """Substitutions, deletions and insertions together."""
+        """Number of substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
 
 class Timing(BaseModel):
-    """How long one utterance took to be heard, in seconds; reading it is not in it."""
+    """Time to transcribe one utterance in seconds, without reading the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,32 +46,38 @@ Line = TypeVar("Line", Transcript, Timing)
 
 
 def read_transcripts(path: Path) -> list[Transcript]:
-    """Read transcripts; none where there is no file. A last line that was cut off while it was written is left out.
+    """Read transcripts and ignore an incomplete last line.
+
+    Args:
+        path: File of transcripts.
+
+    Returns:
+        The transcripts, or an empty list if the file does not exist.
 
     Raises:
-        AsrDeployError: a line before the last is not a transcript.
+        AsrDeployError: If a line before the last is not a transcript.
     """
     return _read(path, Transcript, "a transcript")
 
 
 def read_timings(path: Path) -> list[Timing]:
-    """Read timings; see ``read_transcripts``."""
+    """Read timings in the same way as ``read_transcripts``."""
     return _read(path, Timing, "a timing")
 
 
 def write_lines(path: Path, lines: Iterable[Line]) -> None:
-    """Replace a file of transcripts or timings."""
+    """Write transcripts or timings and replace an existing file."""
     write_text(path, "".join(each.model_dump_json() + "\n" for each in lines))
 
 
 def _read(path: Path, kind: type[Line], what: str) -> list[Line]:
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")  # not as text: the cut may go through a character
+    lines = path.read_bytes().split(b"\n")  # bytes, because an incomplete line may end within a character
     found = []
     for number, line in enumerate(lines[:-1], 1):
         try:
             found.append(kind.model_validate_json(line))
         except ValidationError as error:
-            raise AsrDeployError(f"{path}, line {number} is not {what}: remove the file and evaluate again.") from error
+            raise AsrDeployError(f"Line {number} of {path} is not {what}. Delete the file and repeat the evaluation.") from error
     return found

@@ -1,4 +1,4 @@
-"""The Kotlin core, built by `android/build` where it is not."""
+"""The Kotlin core, built by `android/build` if necessary."""
 
 import functools
 import subprocess
@@ -11,7 +11,7 @@ from tests.helpers import REPOSITORY
 
 @functools.cache
 def benchcore_jar() -> Path:
-    """Return the core's jar, built from the sources that are there."""
+    """Build the core from the current sources and return its jar."""
     done = subprocess.run([REPOSITORY / "android" / "build"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return Path(done.stdout.splitlines()[-1])
@@ -19,5 +19,5 @@ def benchcore_jar() -> Path:
 
 @pytest.fixture(scope="session")
 def benchcore() -> Path:
-    """The core's jar: ``java -jar JAR JOB RESULT``."""
+    """Jar of the core, for ``java -jar JAR JOB RESULT``."""
     return benchcore_jar()

@@ -1,4 +1,4 @@
-"""The Kotlin core on a real JVM: it hears just what this machine hears, in as many words."""
+"""The Kotlin core on a real JVM: it gives the same transcripts as the Python runner."""
 
 import os
 import subprocess
@@ -33,19 +33,19 @@ def jvm() -> ProcessDevice:
 
 @pytest.fixture(scope="session")
 def tiny_reduced(exported_once: Callable[[str, str], Artifact]) -> Artifact:
-    """7-bit weights, which no processor's sums saturate."""
+    """An artifact with 7-bit weights, whose sums saturate on no processor."""
     return exported_once("onnx", "int8+reduce_range")
 
 
 def recordings(data: DataSet, number: int) -> Iterator[tuple[str, Waveform]]:
-    """Utterances of all speakers in turn."""
+    """Return utterances of all speakers in turn."""
     chosen = sorted(data.utterances, key=lambda each: each.id.split("-")[::-1])[:number]
     return ((each.id, read_audio(each.path, 16_000)) for each in chosen)
 
 
 @pytest.mark.parametrize("name", ["tiny_fp32", "tiny_int8", "tiny_reduced"])
 def test_it_hears_what_this_machine_hears(name: str, jvm: ProcessDevice, test_clean: DataSet, request: pytest.FixtureRequest) -> None:
-    """Also in int8 where sums saturate (x86 without VNNI): logits differ there by up to 0.3, transcripts do not."""
+    """Compare transcripts, which are equal even for int8 on x86 without VNNI, where logits differ by up to 0.3."""
     task = make_task(request.getfixturevalue(name), recordings(test_clean, UTTERANCES), mode="accuracy")
     told: list[Heard | Timed] = []
     theirs, ours = jvm.run(task, told.append), local_device().run(task)
@@ -67,7 +67,9 @@ def test_it_sees_the_same_machine(jvm: ProcessDevice, tiny_fp32: Artifact, test_
 
 def test_its_error_is_a_sentence_of_the_device(jvm: ProcessDevice, tiny_fp32: Artifact, test_clean: DataSet) -> None:
     task = make_task(tiny_fp32, recordings(test_clean, 1), mode="accuracy", provider="nnapi")
-    with pytest.raises(AsrDeployError, match=r"^On jvm: onnxruntime [0-9.]+ has no provider nnapi here; it has: cpu.*\.$"):
+    with pytest.raises(
+        AsrDeployError, match=r"^On jvm: onnxruntime [0-9.]+ has no provider nnapi on this device\. Available providers: cpu.*\.$"
+    ):
         jvm.run(task)
 
 
@@ -75,7 +77,7 @@ def test_its_error_is_a_sentence_of_the_device(jvm: ProcessDevice, tiny_fp32: Ar
     "option, repeats, words",
     [
         ("-Djava.io.tmpdir=/nowhere", 1, "ONNX Runtime does not run on this device"),
-        ("-Xmx24m", 200, "needs more memory"),
+        ("-Xmx24m", 200, "requires more memory than is available"),
     ],
 )
 def test_a_jvm_that_cannot_run_it_says_so_in_a_sentence(

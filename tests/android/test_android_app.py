@@ -1,4 +1,4 @@
-"""The Android app, as far as it can be judged without the Android SDK: its classes are compiled, and its files agree with the host's."""
+"""Tests of the Android app that require no Android SDK: its classes compile, and its files agree with the host."""
 
 import os
 import re
@@ -38,12 +38,12 @@ def gradle(module: str = "app") -> str:
 
 
 def setting(name: str) -> str:
-    """Return what a name is set to in the app's Gradle build."""
+    """Return the value of a setting in the app's Gradle build."""
     return re.findall(rf'^\s*{name} = "?([^"\n]+)"?$', gradle(), re.MULTILINE)[0]
 
 
 def constant(file: str, name: str) -> str:
-    """Return a constant of the app's or the core's sources."""
+    """Return the value of a constant in the sources of the app or the core."""
     source = next(ANDROID.glob(f"*/src/main/kotlin/**/{file}.kt")).read_text()
     return re.findall(rf'const val {name} = "?([^"\n]+)"?', source)[0]
 
@@ -65,7 +65,7 @@ def test_every_source_of_the_app_is_compiled() -> None:
     benchcore_jar()
     classes = [path.read_bytes() for path in (APP_FOLDER / "target/classes").rglob("*.class")]
     assert len(SOURCES) >= 7
-    assert [path.name for path in SOURCES if not any(path.name.encode() in each for each in classes)] == []  # by the attribute SourceFile
+    assert [path.name for path in SOURCES if not any(path.name.encode() in each for each in classes)] == []  # classes name their source
 
 
 def test_its_tests_are_run() -> None:
@@ -78,7 +78,7 @@ def test_its_tests_are_run() -> None:
     assert sum(int(each.get(kind, 0)) for each in reports for kind in ("errors", "failures", "skipped")) == 0
 
 
-# What the host knows of the app
+# What the host knows about the app
 
 
 def test_the_manifest_declares_what_the_host_starts() -> None:
@@ -194,7 +194,7 @@ def test_the_workflow_uses_the_wrapper_s_gradle() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout's folder `android` without ExecuTorch's classes, and beside it `bin`, whose programs are all that the script finds."""
+    """A copy of the folder `android` without ExecuTorch's classes, and a folder `bin` with the only programs that the script finds."""
     (tmp_path / "android").mkdir()
     shutil.copy(ANDROID / "fetch-executorch", tmp_path / "android")
     (tmp_path / "bin").mkdir()

@@ -1,4 +1,4 @@
-"""What the tests of latency share: an artifact of one convolution, noise, statistics of invented runs."""
+"""Helpers of the latency tests: noise as audio, and statistics of invented runs."""
 
 import numpy as np
 
@@ -13,5 +13,5 @@ def noise(*lengths: float) -> dict[float, np.ndarray]:
 
 
 def steady(median: float = 0.2, rounds: int = 3, runs: int = 40, drift: float = 0.0) -> Steady:
-    """Every run of a round takes the same time; each round ``drift`` of the median longer than the one before."""
+    """Return statistics where all runs of a round take the same time, and each round takes ``drift`` * ``median`` longer than the last."""
     return summarise(2.0, [[median * (1 + drift * turn)] * runs for turn in range(rounds)])

@@ -1,4 +1,4 @@
-"""Folders of jobs and the runners that work in them: what is the same for every implementation of the contract."""
+"""Job folders and the runners that run in them, for tests that all implementations of the contract share."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def schema(name: str) -> Draft202012Validator:
 
 @dataclass(frozen=True)
 class Place:
-    """A job's folder, as a device has it."""
+    """Folder of a job, as on a device."""
 
     folder: Path
     command: tuple[str, ...]
@@ -48,21 +48,21 @@ class Place:
         return job_digest(self.job.read_text())
 
     def store(self, content: bytes) -> str:
-        """Keep a file under its sha256, which is returned."""
+        """Store a file under its sha256 and return the sha256."""
         digest = hashlib.sha256(content).hexdigest()
         (self.folder / "files").mkdir(exist_ok=True)
         (self.folder / "files" / digest).write_bytes(content)
         return digest
 
     def artifact(self, artifact: Artifact, model: bytes | None = None, **changes: object) -> str:
-        """Keep an artifact's files, the manifest with changes, and return the manifest's sha256."""
+        """Store the files of an artifact with a changed manifest and return the manifest's sha256."""
         content = model if model is not None else artifact.model_path.read_bytes()
         manifest = json.loads((artifact.folder / MANIFEST).read_text())
         manifest["files"][0] |= {"bytes": len(content), "sha256": self.store(content)}
         return self.store(json.dumps(manifest | changes).encode())
 
     def write(self, artifact: str, recordings: dict[str, bytes], **settings: object) -> None:
-        """Write a job over WAVs."""
+        """Write a job over WAV files."""
         audio = [{"id": name, "sha256": self.store(content)} for name, content in recordings.items()]
         self.job.write_text(json.dumps({"mode": "accuracy", "artifact": artifact, "audio": audio} | settings))
 
@@ -77,13 +77,13 @@ class Place:
         return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
     def finish(self) -> Result:
-        """Run the job to its end; the result and the lines are what the schemas say, and nothing else is left in the folder."""
+        """Run a job that succeeds; check that the result and the lines match the schemas and that no other file is left."""
         done = self.run()
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         return self.checked()
 
     def fail(self) -> Result:
-        """Run a job that cannot be run to its end; return its result, which has its one sentence."""
+        """Run a job that fails; check that it prints the error of its result, and return the result."""
         self.result.write_text("left by an earlier job")
         sentence = self.refuse()
         result = self.checked()
@@ -91,7 +91,7 @@ class Place:
         return result
 
     def refuse(self, result: Path | None = None) -> str:
-        """Run what ends with a sentence, and return that."""
+        """Run a job that fails and return the error message."""
         done = self.run(result)
         assert done.returncode == 2 and done.stdout == "", (done.returncode, done.stdout, done.stderr)
         assert done.stderr.endswith(".\n") and done.stderr.count("\n") == 1, done.stderr
@@ -113,7 +113,7 @@ class Place:
 
 
 def command_of(name: str) -> tuple[str, ...]:
-    """Return how a runner is started."""
+    """Return the command line of a runner."""
     if name == EMULATED:
         return qemu_device().command
     return (sys.executable, "-m", "device_runner") if name == "python" else ("java", "-jar", str(benchcore_jar()))

@@ -1,4 +1,4 @@
-"""Reading audio: what comes out, and a sentence for everything that cannot be read."""
+"""Reading audio: the samples, and an error message for every file that cannot be read."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def written(path: Path, samples: np.ndarray = SPEECH, rate: int = 16_000, subtyp
 
 
 def refused(path: Path) -> str:
-    """Return the one sentence with which a file is refused; it names the file."""
+    """Return the error message for a file: one sentence that names the file."""
     with pytest.raises(AsrDeployError) as caught:
         read_audio(path, 16_000)
     sentence = str(caught.value)
@@ -54,7 +54,7 @@ def test_wav_of_unknown_length_from_a_pipe_is_read_whole(tmp_path: Path) -> None
 def test_chunks_beside_the_samples_do_no_harm(tmp_path: Path) -> None:
     path = written(tmp_path / "a.wav")
     data = path.read_bytes()
-    note = b"note\x03\x00\x00\x00abc\x00"  # of odd length, so with a byte of padding
+    note = b"note\x03\x00\x00\x00abc\x00"  # odd length, therefore padded by a byte
     path.write_bytes(data[:36] + note + data[36:] + note)
     assert len(read_audio(path, 16_000)) == len(SPEECH)
 
@@ -146,7 +146,7 @@ def test_flac_with_a_hole_is_refused(tmp_path: Path) -> None:
 def test_flac_that_claims_more_samples_than_memory_holds(tmp_path: Path) -> None:
     path = written(tmp_path / "a.flac")
     data = bytearray(path.read_bytes())
-    data[22:26] = b"\xff" * 4  # with the low half of byte 21 the total of samples, 36 bits
+    data[22:26] = b"\xff" * 4  # the total number of samples: these bytes and the low half of byte 21
     data[21] |= 0x0F
     path.write_bytes(data)
     assert "cut short or damaged" in refused(path)

@@ -1,4 +1,4 @@
-"""Devices on this machine: jobs in fresh processes, the Arm bundle under qemu, parity between them, WAVs that keep every sample."""
+"""Devices on this machine: jobs in new processes, the Arm bundle under qemu, parity between them, and lossless WAV files."""
 
 import io
 import json
@@ -32,7 +32,7 @@ from toolchain.data.datasets import DataSet
 
 @pytest.fixture(autouse=True)
 def _own_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Jobs of this test are its own; the Arm bundle stays where it was built."""
+    """Give each test its own cache folder, except slow tests, which need the Arm bundle in the usual one."""
     if "slow" not in request.keywords:
         monkeypatch.setenv("ASRDEPLOY_CACHE", str(tmp_path / "cache"))
 
@@ -93,7 +93,7 @@ def test_a_killed_runner_is_said_and_gone_on_with(tiny_int8: Artifact, test_clea
             found = subprocess.run(["pgrep", "-f", str(script)], capture_output=True, text=True).stdout.split()
             os.kill(int(found[0]), signal.SIGKILL)
 
-    with pytest.raises(AsrDeployError, match="ended with code -9 and no result: it said nothing"):
+    with pytest.raises(AsrDeployError, match="ended with code -9 and without a result: it printed nothing"):
         device.run(task, heard)
     result = local_device().run(task)
     assert 5 <= result.resumed < 60 and [each.id for each in result.transcripts] == [each.id for each in task.job.audio]
@@ -115,14 +115,14 @@ def test_the_same_job_twice_at_once(tiny_int8: Artifact, test_clean: DataSet) ->
 def test_an_error_of_the_job_keeps_what_is_finished(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
     task = accuracy(tiny_int8, test_clean, 5)
     broken = Task(task.job, task.files | {task.job.audio[3].sha256: tiny_int8.model_path})
-    with pytest.raises(AsrDeployError, match=rf"^{task.job.audio[3].id}: .* does not fit its sha256"):
+    with pytest.raises(AsrDeployError, match=rf"^{task.job.audio[3].id}: .* does not match its sha256"):
         local_device().run(broken)
     assert local_device().run(task).resumed == 3
 
 
 def test_results_of_another_job_are_refused(tiny_int8: Artifact, test_clean: DataSet) -> None:
     result = local_device().run(accuracy(tiny_int8, test_clean, 1))
-    with pytest.raises(AsrDeployError, match="gave the result of another job"):
+    with pytest.raises(AsrDeployError, match="returned the result of another job"):
         finished(result, "0" * 64, "SERIAL")
 
 
@@ -133,9 +133,9 @@ def test_names_of_devices() -> None:
 def test_a_pte_file_where_there_is_no_executorch(monkeypatch: pytest.MonkeyPatch, tiny_int8: Artifact) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     manifest = tiny_int8.manifest.model_copy(update={"format": "executorch"})
-    with pytest.raises(AsrDeployError, match="no ExecuTorch here to run"):
+    with pytest.raises(AsrDeployError, match="ExecuTorch is not installed"):
         open_engine(Artifact(tiny_int8.folder, manifest))
-    with pytest.raises(AsrDeployError, match=r"has no provider nnapi here; it has: cpu"):
+    with pytest.raises(AsrDeployError, match=r"has no provider nnapi on this device\. Available providers: cpu"):
         open_engine(tiny_int8, 1, "nnapi")
 
 
@@ -199,7 +199,7 @@ def test_parity_by_command(cli: Callable[..., Completed], tiny_int8: Artifact, t
 
 @pytest.mark.slow
 def test_arm_code_computes_what_this_machine_computes(tiny_fp32: Artifact) -> None:
-    """In fp32; int8 is the example of `asrdeploy parity`, see test_command_line.py."""
+    """Compare fp32 only; test_command_line.py compares int8 as the example of `asrdeploy parity`."""
     _, arm = parity(tiny_fp32, [open_device(Choice(LOCAL)), open_device(Choice(QEMU))])
     assert arm.kind == "emulated" and arm.relative <= 1e-5 and arm.equal_arg_max == 1.0, arm
     assert arm.transcripts_equal >= arm.utterances - 1 and arm.wer < 0.1

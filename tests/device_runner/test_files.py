@@ -1,4 +1,4 @@
-"""Atomic writes: all or nothing, and nothing that is not ours."""
+"""Atomic writes: all or nothing, and only asrdeploy's own folders are replaced."""
 
 import hashlib
 import json
@@ -26,12 +26,12 @@ def made(folder: Path, **files: str) -> Path:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """All files below a folder, hidden ones too."""
+    """Return the content of all files below a folder, including hidden ones."""
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 class Stopped(BaseException):
-    """Like a KeyboardInterrupt, and nobody else's."""
+    """An exception like KeyboardInterrupt that only these tests raise."""
 
 
 # Files
@@ -153,21 +153,21 @@ def test_a_failure_keeps_the_older_folder_and_nothing_else(tmp_path: Path, error
 def test_a_failure_in_the_last_step_keeps_the_older_folder(tmp_path: Path) -> None:
     folder = made(tmp_path / "artifact", mark="old")
     with pytest.raises(AsrDeployError, match="Cannot write"), atomic_folder(folder, owned=ours) as temporary:
-        temporary.rmdir()  # so that it cannot take the place
+        temporary.rmdir()  # makes the final rename fail
     assert content(folder) == {"mark": "old"}
 
 
 def test_a_foreign_folder_is_refused_and_stays(tmp_path: Path) -> None:
     folder = made(tmp_path / "artifact", thesis="years of work")
     entered = False
-    with pytest.raises(AsrDeployError, match=r"was not made by asrdeploy; choose another folder"), atomic_folder(folder, owned=ours):
+    with pytest.raises(AsrDeployError, match=r"was not created by asrdeploy\. Choose another folder"), atomic_folder(folder, owned=ours):
         entered = True
     assert not entered and content(tmp_path) == {"artifact/thesis": "years of work"}
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused_and_stays(tmp_path: Path) -> None:
     (tmp_path / "artifact").write_text("years of work")
-    with pytest.raises(AsrDeployError, match="was not made by asrdeploy"), atomic_folder(tmp_path / "artifact", owned=lambda old: True):
+    with pytest.raises(AsrDeployError, match="was not created by asrdeploy"), atomic_folder(tmp_path / "artifact", owned=lambda old: True):
         pass
     with pytest.raises(AsrDeployError, match="Cannot write"), atomic_folder(tmp_path / "artifact" / "below", owned=ours):
         pass

@@ -1,4 +1,4 @@
-"""The greedy label selector against the scenario's own: torch.argmax, torch.unique_consecutive, drop the blank, join."""
+"""The greedy label selector against that of the scenario: torch.argmax, torch.unique_consecutive, remove blanks, join."""
 
 import numpy as np
 import pytest
@@ -12,20 +12,20 @@ from toolchain.models.test_cases import LABELS
 
 
 def by_torch(logits: np.ndarray) -> str:
-    """The reference: Figure 2.3-2 of the scenario, as TorchAudio's tutorials write it."""
+    """Select labels like Figure 2.3-2 of the scenario, which follows TorchAudio's tutorials."""
     indices = torch.unique_consecutive(torch.argmax(torch.from_numpy(logits), dim=-1), dim=-1)
     return "".join(LABELS[index] for index in indices.tolist() if index != 0).replace("|", " ")
 
 
 def peaks(best: list[int]) -> np.ndarray:
-    """Return logits ``[frames, labels]`` with these arg maxima and noise below them."""
+    """Return logits ``[frames, labels]`` with the given arg maxima and noise below them."""
     logits = np.random.default_rng(len(best)).normal(size=(len(best), len(LABELS))).astype(np.float32)
     logits[np.arange(len(best)), best] = 10.0
     return logits
 
 
 def heard(frames: str) -> str:
-    """Select labels from frames that are written as their labels."""
+    """Select labels from frames that are given by their best labels."""
     return select_labels(peaks([LABELS.index(each) for each in frames]), LABELS)
 
 
@@ -57,7 +57,7 @@ def test_no_frames_of_the_right_width() -> None:
     assert select_labels(np.empty((0, len(LABELS)), np.float32), LABELS) == ""
 
 
-# Few labels and long runs, so that repeats across blanks and separators are the rule and not the exception.
+# Few labels and long runs, so that most examples repeat labels across blanks and separators.
 RUNS = st.lists(st.tuples(st.sampled_from([0, 0, 1, 2, 3, 27, 28]), st.integers(1, 4)), max_size=40)
 
 

@@ -48,7 +48,7 @@ def test_plot_names_units_whiskers_and_random_weights(result: LatencyResult, tmp
     latency_views.plot([random], tmp_path / "latency.png")
     axes = drawn[0].axes[0]
     assert axes.get_title().endswith("random weights: LARGE")
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("length of audio (s)", "latency (ms)")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("audio length (s)", "latency (ms)")
     segment = axes.collections[0].get_segments()[0]
     assert np.allclose(segment, [[2, 51], [2, 91]])
     assert "not valid" in axes.get_legend().get_texts()[0].get_text()
@@ -71,5 +71,5 @@ def test_plot_that_cannot_be_drawn(result: LatencyResult, tmp_path: Path) -> Non
     with pytest.raises(AsrDeployError, match="no latency result"):
         latency_views.plot([], tmp_path / "latency.png")
     for name in ("latency.xyz", "latency"):
-        with pytest.raises(AsrDeployError, match=r"end its name with \.png"):
+        with pytest.raises(AsrDeployError, match=r"the file name must end with \.png"):
             latency_views.plot([result], tmp_path / name)

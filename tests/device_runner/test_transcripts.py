@@ -1,4 +1,4 @@
-"""Transcripts and timings: a line an utterance, whatever happens while one is written."""
+"""Transcripts and timings: one line per utterance, even if writing is interrupted."""
 
 from pathlib import Path
 
@@ -78,9 +78,9 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path: Path, line: str) -> N
     written(path, 1)
     whole = path.read_text()
     path.write_text(whole + line + "\n" + whole)
-    with pytest.raises(AsrDeployError, match=rf"^{path}, line 2 is not a transcript: remove the file and evaluate again\.$"):
+    with pytest.raises(AsrDeployError, match=rf"^Line 2 of {path} is not a transcript\. Delete the file and repeat the evaluation\.$"):
         read_transcripts(path)
-    with pytest.raises(AsrDeployError, match=rf"^{path}, line 1 is not a timing"):
+    with pytest.raises(AsrDeployError, match=rf"^Line 1 of {path} is not a timing"):
         read_timings(path)
 
 

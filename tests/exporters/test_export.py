@@ -313,7 +313,7 @@ def test_a_later_export_replaces_an_earlier_one(tiny_int8: Artifact, tmp_path: P
 def test_a_foreign_folder_is_refused_and_stays(tmp_path: Path) -> None:
     (tmp_path / "artifact").mkdir()
     (tmp_path / "artifact" / "model.onnx").write_text("years of work")
-    with pytest.raises(AsrDeployError, match="was not made by asrdeploy"):
+    with pytest.raises(AsrDeployError, match="was not created by asrdeploy"):
         export_small(OneLayer(), tmp_path / "artifact")
     assert content(tmp_path) == {"artifact/model.onnx": b"years of work"}
 

@@ -172,7 +172,7 @@ def test_damaged_content_is_the_jobs_error(emulated: Connected, task: Task) -> N
     device = opened(emulated)
     device.run(task)
     (emulated.folder / "data/local/tmp/asrdeploy/files" / task.job.audio[5].sha256).write_bytes(b"RIFF")
-    with pytest.raises(AsrDeployError, match=rf"On 127.*: {task.job.audio[5].id}: .* does not fit its sha256"):
+    with pytest.raises(AsrDeployError, match=rf"On 127.*: {task.job.audio[5].id}: .* does not match its sha256"):
         device.run(task)
 
 
@@ -214,7 +214,7 @@ def test_heat_during_the_job_is_a_reason(emulated: Connected, tiny_int8: Artifac
     job = latency(tiny_int8, test_clean, limits={"celsius": 37.0})
     result = opened(emulated).run(job, lambda line: emulated.device.run_hot(41.0, 2))
     assert not result.valid
-    assert result.reasons == ("hot after the job: 41 C, more than 37 C", "throttled after the job: thermal status 2")
+    assert result.reasons == ("battery too hot after the job: 41 °C, more than 37 °C", "throttled after the job: thermal status 2")
 
 
 def test_two_devices_at_once(adb_server: AdbServer, emulated: Connected, task: Task, expected: list[str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.labels import select_labels
 from exporters.executorch.exporter import export_executorch, stored_in
 from exporters.inspection import inspect
-from exporters.outcome import Made
+from exporters.outcome import ExportOutcome
 from exporters.schemes import find_scheme
 from exporters.weights import StoredWeight
 from tests.helpers import Completed, complaint, copied
@@ -84,9 +84,9 @@ def test_bounds(fp32: Artifact, int8_full: Artifact) -> None:
     for artifact in (fp32, int8_full):
         engine = open_engine(artifact)
         assert engine.logits(np.zeros(1600, np.float32)).shape[1] == 29
-        with pytest.raises(AsrDeployError, match="needs at least 1600"):
+        with pytest.raises(AsrDeployError, match="requires at least 1600"):
             engine.logits(np.zeros(1599, np.float32))
-        with pytest.raises(AsrDeployError, match="takes at most"):
+        with pytest.raises(AsrDeployError, match="accepts at most"):
             engine.logits(np.zeros(artifact.manifest.maximum_samples + 1, np.float32))  # type: ignore[operator]
 
 
@@ -147,7 +147,7 @@ class Layers(nn.Module):
         return frames
 
 
-def lowered(network: nn.Module, scheme: str, path: Path) -> tuple[Made, dict[str, StoredWeight]]:
+def lowered(network: nn.Module, scheme: str, path: Path) -> tuple[ExportOutcome, dict[str, StoredWeight]]:
     made = export_executorch(
         network.eval(),
         find_scheme(scheme, "executorch"),

@@ -140,9 +140,9 @@ def _shared(tiny: AnchorModel, tiny_fp32: Artifact) -> None:
 def test_bounds(tiny_fp32: Artifact) -> None:
     engine = open_engine(tiny_fp32)
     assert tiny_fp32.manifest.maximum_samples == 560_000
-    with pytest.raises(AsrDeployError, match="takes at most 560000"):
+    with pytest.raises(AsrDeployError, match="accepts at most 560000"):
         engine.logits(np.zeros(560_001, np.float32))
-    with pytest.raises(AsrDeployError, match="needs at least 744"):
+    with pytest.raises(AsrDeployError, match="requires at least 744"):
         engine.logits(np.zeros(743, np.float32))
     assert engine.logits(np.zeros(744, np.float32)).shape == (1, 29)
 

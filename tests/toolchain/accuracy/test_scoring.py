@@ -164,7 +164,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / RESULT).write_text("{}"), "(configuration: Field required)"),
     (lambda folder: (folder / RESULT).write_text("no JSON"), "(Invalid JSON"),
     (lambda folder: (folder / RESULT).write_bytes(b"\xff\xfe"), "A/result.json is no evaluation's result"),
-    (lambda folder: (folder / TRANSCRIPTS).write_text("{}\n" * 3), "transcripts.jsonl, line 1 is not a transcript"),
+    (lambda folder: (folder / TRANSCRIPTS).write_text("{}\n" * 3), "Line 1 of A/transcripts.jsonl is not a transcript"),
 ]
 
 

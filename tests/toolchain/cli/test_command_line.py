@@ -21,8 +21,8 @@ from device_runner.artifact import Artifact
 from device_runner.errors import AsrDeployError, DeviceFailed
 from device_runner.phone.adb import CommandFailed, DeviceLost
 from tests.helpers import TERMINAL_VARIABLES, Completed, complaint, copied
-from toolchain.cli import main as command_line
 from toolchain.cli.main import app, devices
+from toolchain.cli.options import write_figures
 from toolchain.data.datasets import Utterance
 from toolchain.extras import EXTRAS, extra_of, lacking
 from toolchain.scenario import job_limits
@@ -76,7 +76,7 @@ def offered(bitstream: str, folder: Path) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "toolchain.cli.main", "deliver", bitstream, "--serve", "--port", str(port)]
+    command = [sys.executable, "-m", "asrdeploy", "deliver", bitstream, "--serve", "--port", str(port)]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             limit = time.monotonic() + 60
@@ -157,7 +157,7 @@ def test_every_option_says_what_it_is_for() -> None:
 
 def test_figures_in_a_file_and_alone_on_standard_output(cli: Command, tmp_path: Path) -> None:
     done = cli("testcases", "--json", "out/cases.json")
-    assert done.returncode == 0 and "DIGITS_ASR_TINY" in done.stdout and "The figures are in out/cases.json." in done.stdout
+    assert done.returncode == 0 and "DIGITS_ASR_TINY" in done.stdout and "JSON written to out/cases.json." in done.stdout
     written = json.loads((tmp_path / "out" / "cases.json").read_text())
     alone = cli("testcases", "--json", "-")
     assert json.loads(alone.stdout) == written and "DIGITS_ASR_TINY" in alone.stderr and not (tmp_path / "-").exists()
@@ -172,14 +172,14 @@ def test_a_file_for_figures_that_cannot_be_written(cli: Command, tmp_path: Path)
 
 def test_figures_that_are_no_numbers_are_null(cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    command_line.write_figures(Path("a.json"), {"nan": float("nan"), "infinite": float("inf"), "path": Path("a/b")})
+    write_figures(Path("a.json"), {"nan": float("nan"), "infinite": float("inf"), "path": Path("a/b")})
     assert json.loads(Path("a.json").read_text()) == {"nan": None, "infinite": None, "path": "a/b"}
 
 
 def test_what_gives_no_figures_takes_no_json(cli: Command, tmp_path: Path) -> None:
     (tmp_path / "a.asrb").touch()
-    assert "leave --json out" in complaint(cli("deliver", "a.asrb", "--serve", "--json", "a.json"))
-    assert "leave --json out" in complaint(cli("devices", "--clean", "emulator-1", "--json", "a.json"))
+    assert "--serve measures nothing, so it has no result. Leave --json out." in complaint(cli("deliver", "a.asrb", "--serve", "--json", "a.json"))
+    assert "--clean lists nothing, so it has no result. Leave --json out." in complaint(cli("devices", "--clean", "emulator-1", "--json", "a.json"))
 
 
 # Exit codes
@@ -229,7 +229,7 @@ def test_the_exit_code_of_test_jobs(
 def test_a_runner_that_breaks_off_is_a_device_that_failed(cli: Command, tiny_int8: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("device_runner.devices.sys.executable", "/bin/false")
     done = cli("bench", tiny_int8.folder, "--seconds", "0.5", "--protocol", "quick")
-    assert done.returncode == 3 and "ended with code 1 and no result" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 3 and "ended with code 1 and without a result" in done.stderr and "Traceback" not in done.stderr
 
 
 # Extras

@@ -74,7 +74,7 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(asrdeploy: Command, tmp_path: P
 
 
 def test_an_interrupted_evaluation_says_how_it_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "toolchain.cli.main", "evaluate", "DIGITS_ASR_TINY", "-o", "results"]
+    command = [sys.executable, "-m", "asrdeploy", "evaluate", "DIGITS_ASR_TINY", "-o", "results"]
 
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c
@@ -94,7 +94,7 @@ def test_an_interrupted_evaluation_says_how_it_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m toolchain.cli.main schemes | true"
+    command = f"{sys.executable} -m asrdeploy schemes | true"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
 
@@ -150,7 +150,7 @@ def test_bench_writes_samples_and_a_plot(cli: Command, tiny_copy: Path, tmp_path
     result = LatencyResult.model_validate_json((tmp_path / "results" / "bench-artifact.json").read_text())
     assert [each.audio_seconds for each in result.steady] == [0.5, 1.0] and not result.valid
     assert (tmp_path / "results" / "bench-artifact.png").read_bytes().startswith(b"\x89PNG")
-    assert all(f"asrdeploy: Not valid as a measurement: {reason}" in done.stderr for reason in result.reasons)
+    assert all(f"asrdeploy: Not a valid measurement: {reason}" in done.stderr for reason in result.reasons)
 
 
 # Mistakes
@@ -201,7 +201,7 @@ def test_audio_that_cannot_be_read(cli: Command, easy: Utterance, tmp_path: Path
         (("evaluate", "0", "--limit", "0"), "1 or more"),
         (("evaluate", "0", "--limit", "-3"), "1 or more"),
         (("evaluate", "0", "--weights", "random", "--limit", "2"), "has random weights"),
-        (("evaluate", "empty", "--weights", "random"), "--weights is for models"),
+        (("evaluate", "empty", "--weights", "random"), "--weights applies to models, and empty is an artifact with weights of its own"),
         (("evaluate", "empty"), "it has no manifest.json"),
         (("bench", "empty"), "empty is not an artifact"),
         (("bench", "none"), "none is not an artifact"),
@@ -218,9 +218,16 @@ def test_a_mistake_is_one_sentence(cli: Command, tmp_path: Path, arguments: tupl
     assert content(tmp_path) == {"file.txt": b""}
 
 
-@pytest.mark.parametrize("seconds", ["two", "", "1,,2", "0", "-1", "nan", "inf", "61", "1;2", "2,two"])
-def test_lengths_that_are_none(cli: Command, tiny_copy: Path, seconds: str) -> None:
-    assert "--seconds takes" in complaint(cli("bench", "artifact", f"--seconds={seconds}", "--protocol", "quick"))
+@pytest.mark.parametrize("seconds", ["two", "", "1,,2", "1;2", "2,two"])
+def test_lengths_that_are_not_numbers(cli: Command, tiny_copy: Path, seconds: str) -> None:
+    sentence = complaint(cli("bench", "artifact", f"--seconds={seconds}", "--protocol", "quick"))
+    assert f"--seconds {seconds}: write numbers separated by commas" in sentence
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "61", "2,0"])
+def test_lengths_that_are_out_of_range(cli: Command, tiny_copy: Path, seconds: str) -> None:
+    sentence = complaint(cli("bench", "artifact", f"--seconds={seconds}", "--protocol", "quick"))
+    assert "--seconds takes lengths above 0 and up to 60 seconds" in sentence
 
 
 def test_an_unknown_protocol(cli: Command, tiny_copy: Path) -> None:
@@ -228,7 +235,7 @@ def test_an_unknown_protocol(cli: Command, tiny_copy: Path) -> None:
 
 
 def test_lengths_below_one_frame(cli: Command, tiny_copy: Path) -> None:
-    assert "needs at least 744" in complaint(cli("bench", "artifact", "--seconds", "0.01", "--protocol", "quick"), alone=False)
+    assert "requires at least 744" in complaint(cli("bench", "artifact", "--seconds", "0.01", "--protocol", "quick"), alone=False)
 
 
 @pytest.mark.parametrize("threads", ["0", "-1"])
@@ -250,7 +257,7 @@ def test_no_workers_for_the_demo(cli: Command, tmp_path: Path) -> None:
 def test_a_changed_artifact(cli: Command, tiny_copy: Path, easy: Utterance) -> None:
     (tiny_copy / "model.onnx").write_bytes((tiny_copy / "model.onnx").read_bytes()[:-1])
     for command in (("transcribe", "artifact", easy.path), ("evaluate", "artifact"), ("bench", "artifact")):
-        assert "does not fit the sha256 in manifest.json" in complaint(cli(*command))
+        assert "does not match its sha256 in manifest.json" in complaint(cli(*command))
 
 
 def test_an_artifact_of_random_weights_has_no_word_error_rate(cli: Command, tiny_int8: Artifact, tmp_path: Path) -> None:
@@ -262,7 +269,7 @@ def test_an_artifact_of_random_weights_has_no_word_error_rate(cli: Command, tiny
 def test_a_foreign_model_in_an_artifact(cli: Command, easy: Utterance, tmp_path: Path) -> None:
     artifact_of(tmp_path / "names", convolution(entry="audio"))
     artifact_of(tmp_path / "garbage", b"no model at all")
-    assert "it needs input_values" in complaint(cli("transcribe", "names", easy.path))
+    assert "its input must be input_values and its output logits" in complaint(cli("transcribe", "names", easy.path))
     done = cli("transcribe", "garbage", easy.path)
     assert done.returncode == 2 and "cannot load garbage/model.onnx" in done.stderr and len(done.stderr.splitlines()) == 1
 
@@ -291,8 +298,8 @@ def test_foreign_folders_are_left_untouched(cli: Command, tiny_int8: Artifact, t
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     (tmp_path / "file").write_text("more work")
     before = content(tmp_path)
-    assert "was not made by asrdeploy" in complaint(cli("export", "-o", "thesis"))
-    assert "was not made by asrdeploy" in complaint(cli("export", "-o", "file"))
+    assert "was not created by asrdeploy" in complaint(cli("export", "-o", "thesis"))
+    assert "was not created by asrdeploy" in complaint(cli("export", "-o", "file"))
     complaint(cli("evaluate", tiny_int8.folder, "--limit", 1, "-o", "thesis"), alone=False)
     complaint(cli("evaluate", tiny_int8.folder, "--limit", 1, "-o", "file"), alone=False)
     complaint(cli("evaluate", tiny_int8.folder, "--limit", 1, "-o", "file/below"), alone=False)
