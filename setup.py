@@ -11,11 +11,13 @@ from typing import Any
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
 
 FACE = "asrdeploy"
 PACKAGES = ("toolchain", "exporters", "device_runner")
+ANY = "|".join(PACKAGES)
 # An import statement of one of the packages, or a string that is the dotted name of one of their modules.
-REFERENCE = re.compile(rf"""^(\s*(?:from|import)\s+)(?=(?:{"|".join(PACKAGES)})\b)|(?<=["'])(?=(?:{"|".join(PACKAGES)})(?:\.\w+)+["'])""", re.MULTILINE)
+REFERENCE = re.compile(rf"""^(\s*(?:from|import)\s+)(?=(?:{ANY})\b)|(?<=["'])(?=(?:{ANY})(?:\.\w+)+["'])""", re.MULTILINE)
 
 
 def relocated(source: str) -> str:
@@ -45,4 +47,13 @@ class BuildPy(build_py):
         return copied, done
 
 
-setup(cmdclass={"build_py": BuildPy})
+class EggInfo(egg_info):
+    """Writes the distribution's metadata."""
+
+    def run(self) -> None:
+        """Name the one module that the wheel has at its top."""
+        super().run()
+        Path(self.egg_info, "top_level.txt").write_text(f"{FACE}\n", encoding="utf-8")
+
+
+setup(cmdclass={"build_py": BuildPy, "egg_info": EggInfo})

@@ -30,7 +30,7 @@ def run(*words: object) -> None:
     """Show a command of `asrdeploy` and run it; its failure ends the demo."""
     command = ["asrdeploy", *map(str, words)]
     print(f"\n$ {shlex.join(command)}", flush=True)
-    subprocess.run([sys.executable, "-m", "toolchain.cli.main", *command[1:]], check=True)
+    subprocess.run([sys.executable, "-m", "asrdeploy", *command[1:]], check=True)
 
 
 def transcripts(name: str) -> list[str]:

@@ -27,7 +27,7 @@ Completed = subprocess.CompletedProcess[str]
 def run_command(*args: object, cwd: Path, env: dict[str, str] | None = None) -> Completed:
     """Run the console command in a process of its own."""
     surroundings = {key: value for key, value in os.environ.items() if key not in TERMINAL_VARIABLES} | (env or {})
-    command = [sys.executable, "-m", "toolchain.cli.main", *map(str, args)]
+    command = [sys.executable, "-m", "asrdeploy", *map(str, args)]
     return subprocess.run(command, cwd=cwd, env=surroundings, capture_output=True, text=True, timeout=600)
 
 

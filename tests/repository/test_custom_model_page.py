@@ -10,7 +10,7 @@ from tests.helpers import REPOSITORY, Completed
 from tests.toolchain.models.custom.hugging_face_folders import write_example
 from toolchain.models.loading import load_model
 
-PAGE = REPOSITORY / "docs" / "your-model.md"
+PAGE = REPOSITORY / "docs" / "custom-models.md"
 
 
 def blocks(language: str) -> list[str]:
@@ -29,11 +29,27 @@ def test_the_example_folder_is_what_the_page_describes(tmp_path: Path) -> None:
     assert load_model(str(tmp_path / "mine.toml")).weights == first.weights
 
 
-@pytest.mark.parametrize("number", range(4))
+def sections() -> list[list[str]]:
+    """Return the command lines of each section of the page that has any."""
+    commands = []
+    for section in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        shells = re.findall(r"^```(sh|console)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+        lines = [line for language, text in shells for line in command_lines(language, text)]
+        commands.append([line for line in lines if line.startswith("asrdeploy ")])
+    return [each for each in commands if each]
+
+
+def command_lines(language: str, text: str) -> list[str]:
+    if language == "console":
+        return [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+    return text.replace("\\\n", " ").splitlines()
+
+
+@pytest.mark.parametrize("number", range(3))
 def test_the_pages_commands_do_what_it_says(number: int, tmp_path: Path, asrdeploy: Callable[..., Completed]) -> None:
     write_example(tmp_path / "cwd")
-    assert len(blocks("sh")) == 4
-    commands = [line for line in blocks("sh")[number].splitlines() if line.startswith("asrdeploy ")]
+    assert len(sections()) == 3
+    commands = sections()[number]
     assert len(commands) >= 2
     for command in commands:
         done = asrdeploy(*command.split()[1:])

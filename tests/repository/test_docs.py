@@ -52,7 +52,7 @@ every_page = pytest.mark.parametrize("page", PAGES)
 
 # Programs of a page's commands: those of this environment; what pip installs goes into a folder of the page.
 PROGRAMS = {
-    "asrdeploy": '-m toolchain.cli.main "$@"',
+    "asrdeploy": '-m asrdeploy "$@"',
     "python": '"$@"',
     "pytest": '-m pytest -p no:cacheprovider "$@"',
     "pip": '-m pip "$@" --no-index --quiet --target "$PLUGINS"',

@@ -1,5 +1,6 @@
 """The wheel and the sdist: what they hold, a base install without torch, and the main job from an environment outside the checkout."""
 
+import ast
 import csv
 import json
 import os
@@ -90,10 +91,55 @@ def whole(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_what_the_wheel_holds(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"toolchain", "exporters", "device_runner"}
-    inside = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "toolchain" / "assets").rglob("*") if path.is_file()}
+        (top_level,) = (archive.read(name).decode() for name in names if name.endswith("top_level.txt"))
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"asrdeploy"} and top_level.split() == ["asrdeploy"]
+    inside = {f"asrdeploy/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "toolchain" / "assets").rglob("*") if path.is_file()}
     assert inside <= set(names) and len(inside) > 300
-    assert {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "device_runner").glob("*.py")} <= set(names)
+    for package in ("toolchain", "exporters", "device_runner"):
+        sources = {f"asrdeploy/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / package).rglob("*.py")}
+        assert sources | {f"asrdeploy/{package}/py.typed"} <= set(names)
+    assert {f"asrdeploy/{path.name}" for path in (REPOSITORY / "asrdeploy").glob("*") if path.is_file()} <= set(names)
+
+
+def test_the_wheel_refers_to_itself_alone(wheel: Path) -> None:
+    """No import and no name of a module is left of the repository's top level, and lines keep their numbers."""
+    packages = {"toolchain", "exporters", "device_runner"}
+    with zipfile.ZipFile(wheel) as archive:
+        sources = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")}
+    assert len(sources) > 100
+    for name, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            found = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"\w+(\.\w+)+", node.value):
+                found.append(node.value)
+            assert not [each for each in found if each.split(".")[0] in packages], (name, found)
+        place = Path(name).relative_to("asrdeploy") if Path(name).parts[1] in packages else Path(name)
+        assert len(source.splitlines()) == len((REPOSITORY / place).read_text(encoding="utf-8").splitlines())
+
+
+def test_the_wheel_lives_beside_a_distribution_with_a_module_toolchain(wheel: Path, tmp_path: Path) -> None:
+    """Another distribution may install modules of these common names: neither replaces the other, whichever came last."""
+    other, site = tmp_path / "other", tmp_path / "site"
+    for package in ("toolchain", "exporters"):
+        (other / package).mkdir(parents=True)
+        (other / package / "__init__.py").write_text("OWNER = 'somebody else'\n")
+    (other / "pyproject.toml").write_text(
+        '[project]\nname = "somebody-else"\nversion = "1"\n[tool.setuptools]\npackages = ["toolchain", "exporters"]\n'
+    )
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([*pip, str(other)], check=True)
+    subprocess.run([*pip, str(wheel)], check=True)
+    code = (
+        "import toolchain, exporters, asrdeploy, asrdeploy.toolchain; "
+        "from asrdeploy.toolchain.models.test_cases import TEST_CASES; "
+        "print(toolchain.OWNER, exporters.OWNER, TEST_CASES[0].name, asrdeploy.Artifact.__module__)"
+    )
+    surroundings = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env=surroundings, capture_output=True, text=True)
+    assert done.stdout.split() == ["somebody", "else", "somebody", "else", "DIGITS_ASR_TINY", "asrdeploy.device_runner.artifact"], (
+        done.stderr
+    )
     assert 8 * MEGABYTE < wheel.stat().st_size < 16 * MEGABYTE
 
 
@@ -175,8 +221,21 @@ def test_a_base_install_says_what_adds_the_rest(base: Run, tiny_int8: Artifact, 
 
 
 @pytest.mark.slow
+def test_the_front_door_of_a_base_install(base: Run, tiny_int8: Artifact, speech: tuple[Utterance, ...], tmp_path: Path) -> None:
+    """`import asrdeploy` takes no torch there, and what needs none works."""
+    copied(tiny_int8, tmp_path / "artifact")
+    code = (
+        "import sys, asrdeploy, soundfile; print(asrdeploy.__version__); "
+        "samples, rate = soundfile.read(sys.argv[1], dtype='float32'); "
+        "print(asrdeploy.load('artifact').transcribe(samples, rate)); print('torch' in sys.modules)"
+    )
+    done = base("-c", code, speech[0].path, cwd=tmp_path, program="python")
+    assert done.stdout.splitlines() == [metadata.version("asrdeploy"), speech[0].reference, "False"], done.stderr
+
+
+@pytest.mark.slow
 def test_a_base_install_drives_devices(base: Run, tiny_int8: Artifact, tmp_path: Path) -> None:
-    code = "import device_runner.device_choice, device_runner.phone.runners, sys; print('torch' in sys.modules)"
+    code = "import asrdeploy.device_runner.device_choice, asrdeploy.device_runner.phone.runners, sys; print('torch' in sys.modules)"
     assert base("-c", code, cwd=tmp_path, program="python").stdout.strip() == "False"
     done = base("evaluate", copied(tiny_int8, tmp_path / "artifact"), "--device", "nothing-1", "--limit", 1, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr  # it asks adb, and adb knows none of this name
@@ -211,5 +270,5 @@ def test_the_demo_of_the_wheel_is_complete(whole: Run, tmp_path: Path) -> None:
 
 
 def test_the_wheel_is_what_runs_there(whole: Run, tmp_path: Path) -> None:
-    done = whole("-c", "import toolchain, torch; print(toolchain.__file__)", cwd=tmp_path, program="python")
+    done = whole("-c", "import asrdeploy, torch; print(asrdeploy.__file__)", cwd=tmp_path, program="python")
     assert Path(done.stdout.strip()).is_file() and not Path(done.stdout.strip()).is_relative_to(REPOSITORY)

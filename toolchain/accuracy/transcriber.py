@@ -120,6 +120,10 @@ def open_transcriber(
 ) -> Transcriber:
     """Load an artifact, or a model as the PyTorch reference.
 
+    Example:
+        >>> asrdeploy.load("artifacts/tiny", threads=2).transcribe(waveform, 16_000)  # doctest: +SKIP
+        'SEVEN TWO NINE'
+
     Args:
         name: Folder of an artifact, a test case by number or name, or a custom model.
         weights: Weights of a model; see ``load_model``.

@@ -1,4 +1,4 @@
-"""Comparisons of runs: paired, the same whichever way round, shown with signs and colours, and refused for other utterances."""
+"""Comparisons of runs: paired, antisymmetric, shown with signs and colours, and refused for different utterances."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from toolchain.reports.comparisons import aligned, verdict
 
 
 def heard(errors: list[int]) -> list[Transcript]:
-    """Transcripts of four words each with so many errors."""
+    """Return transcripts of four words each with the given numbers of errors."""
     return transcripts_of([("A B C D", " ".join("XXXX"[:each] + "ABCD"[each:])) for each in errors])
 
 
@@ -47,7 +47,7 @@ def test_chance_and_more_than_chance() -> None:
     same, worse, other = heard([1, 0] * 50), heard([2, 1] * 50), heard([0, 1] * 50)
     found = {(each.ours, each.theirs): each for each in compare({"anchor": same, "worse": worse, "other": other})}
     assert len(found) == 3
-    # Every utterance one error worse: no resampling says otherwise, and the interval has no width.
+    # Every utterance is one error worse, so all resamplings agree and the interval has no width.
     assert found["worse", "anchor"].interval == pytest.approx((0.25, 0.25)) and found["worse", "anchor"].p < 0.002
     assert found["other", "anchor"].difference == 0 and found["other", "anchor"].p > 0.5
     assert found["worse", "anchor"].not_worse == 0 and found["other", "anchor"].not_worse == 0.5
@@ -79,7 +79,7 @@ B = {
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[Path, Path]:
     write_evaluation(tmp_path / "A", A)
-    write_evaluation(tmp_path / "B", dict(reversed(B.items())))  # in whatever order they were heard
+    write_evaluation(tmp_path / "B", dict(reversed(B.items())))  # the order of the transcripts does not matter
     return tmp_path / "A", tmp_path / "B"
 
 
@@ -103,7 +103,7 @@ def test_two_runs_by_hand(runs: tuple[Path, Path]) -> None:
 
 def test_two_runs_after_a_normaliser(runs: tuple[Path, Path]) -> None:
     found = compare_runs(*runs, "whisper")
-    # Filler words are not counted, digits one after another are one word, and what is compared is what was counted.
+    # Filler words are not counted, consecutive digits are one word, and the normalised texts are compared.
     assert (found.words, found.better, found.worse, found.equal) == (10, 1, 2, 3)
     assert (found.a.score, found.b.score) == tuple(score(transcripts_of(each), "whisper") for each in (A, B))
     worst = next(each for each in found.differing if each.id == "worst")
@@ -133,7 +133,7 @@ def test_the_other_way_round_is_the_opposite(tmp_path_factory: pytest.TempPathFa
     assert [each.id for each in there.differing] == [each.id for each in back.differing]
     assert [each.id for each in there.worsened] == [each.id for each in back.bettered]
     assert there.better + there.worse + there.equal == there.utterances == len(utterances)
-    # The same figures as of the report's comparisons.
+    # The figures equal those of the report's comparisons.
     (paired,) = compare({"B": read_transcripts(b / TRANSCRIPTS), "A": read_transcripts(a / TRANSCRIPTS)})
     assert (paired.difference, *paired.interval, paired.p) == pytest.approx((there.difference, *there.interval, there.p))
 
@@ -147,7 +147,7 @@ def test_a_run_is_no_other_than_itself(
     found = compare_runs(a, a, normalizer)
     assert (found.difference, found.interval, found.p) == (0, (0, 0), 1)
     assert (found.better, found.worse, found.equal, found.differing) == (0, 0, len(utterances), ())
-    assert verdict(found) == "A and B heard the same in every utterance: there is no difference."
+    assert verdict(found) == "A and B transcribed every utterance identically. There is no difference."
 
 
 @settings(max_examples=200, deadline=None)
@@ -157,7 +157,7 @@ def test_an_alignment_has_every_word(reference: str, hypothesis: str) -> None:
     assert " ".join(said for _, said, _ in runs if said) == reference
     assert " ".join(found for _, _, found in runs if found) == hypothesis
     assert all(len(said.split()) == len(found.split()) for tag, said, found in runs if tag == "replace")
-    # What is shown can be read back without any colour.
+    # The marked text can be parsed back without colours.
     assume(reference or hypothesis)
     shown = aligned(reference, hypothesis).plain
     assert " ".join(re.sub(r"\[\+\w+\] ?|\[-?(\w+)(→\w+)?\]", r"\1", shown).split()) == reference
@@ -167,10 +167,10 @@ def test_an_alignment_has_every_word(reference: str, hypothesis: str) -> None:
 @pytest.mark.parametrize(
     "a, b, words",
     [
-        ([0] * 30, [1, 0] * 15, "B is worse by 12.50 points of word error rate, more than chance explains (95 % interval +"),
-        ([1, 0] * 15, [0] * 30, "B is better by 12.50 points of word error rate, more than chance explains (95 % interval -"),
-        ([0] * 30, [1] + [0] * 29, "B is worse by 0.83 points of word error rate, which chance explains: other utterances"),
-        ([1, 0] * 9, [0, 1] * 9, "Both word error rates are the same, by different errors (95 % interval -"),
+        ([0] * 30, [1, 0] * 15, "B is worse by 12.50 WER points. The difference is significant (95 % interval +"),
+        ([1, 0] * 15, [0] * 30, "B is better by 12.50 WER points. The difference is significant (95 % interval -"),
+        ([0] * 30, [1] + [0] * 29, "B is worse by 0.83 WER points. The difference is not significant: other utterances"),
+        ([1, 0] * 9, [0, 1] * 9, "A and B have the same WER with different errors (95 % interval -"),
     ],
 )
 def test_chance_in_plain_words(a: list[int], b: list[int], words: str, tmp_path: Path) -> None:
@@ -178,16 +178,15 @@ def test_chance_in_plain_words(a: list[int], b: list[int], words: str, tmp_path:
         write_evaluation(tmp_path / name, [("A B C D", " ".join("XXXX"[:each] + "ABCD"[each:])) for each in errors])
     found = compare_runs(tmp_path / "A", tmp_path / "B")
     assert verdict(found).startswith(words)
-    assert found.by_chance == ("more than chance" not in verdict(found))
+    assert found.by_chance == ("The difference is significant" not in verdict(found))
     assert "-0.00" not in verdict(found.model_copy(update={"interval": (-1e-9, 0.5)}))
 
 
 def test_other_errors_as_many_everywhere(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "A", [("A B", "X B")])
     write_evaluation(tmp_path / "B", [("A B", "A X")])
-    assert (
-        verdict(compare_runs(tmp_path / "A", tmp_path / "B")) == "A and B made as many errors in every utterance: there is no difference."
-    )
+    found = verdict(compare_runs(tmp_path / "A", tmp_path / "B"))
+    assert found == "A and B made equally many errors in every utterance. There is no difference."
 
 
 # The command
@@ -198,22 +197,23 @@ def test_the_command_shows_what_got_worse(cli: Callable[..., Completed], runs: t
     assert done.returncode == 0 and done.stderr == "", done.stderr
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     assert max(map(len, lines)) <= 80 and "\x1b" not in done.stdout
-    assert lines[0] == "6 utterances, 13 words, normaliser none; wer and differences in %"
-    (difference,) = (line.split() for line in lines if line.lstrip().startswith("B less A"))
+    assert lines[0] == "6 utterances, 13 words, normaliser none; WER and differences in %"
+    (difference,) = (line.split() for line in lines if line.lstrip().startswith("B minus A"))
     assert difference[3] == "+23.08" and difference[-1] == "+3"
-    assert "of 6 utterances, B has fewer errors in 1, as many in 2, more in 3" in lines
+    assert "B has fewer errors than A in 1 of 6 utterances, equally many in 2, more in 3" in lines
     at = lines.index("B has more errors than A: 3 utterances")
     assert lines[at + 1 : at + 9] == [
         "worst: 0 in A, 2 in B",
-        "  said  FIVE SIX",
-        "  A     FIVE SIX",
-        "  B     [FIVE→OH] SIX [+OH]",
+        "  reference  FIVE SIX",
+        "  A          FIVE SIX",
+        "  B          [FIVE→OH] SIX [+OH]",
         "worse: 0 in A, 1 in B",
-        "  said  THE DOG RAN AWAY",
-        "  A     THE DOG RAN AWAY",
-        "  B     THE [DOG→FROG] RAN AWAY",
+        "  reference  THE DOG RAN AWAY",
+        "  A          THE DOG RAN AWAY",
+        "  B          THE [DOG→FROG] RAN AWAY",
     ]
-    assert lines[-1] == "  B     [-UM]" and "[said→heard] substituted  [-said] left out  [+heard] put in" in lines
+    assert lines[-1] == "  B          [-UM]"
+    assert "[reference→hypothesis] substituted  [-reference] deleted  [+hypothesis] inserted" in lines
     assert "better:" not in done.stdout
 
 
@@ -222,10 +222,10 @@ def test_the_command_shows_as_much_as_is_asked_for(cli: Callable[..., Completed]
     assert "3 utterances, the 1 with the largest difference" in shown and "worst:" in shown and "worse:" not in shown
     assert "B has fewer errors than A: 1 utterance\nbetter: 1 in A, 0 in B\n" in "\n".join(map(str.rstrip, shown.splitlines()))
     none = cli("compare", "A", "B", "--show", "0", "--better").stdout
-    assert "said" not in none and "chance" in none
+    assert "reference" not in none and "significant" in none
     assert "after" not in none and "normaliser whisper" in cli("compare", "A", "B", "--normalizer", "whisper").stdout
     itself = cli("compare", "A", "A")
-    assert "there is no difference" in itself.stdout and "0.00" in itself.stdout and "-0.00" not in itself.stdout
+    assert "There is no difference" in itself.stdout and "0.00" in itself.stdout and "-0.00" not in itself.stdout
 
 
 def test_what_is_said_is_no_command_to_a_terminal_or_to_rich(cli: Callable[..., Completed], tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_what_is_said_is_no_command_to_a_terminal_or_to_rich(cli: Callable[..., 
     write_evaluation(tmp_path / "B", [(said, "[bold]")])
     done = cli("compare", "A", "B")
     assert done.returncode == 0 and "\x1b" not in done.stdout
-    assert "said  [red]A[/red] \ufffd[2J B" in done.stdout and "→[bold]]" in done.stdout
+    assert "reference  [red]A[/red] \ufffd[2J B" in done.stdout and "→[bold]]" in done.stdout
 
 
 LONG = " ".join(["EXTRAORDINARILY"] * 20 + ["X" * 200])
@@ -260,7 +260,7 @@ def test_two_runs_of_one_name_are_told_apart_by_their_folders(cli: Callable[...,
 def test_colours_are_for_terminals(terminal: bool, runs: tuple[Path, Path]) -> None:
     surroundings = {name: value for name, value in os.environ.items() if name not in TERMINAL_VARIABLES}
     surroundings |= {"TERM": "xterm-256color", "PYTHONPATH": str(REPOSITORY), "COLUMNS": "80"}
-    command = [sys.executable, "-m", "toolchain.cli.main", "compare", *map(str, runs)]
+    command = [sys.executable, "-m", "asrdeploy", "compare", *map(str, runs)]
     if terminal:
         ours, theirs = pty.openpty()
         with subprocess.Popen(command, stdout=theirs, stdin=theirs, stderr=theirs, env=surroundings) as process:
@@ -269,7 +269,7 @@ def test_colours_are_for_terminals(terminal: bool, runs: tuple[Path, Path]) -> N
             while True:
                 try:
                     part = os.read(ours, 65536)
-                except OSError:  # Linux's way to say that the other end is closed
+                except OSError:  # Linux raises this error when the other end is closed
                     break
                 if not part:
                     break
@@ -289,14 +289,14 @@ def test_colours_are_for_terminals(terminal: bool, runs: tuple[Path, Path]) -> N
 
 def test_figures_and_plot_as_files(cli: Callable[..., Completed], runs: tuple[Path, Path], tmp_path: Path) -> None:
     done = cli("compare", "A", "B", "--json", "out/c.json", "--plot", "out/c.png")
-    assert done.returncode == 0 and "The plot is in out/c.png.\nThe figures are in out/c.json.\n" in done.stdout
+    assert done.returncode == 0 and "The plot is out/c.png.\nJSON written to out/c.json.\n" in done.stdout
     found = RunComparison.model_validate_json((tmp_path / "out" / "c.json").read_text())
     assert found == compare_runs(Path("A"), Path("B"))
     assert {"a", "b", "difference", "interval", "p", "better", "worse", "equal", "differing"} <= json.loads(
         (tmp_path / "out" / "c.json").read_text()
     ).keys()
-    assert len(np.unique(imread(tmp_path / "out" / "c.png").reshape(-1, 4), axis=0)) > 20  # something is drawn
-    assert cli("compare", "A", "A", "--plot", "itself.svg").returncode == 0  # every difference is 0
+    assert len(np.unique(imread(tmp_path / "out" / "c.png").reshape(-1, 4), axis=0)) > 20  # the plot is not empty
+    assert cli("compare", "A", "A", "--plot", "itself.svg").returncode == 0  # all differences are 0
     assert "<svg" in (tmp_path / "itself.svg").read_text()
 
 
@@ -328,8 +328,8 @@ def test_two_transcripts_of_one_utterance_are_refused(runs: tuple[Path, Path]) -
 def test_arguments_that_are_refused(cli: Callable[..., Completed], runs: tuple[Path, Path], tmp_path: Path) -> None:
     assert "nowhere holds no result.json" in complaint(cli("compare", "A", "nowhere"))
     assert "Did you mean whisper?" in complaint(cli("compare", "A", "nowhere", "--normalizer", "whispr"))  # before a folder is read
-    assert "Cannot draw c.txt: end its name with .png" in complaint(cli("compare", "A", "B", "--plot", "c.txt"))
-    assert "Cannot draw c: " in complaint(cli("compare", "A", "B", "--plot", "c"))
+    assert "Cannot write a plot to c.txt. Use a suffix such as .png" in complaint(cli("compare", "A", "B", "--plot", "c.txt"))
+    assert "Cannot write a plot to c. " in complaint(cli("compare", "A", "B", "--plot", "c"))
     assert "Cannot write A: " in complaint(cli("compare", "A", "B", "--json", "A"))
     assert cli("compare", "A").returncode == 2 and cli("compare", "A", "B", "--show", "-1").returncode == 2
     write_evaluation(tmp_path / "C", [("UM", "UM")])

@@ -118,7 +118,7 @@ def test_a_disk_that_becomes_full_loses_nothing(tiny_int8: Artifact, test_clean:
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_says_how_to_go_on(ending: signal.Signals, tiny_int8: Artifact, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "toolchain.cli.main", "evaluate", tiny_int8.folder, "-o", tmp_path / "out", "--workers", "2"]
+    command = [sys.executable, "-m", "asrdeploy", "evaluate", tiny_int8.folder, "-o", tmp_path / "out", "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c) as run:
         while run.poll() is None and lines(tmp_path / "out" / TRANSCRIPTS) < 3:
             time.sleep(0.002)

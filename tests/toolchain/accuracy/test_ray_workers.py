@@ -280,7 +280,7 @@ def test_by_command(nodes: Any, tiny_int8: Artifact, tmp_path: Path) -> None:
     address = ("--engine", "ray", "--address", nodes.address)
     done = run_command("evaluate", tiny_int8.folder, "--limit", 5, *address, "-o", "ray", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "2 of 1 thread(s)" in done.stdout
+    assert "2 with 1 thread(s) each" in done.stdout
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:

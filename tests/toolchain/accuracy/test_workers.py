@@ -240,9 +240,9 @@ def test_cores_are_those_that_we_may_use() -> None:
 
 def test_workers_and_threads_by_command(cli: Callable[..., Completed], tiny_int8: Artifact, tmp_path: Path) -> None:
     done = cli("evaluate", tiny_int8.folder, "--limit", 4, "--workers", 3, "--threads", 2, "-o", "a")
-    assert done.returncode == 0 and "3 of 2 thread(s)" in done.stdout
+    assert done.returncode == 0 and "3 with 2 thread(s) each" in done.stdout
     done = cli("evaluate", tiny_int8.folder, "--limit", 4, "--normalizer", "whisper", "-o", "b")
-    assert done.returncode == 0 and "after whisper" in done.stdout and f"{usable_cpus()} of 1 thread(s)" in done.stdout
+    assert done.returncode == 0 and "after whisper" in done.stdout and f"{usable_cpus()} with 1 thread(s) each" in done.stdout
     assert (tmp_path / "a" / TRANSCRIPTS).read_bytes() == (tmp_path / "b" / TRANSCRIPTS).read_bytes()
 
 

@@ -24,7 +24,7 @@ def has(pattern: str) -> Begun:
 
 def stopped(folder: Path, begun: Begun, *arguments: object) -> str:
     """Start a command, press Ctrl-C once it has begun, and return what it said at last."""
-    command = [sys.executable, "-m", "toolchain.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "asrdeploy", *map(str, arguments)]
     surroundings = {key: value for key, value in os.environ.items() if key not in TERMINAL_VARIABLES}
     surroundings["ASRDEPLOY_CACHE"] = str(folder / "cache")
     with subprocess.Popen(

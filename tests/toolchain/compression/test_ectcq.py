@@ -1,4 +1,4 @@
-"""Trellis-coded quantisation against the theory, and calibration against none."""
+"""Trellis-coded quantisation compared with theory, and calibrated codecs compared with uncalibrated ones."""
 
 import itertools
 import math
@@ -71,7 +71,7 @@ def test_the_trellis_is_one(states: int) -> None:
     following = next_states(states)
     arrivals = np.bincount(following.ravel(), minlength=states)
     assert (arrivals == 2).all() and (following[:, 0] != following[:, 1]).all()
-    # Paths that part do not meet again at once, or parities would be free of charge.
+    # Paths that separate must not meet again at the next step, or the parity would cost nothing.
     assert all(len({int(following[following[state, bit], last]) for bit in (0, 1) for last in (0, 1)}) == 4 for state in range(states))
 
 
@@ -88,7 +88,7 @@ def test_whatever_the_shape_decoder_and_encoder_agree(rows: int, columns: int, s
     coded, expected = Plan(matrix, 1.0, None, matrix.ravel()).code(1.0, states)
     record = Record(name="w", kind=coded.kind, shape=matrix.shape, bytes=len(coded.payload), parameters=coded.parameters)
     assert np.array_equal(decode_record(record, coded.payload), expected)
-    # A path is at most one subset away from a weight; the bits of a level may cost another.
+    # A path is at most one subset away from a weight, and cheaper levels may add another.
     assert np.abs(expected - matrix).max() <= 6 and coded.kind == "trellis"
 
 
@@ -124,7 +124,7 @@ def test_the_search_finds_the_best_path() -> None:
     search(values, rates, 0.2, trellis, k, z)
     found = float(((values - (2 * k + z)) ** 2).sum() + 0.2 * np.abs(k).sum())
     best = {0: 0.0}
-    for value in values[0]:  # every level at every state: exhaustive, by dynamic programming over states
+    for value in values[0]:  # exhaustive: every level at every state
         new: dict[int, float] = {}
         for state, cost in best.items():
             for level in range(-8, 9):
@@ -155,7 +155,7 @@ def test_a_measurement_is_kept_and_belongs_to_its_weights(tiny: AnchorModel, tmp
     first = calibrate(
         tiny.recogniser, recordings, source="s", cache=tmp_path, identity="a", progress=lambda what, share: steps.append(what)
     )
-    assert all(torch.equal(before[name], each) for name, each in tiny.state().items())  # what was tried was put back
+    assert all(torch.equal(before[name], each) for name, each in tiny.state().items())  # the weights were restored
     assert len(list(tmp_path.iterdir())) == 1 and steps
     count = len(steps)
     again = calibrate(
@@ -164,7 +164,7 @@ def test_a_measurement_is_kept_and_belongs_to_its_weights(tiny: AnchorModel, tmp
     assert len(steps) == count and again.sensitivity == pytest.approx(first.sensitivity)
     assert all(np.array_equal(again.moments[name], each) for name, each in first.moments.items())
     (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:1000])  # a cut one is measured again
+    path.write_bytes(path.read_bytes()[:1000])  # a cut file is replaced
     calibrate(tiny.recogniser, recordings, source="s", cache=tmp_path, identity="a")
     assert path.stat().st_size > 1000
     calibrate(tiny.recogniser, recordings, source="s", cache=tmp_path, identity="b")
@@ -242,7 +242,7 @@ def test_from_compress_to_evaluate_by_commands_only(cli: Callable[..., Completed
     file, artifact = tmp_path / "tiny.asrb", tmp_path / "artifact"
     assert "ectcq" in cli("codecs").stdout
     shown = cli("compress", "--codec", "ectcq", "--set", "bits=2", "--calibrate", "digits", "-o", file).stdout
-    assert "bits a weight" in shown and "calibration=digits dev-clean x 32" in " ".join(shown.replace("│", " ").split())
+    assert "bits per weight" in shown and "calibration=digits dev-clean x 32" in " ".join(shown.replace("│", " ").split())
     assert read_header(file).trained
     assert "encoder.transformer" in cli("inspect", file).stdout
     assert "tensors are in" in cli("decompress", file, "-o", tmp_path / "w.safetensors").stdout
@@ -259,7 +259,7 @@ def test_an_update_by_commands(cli: Callable[..., Completed], tmp_path: Path) ->
     done = cli(*coded, "--weights", tmp_path / "tuned.safetensors", "--base", "own")
     assert done.returncode == 0, done.stderr
     assert "update of" in cli("inspect", tmp_path / "u.asrb").stdout
-    assert "it needs the weights" in complaint(cli("export", "--from", tmp_path / "u.asrb", "-o", tmp_path / "x"))
+    assert "that it was made from with --base" in complaint(cli("export", "--from", tmp_path / "u.asrb", "-o", tmp_path / "x"))
     assert "tensors are in" in cli("decompress", tmp_path / "u.asrb", "--base", "own", "-o", tmp_path / "b.safetensors").stdout
 
 
@@ -276,20 +276,20 @@ def test_an_external_codec(cli: Callable[..., Completed], tmp_path: Path, tiny: 
     done = cli("compress", "--codec", "external", "--set", f"encoder={command} float16", "-o", tmp_path / "e.asrb")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "e.asrb").stat().st_size == pytest.approx(2 * 1_524_861, rel=0.01)
-    assert "name its decoder" in complaint(cli("export", "--from", tmp_path / "e.asrb", "-o", tmp_path / "x"))
+    assert "command of its decoder with --decoder" in complaint(cli("export", "--from", tmp_path / "e.asrb", "-o", tmp_path / "x"))
     weights = tmp_path / "w.safetensors"
     cli("decompress", tmp_path / "e.asrb", "-o", weights, "--decoder", f"{command} float32")
     found = load_file(weights)
     assert all(torch.equal(found[name], each.half().float()) for name, each in tiny.state().items())
     for wrong, words in (
-        (f"{command} nothing", "failed with code 1"),
+        (f"{command} nothing", "failed with exit code 1"),
         ("no-such-program {input} {output}", "cannot be run"),
         ("true {input} {output}", "ended without writing"),
-        ("cp {input}", "needs {input} and {output}"),
-        ("cp '{input} {output}", "cannot be read"),
+        ("cp {input}", "must contain {input} and {output}"),
+        ("cp '{input} {output}", "is not valid: No closing quotation"),
     ):
         assert words in complaint(cli("decompress", tmp_path / "e.asrb", "-o", weights, "--decoder", wrong))
-    assert "something else than safetensors" in complaint(
+    assert "is not a safetensors file" in complaint(
         cli("decompress", tmp_path / "e.asrb", "-o", weights, "--decoder", "cp /dev/null {output} --suffix={input}")
     )
 

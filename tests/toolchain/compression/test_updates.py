@@ -1,4 +1,4 @@
-"""Updates of a model that was really fine-tuned: a fifth of the full bitstream, and no worse."""
+"""Updates of a fine-tuned model: a fifth of the full bitstream at the same accuracy."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,12 @@ from toolchain.models.anchor_model import AnchorModel
 from toolchain.models.weight_files import digest_of
 
 BITS, UPDATE_BITS = 2.0, 0.8
-RECORDINGS = 12  # of the calibration: the benchmark's 32 take longer and change little
+RECORDINGS = 12  # for calibration; the benchmark's 32 take longer and change little
 
 
 @pytest.fixture(scope="module")
 def dev() -> tuple[DataSet, DataSet]:
-    """What is heard, and what is not."""
+    """Return the half of dev-clean for fine-tuning and the unseen half."""
     return updates.halves(open_data("digits", "dev-clean"))
 
 
@@ -66,13 +66,13 @@ def test_an_update_takes_a_fifth_of_the_full_bitstream_and_is_no_worse(
     update_bytes, updated = updates.transmitted(tuned, UPDATE_BITS, calibration, tmp_path / "update.asrb", held)
     assert update_bytes <= full_bytes / 5
     assert read_header(tmp_path / "update.asrb").base == digest_of(held.state())
-    with pytest.raises(AsrDeployError, match="not the weights that the update was made against"):
-        decompress(tmp_path / "update.asrb", base=tiny)  # the sender's own weights are not what the UE holds
+    with pytest.raises(AsrDeployError, match="not the ones that this update was made from"):
+        decompress(tmp_path / "update.asrb", base=tiny)  # the UE holds the reconstruction, not the sender's weights
     test = replace(test_clean, utterances=test_clean.utterances[::3])  # of every voice
     for name, model in (("full", full), ("update", updated)):
         for data in (test, dev[1]):
             updates.scored(model, name, data, tmp_path / name / data.split)
     for data in (test, dev[1]):
         assert updates.paired(tmp_path / "update" / data.split, tmp_path / "full" / data.split).difference <= 0.01
-    # The fine-tuning came through: on speech that it did not hear the UE's answers are nearer to the tuned model's than before.
+    # The fine-tuning arrived: on unseen speech, the UE's outputs are closer to the tuned model than before.
     assert distance(updated, tuned, dev[1]) < 0.9 * distance(held, tuned, dev[1])

@@ -10,7 +10,7 @@ import torch
 
 from tests.helpers import REPOSITORY
 from tests.toolchain.doctor.parts import ask, rows, script
-from toolchain.cli.doctor import doctor as doctor_command
+from toolchain.cli.environment import doctor as doctor_command
 from toolchain.doctor import checks, probes
 from toolchain.doctor.checks import Report, examine
 from toolchain.doctor.probes import Said, json_lines

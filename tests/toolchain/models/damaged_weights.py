@@ -1,4 +1,4 @@
-"""What the tests of models and of weights share: the bundled state dict in files, and refusals."""
+"""Shared by the tests of models and weights: files with the bundled state dict, and refusals."""
 
 from pathlib import Path
 

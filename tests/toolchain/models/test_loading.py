@@ -73,7 +73,7 @@ def test_random_weights_are_seeded(tiny: AnchorModel) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first, again, other = (load_model("0", "random", seed) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), before)  # somebody else's random numbers are not disturbed
+    assert torch.equal(torch.get_rng_state(), before)  # the global random state does not change
     assert first.weights == "random, seed 1" and not first.trained
     assert all(torch.equal(again.state()[name], tensor) for name, tensor in first.state().items())
     assert not all(torch.equal(other.state()[name], tensor) for name, tensor in first.state().items())
@@ -132,7 +132,7 @@ def test_folding_the_weight_norm_changes_nothing(tiny: AnchorModel, waveform: np
 
 
 def test_folded_weights_do_not_depend_on_the_threads(tiny: AnchorModel) -> None:
-    """Else the same export has other bytes on a machine with more cores."""
+    """Otherwise exports would differ on machines with more cores."""
     try:
         states = []
         for threads in (1, 2, 3, 4):
@@ -158,7 +158,7 @@ def test_the_fewest_samples_that_give_a_frame(network: nn.Module, least: int) ->
         assert network(torch.full((1, least), 0.1))[0].shape == (1, 1, 29)
         try:
             shorter = network(torch.full((1, least - 1), 0.1))[0].shape[1]
-        except RuntimeError:  # torch has no convolution without a frame
+        except RuntimeError:  # torch refuses inputs that give no frame
             shorter = 0
     assert shorter == 0
 

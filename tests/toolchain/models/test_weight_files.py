@@ -1,4 +1,4 @@
-"""Weights from files and from a server: what is loaded, and what is refused without being run."""
+"""Weights from files and from a server: loading, and files that are refused without running code from them."""
 
 import hashlib
 import io
@@ -91,7 +91,7 @@ def test_a_cut_file(tmp_path: Path, suffix: str) -> None:
 
 
 class Evil:
-    """A pickle that makes a file when it is loaded carelessly."""
+    """An object whose unpickling creates a folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -133,7 +133,7 @@ def test_damaged_files_never_crash(tmp_path_factory: pytest.TempPathFactory, dam
         content[damage[0]] = damage[1]
         damage = bytes(content)
     path.write_bytes(damage)
-    refused("0", path)  # even undamaged it does not fit
+    refused("0", path)  # even the undamaged file does not fit
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, torch.ones(3), {"model": {"aux.bias": torch.ones(29)}}], ids=range(5))
@@ -147,7 +147,7 @@ def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
     state = bundled()
     state["aux.weight"][3, 3] = value
     assert not_finite(state) == ["aux.weight"]
-    assert "holds NaN or infinite weights, first in aux.weight" in refused("0", saved(tmp_path / "weights.safetensors", state))
+    assert "contains NaN or infinite weights, first in aux.weight" in refused("0", saved(tmp_path / "weights.safetensors", state))
 
 
 @pytest.mark.parametrize("shape", [(28, 160), (33, 160), (29, 161), (29,), ()])
@@ -174,7 +174,7 @@ def test_missing_and_unexpected_names(tmp_path: Path) -> None:
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    """A server of checkpoints in the environment, with an empty torch cache at tmp_path/cache."""
+    """Serve checkpoints at the URL in the environment, with an empty torch cache at tmp_path/cache."""
     with serving({f"/models/{CHECKPOINT}": b"not what was expected"}) as server:
         monkeypatch.setattr(download_module, "RETRY_PAUSES", (0.01, 0.01, 0.01))
         monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")

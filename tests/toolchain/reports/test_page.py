@@ -1,4 +1,4 @@
-"""The report's page in a real browser without a network: sorted, clicked, listened to."""
+"""The report's page in a real browser without a network: sorting, clicking and listening."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ from toolchain.scenario.sweep import Sweep, run_all
 
 
 class Quiet:
-    """Is told how a run goes on, and says nothing."""
+    """Progress callbacks that print nothing."""
 
     def configuration(self, name: str, step: str, utterances: int) -> Any:
         return lambda transcript, timing: None
@@ -33,7 +33,7 @@ class Quiet:
 
 @pytest.fixture(scope="module")
 def swept(tiny: AnchorModel, test_clean: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods on some utterances of every voice; not to be changed."""
+    """A sweep of two methods on some utterances of every voice. Tests must not change it."""
     folder, data = tmp_path_factory.mktemp("sweep"), replace(test_clean, utterances=test_clean.utterances[::8])
     methods = (("uniform", (2.0, 3.0, 5.0)), ("palette", (4.0, 12.0)))
     dev = open_data("digits", "dev-clean")
@@ -43,12 +43,12 @@ def swept(tiny: AnchorModel, test_clean: DataSet, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    """Debian's Chromium, to which no host has an address."""
+    """Debian's Chromium, in which no host name resolves."""
     binaries = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    assert all(binaries), "the page is tried in Chromium: make test installs it (apt-get install chromium chromium-driver)"
+    assert all(binaries), "Chromium is required to test the page; `make test` installs it (apt-get install chromium chromium-driver)."
     options = webdriver.ChromeOptions()
     options.binary_location = str(binaries[0])
-    # No sandbox: it refuses to run as root, and the page is our own.
+    # No sandbox, because Chromium refuses to run as root with one; the page is our own.
     for argument in (
         "--headless=new",
         "--no-sandbox",
@@ -67,7 +67,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture(scope="module")
 def report(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of these."""
+    """The page of the sweep's report."""
     folder = tmp_path_factory.mktemp("report")
     write_report(read_curve(swept), folder)
     return folder / "report.html"
@@ -75,7 +75,7 @@ def report(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(report: Path, browser: webdriver.Chrome) -> webdriver.Chrome:
-    """The browser on the page, loaded anew."""
+    """The browser with the page freshly loaded."""
     browser.get(report.as_uri())
     return browser
 
@@ -90,7 +90,7 @@ def test_the_page_loads_without_a_network_and_without_errors(page: webdriver.Chr
     assert page.get_log("browser") == []
     fetched = page.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
     assert all(each.startswith("data:") for each in fetched)
-    assert len(column(page, 1)) == 5 and "points in the range; a complete test case has 5" in page.page_source
+    assert len(column(page, 1)) == 5 and "points in the WER range; a complete test case has 5" in page.page_source
 
 
 def test_a_click_on_a_head_sorts_up_and_down(page: webdriver.Chrome) -> None:
@@ -141,7 +141,7 @@ def test_the_files_beside_the_page(swept: Path, tmp_path: Path) -> None:
     pairs = json.loads((tmp_path / "out" / "comparisons.json").read_text())
     assert len(pairs) == 6 * 5 // 2 and sum(each["theirs"] == "anchor" for each in pairs) == 5
     assert b"<svg" in (tmp_path / "out" / "curve.svg").read_bytes()
-    again = read_curve(tmp_path / "out")  # a report can be reported on
+    again = read_curve(tmp_path / "out")  # a report is itself a curve folder
     assert write_report(again, tmp_path / "again").comparisons == written.comparisons
 
 
@@ -161,12 +161,12 @@ def test_names_cannot_break_out_of_the_page(swept: Path, browser: webdriver.Chro
 def test_what_a_report_lacks_is_said(swept: Path, tmp_path: Path) -> None:
     elsewhere = changed(read_curve(swept), evaluation=tmp_path / "gone")
     written = write_report(elsewhere, tmp_path / "a")
-    assert len(written.missing) == 5 and "has no transcripts: uniform-2 is not compared." in written.missing[0]
+    assert len(written.missing) == 5 and "contains no transcripts, so uniform-2 is not compared." in written.missing[0]
     named = read_curve(swept).model_copy(update={"data": "thesis"})
-    assert "--data says where they are" in write_report(named, tmp_path / "b").missing[0]
+    assert "Give their location with --data." in write_report(named, tmp_path / "b").missing[0]
     assert write_report(named, tmp_path / "c", "digits").missing == []
     lines = (swept / "points").rglob(TRANSCRIPTS)
     short = tmp_path / "short"
     write_text(short / TRANSCRIPTS, next(iter(lines)).read_text().split("\n")[0] + "\n")
-    with pytest.raises(AsrDeployError, match="not of the same utterances"):
+    with pytest.raises(AsrDeployError, match="do not cover the same utterances"):
         write_report(changed(read_curve(swept), evaluation=short), tmp_path / "d")

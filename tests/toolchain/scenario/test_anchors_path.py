@@ -94,7 +94,7 @@ def test_from_the_hosts_to_a_word_error_rate_with_cuts_and_kills(tmp_path: Path)
         # The connection is cut after a third; after two thirds the process is killed.
         third = len(checkpoint) // 3
         server.cuts, server.holds = [third], [third]
-        process = started(["-m", "toolchain.cli.main", *base], env, tmp_path)
+        process = started(["-m", "asrdeploy", *base], env, tmp_path)
         until(lambda: server.held.is_set() and part.stat().st_size > third, process)
         killed(process)
         server.released.set()
@@ -114,7 +114,7 @@ def test_from_the_hosts_to_a_word_error_rate_with_cuts_and_kills(tmp_path: Path)
 
         # The whole corpus is in the cache now.
         tiny = ("evaluate", "DIGITS_ASR_TINY", "--data", "librispeech", "--split", "test-clean", "--threads", "1", "-o", "tiny")
-        process = started(["-m", "toolchain.cli.main", *tiny], env, tmp_path)
+        process = started(["-m", "asrdeploy", *tiny], env, tmp_path)
         until(lambda: len(compute_times(tmp_path / "tiny")) >= 100, process)
         killed(process)
         before = compute_times(tmp_path / "tiny")
@@ -194,7 +194,7 @@ def test_a_file_that_is_larger_than_the_disk(mirror: FileServer, cli: Cli, tmp_p
 def test_a_checkpoint_without_a_published_checksum_is_held_to_its_first_download(mirror: FileServer, tmp_path: Path) -> None:
     path = tmp_path / "torch" / "hub" / "checkpoints" / Path(HUBERT).name
     mirror.files[HUBERT] = b"<html>Please log in</html>"
-    with pytest.raises(AsrDeployError, match=rf"cannot be read as weights.*; remove {path} to have it downloaded again\.$"):
+    with pytest.raises(AsrDeployError, match=rf"cannot be read as weights.*\. Delete {path} to download it again\.$"):
         load_model("HUBERT_ASR_LARGE")
     assert [each.name for each in path.parent.iterdir()] == [path.name]  # a portal's page is not recorded
     path.unlink()

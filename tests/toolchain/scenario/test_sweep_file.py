@@ -147,7 +147,7 @@ decoder = "{commands["decoder"]}"
 rates = [2.5]
 """
     )
-    assert "failed with code 1: ValueError" in complaint(cli("sweep", "--config", "sweeps.toml", "-o", "out"), alone=False)
+    assert "failed with exit code 1: ValueError" in complaint(cli("sweep", "--config", "sweeps.toml", "-o", "out"), alone=False)
 
 
 @pytest.mark.usefixtures("theirs")
@@ -220,8 +220,8 @@ DECODE = 'decoder = "cp {input} {output}"\n'
         ("codec = 'steps'\nvary = 'stop'\nspan = [2, 3]", "Did you mean step?"),
         ("codec = 'steps'\nvary = 'step'\nset = { step = 2 }\nspan = [2, 3]", "the sweep chooses it"),
         ("codec = 'steps'\nvary = 'limit'\nset = { step = 2 }\nspan = [2, 3]", "add whole = true"),
-        ("codec = 'steps'\nvary = 'limit'\nspan = [2, 3]\nwhole = true", "needs a value for step"),
-        ("codec = 'steps'\nvary = 'limit'\nset = { step = 2 }\nrates = [2.5]", "limit of steps cannot be 2.5"),
+        ("codec = 'steps'\nvary = 'limit'\nspan = [2, 3]\nwhole = true", "requires a value for step"),
+        ("codec = 'steps'\nvary = 'limit'\nset = { step = 2 }\nrates = [2.5]", "steps: limit cannot be 2.5. Give a whole number"),
         ("codec = 'steps'\nvary = 'rule'\nset = { step = 2 }\nspan = [2, 3]", "no number"),
         ("codec = 'steps'\nvary = 'step'\nspan = [2, 3]\n" + DECODE, "leave decoder out"),
     ],

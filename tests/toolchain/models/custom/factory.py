@@ -1,4 +1,4 @@
-"""A factory of somebody's own where every process of a cluster finds it."""
+"""Factories in a module that every process of a cluster can import."""
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,13 @@ from toolchain.models.test_cases import LABELS
 
 
 def make() -> CtcModel:
-    """One convolution with seeded weights, the blank last."""
+    """Return a model of one convolution with seeded weights, the blank last."""
     torch.manual_seed(0)
     return CtcModel(OneLayer(), [*LABELS[1:], "-"], blank="-", name="one-layer")
 
 
 class Clamped(nn.Module):
-    """Convolutions with ReLU, whose upper side is open, and a linear head; the blank is the last output."""
+    """Convolutions with ReLU, which has no upper bound, and a linear head; the blank is the last output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,6 +28,6 @@ class Clamped(nn.Module):
 
 
 def clamped() -> CtcModel:
-    """The same in two layers."""
+    """Return a model of two convolutions with seeded weights, the blank last."""
     torch.manual_seed(0)
     return CtcModel(Clamped(), [*LABELS[1:], "-"], blank="-", name="clamped")

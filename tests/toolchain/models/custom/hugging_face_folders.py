@@ -1,4 +1,4 @@
-"""Hugging Face folders that tests write with transformers itself: tiny random ones, and the bundled model's weights in their form."""
+"""Write Hugging Face folders with transformers: tiny random models, and the bundled weights in Hugging Face's format."""
 
 import json
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ KINDS: dict[str, tuple[Any, Any, str]] = {
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2ForCTC, "wav2vec2."),
     "hubert": (HubertConfig, HubertForCTC, "hubert."),
 }
-# As fine-tuning recipes write it: the space first, letters small, the blank last but for what the tokenizer adds.
+# As fine-tuning recipes write it: the space first, letters in lower case, the blank last before added tokens.
 VOCABULARY = ["|", *"abcdefghijklmnopqrstuvwxyz'", "[UNK]", "[PAD]"]
 SPECIAL = {"unk_token": "[UNK]", "pad_token": "[PAD]", "word_delimiter_token": "|"}
-WIDTH = len(VOCABULARY) + 2  # <s> and </s> are added behind the vocabulary
+WIDTH = len(VOCABULARY) + 2  # the tokenizer adds <s> and </s> after the vocabulary
 TINY = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -55,7 +55,7 @@ def write_folder(
     shard: str = "5GB",
     **changes: Any,
 ) -> PreTrainedModel:
-    """Write a folder as fine-tuning leaves it and return the model in it; ``changes`` are fields of its configuration."""
+    """Write a folder as fine-tuning writes it and return its model; ``changes`` are fields of its configuration."""
     make_config, make_model, _ = KINDS[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -81,13 +81,13 @@ def tokenizer_of(folder: Path) -> Wav2Vec2CTCTokenizer:
 
 
 def change(path: Path, **changes: Any) -> None:
-    """Change entries of a JSON file; None takes one out."""
+    """Change entries of a JSON file; None removes an entry."""
     found = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({name: each for name, each in found.items() if each is not None}))
 
 
 def renamed(folder: Path, names: Mapping[str, str]) -> None:
-    """Write a folder's weights anew with parts of their names replaced."""
+    """Replace parts of the names of a folder's weights."""
     path = folder / "model.safetensors"
     state = load_file(path)
     for old, new in names.items():
@@ -113,7 +113,7 @@ BUNDLED = {
 
 
 def write_bundled(folder: Path) -> PreTrainedModel:
-    """Write the bundled model as a folder of theirs: other names, other order of labels, rows for tokens that it never says."""
+    """Write the bundled model as a Hugging Face folder: other names, another order of labels, rows for unused tokens."""
     _, _, prefix = KINDS["wav2vec2"]
     state, rows = {}, {"weight": torch.zeros(WIDTH, 160), "bias": torch.full((WIDTH,), -1e3)}
     for name, tensor in load_file(BUNDLED_WEIGHTS).items():
@@ -129,10 +129,10 @@ def write_bundled(folder: Path) -> PreTrainedModel:
 
 
 def write_example(folder: Path) -> None:
-    """Write what docs/custom-models.md works with: a Hugging Face folder, data, a checkpoint with its TOML file, a factory's module."""
+    """Write the files of docs/custom-models.md: a Hugging Face folder, data, a checkpoint with its TOML file, and a factory's module."""
     write_bundled(folder / "my-model")
     (folder / "my-data").symlink_to(BUNDLED_WEIGHTS.parent.parent / "speech")
-    page = (REPOSITORY / "docs" / "your-model.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "custom-models.md").read_text(encoding="utf-8")
     for language, name in (("toml", "mine.toml"), ("python", "my_models.py")):
         block = page.split(f"```{language}\n", 1)[1].split("```", 1)[0]
         assert block.startswith(f"# {name}\n")

@@ -1,4 +1,4 @@
-"""Own models that a factory makes: any network with CTC logits, its code never in a bitstream."""
+"""Custom models from factories: any network with CTC logits, whose code is never in a bitstream."""
 
 import itertools
 import pickle
@@ -30,10 +30,10 @@ from toolchain.models.test_cases import LABELS
 from toolchain.scenario.exporting import export_model
 
 MODULE = '''
-"""A recogniser of somebody's own."""
+"""A custom model."""
 import torch
 from torch import nn
-from toolchain.models.custom.loading import CtcModel
+from asrdeploy import CtcModel
 from toolchain.models.test_cases import LABELS
 
 WIDTH = len(LABELS)
@@ -41,7 +41,7 @@ THEIRS = [*LABELS[1:], "-"]  # the blank last
 
 
 class Convolutions(nn.Module):
-    """16 kHz to 100 frames a second; what codecs and exporters meet in other people's networks is in it."""
+    """100 frames per second at 16 kHz, with layers that codecs and exporters meet in foreign networks."""
 
     def __init__(self, width=WIDTH):
         super().__init__()
@@ -158,8 +158,8 @@ numbers = itertools.count()
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a module in the current folder, a new one for every test."""
-    name = f"own_recogniser_{next(numbers)}"
+    """Return the name of a module in the current folder, different in every test."""
+    name = f"custom_model_{next(numbers)}"
     (tmp_path / f"{name}.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -185,7 +185,7 @@ def test_a_factorys_model_is_a_test_case_of_its_own(module: str, waveform: np.nd
         expected = built.eval()(torch.from_numpy(waveform)[None])[0].numpy()
     order = [len(LABELS) - 1, *range(len(LABELS) - 1)]
     np.testing.assert_allclose(TorchEngine(model).logits(waveform), expected[:, order], atol=1e-5)
-    # The weight norms are folded, old and new, and only what is a weight is one.
+    # Both forms of weight norm are folded, and only weights are in the state.
     names = set(model.state())
     assert {"network.second.weight", "network.older.weight", "network.scale", "network.norm.running_var"} <= names
     assert not any("num_batches" in name or name.endswith(("_g", "_v", "original0", "order")) for name in names)
@@ -229,28 +229,28 @@ tiny = Makers.tiny
 
 REFUSED = [
     ("again", "returned the network of an earlier call"),
-    ("missing", "has no missing; give package.module:factory"),
-    ("no_function", "is no function"),
+    ("missing", "has no missing. Give package.module:factory"),
+    ("no_function", "is not a function"),
     ("raises", "failed: RuntimeError: no licence"),
     ("exits", "failed: SystemExit: bye"),
-    ("wrong_type", "returned dict; it must return toolchain.models.custom.loading.CtcModel"),
+    ("wrong_type", "returned dict. It must return asrdeploy.CtcModel"),
     ("nothing", "returned NoneType"),
-    ("without_network", "network of its CtcModel is str; it is a torch.nn.Module"),
-    ("truthy", "normalised_waveform of its CtcModel is int; it is True or False"),
-    ("twice", "the label “A” is there twice"),
-    ("rate", "the sample rate 0 is none"),
-    ("rate_of_others", "the sample rate 16000.0 is none"),
-    ("blank", "the blank “<blank>” is none of the labels"),
-    ("broken", "holds NaN or infinite weights, first in head.bias"),
+    ("without_network", "network of its CtcModel is of type str. It must be a torch.nn.Module"),
+    ("truthy", "normalised_waveform of its CtcModel is of type int. It must be True or False"),
+    ("twice", "the label “A” occurs twice"),
+    ("rate", "the sample rate 0 is not valid"),
+    ("rate_of_others", "the sample rate 16000.0 is not valid"),
+    ("blank", "the blank “<blank>” is not one of the labels"),
+    ("broken", "returned NaN or infinite weights, first in head.bias"),
     ("built_in", "DIGITS_ASR_TINY is the name of a built-in test case"),
-    ("bare", "gives a network without parameters"),
-    ("flat", "gives logits of shape (1, 29) for a waveform"),
-    ("turned", "gives logits of shape (5, 1, 29) for a waveform"),
-    ("whole", "gives logits of shape (1, 5, 29)"),
-    ("words", "gives logits that are str"),
-    ("narrow", "gives 28 logits a frame, and there are 29 labels"),
-    ("empty", "gives no frame for 1 s of audio"),
-    ("endless", "gives logits that are not finite for 1 s of audio"),
+    ("bare", "returned a network without parameters"),
+    ("flat", "returns logits of shape (1, 29) for a waveform"),
+    ("turned", "returns logits of shape (5, 1, 29) for a waveform"),
+    ("whole", "returns logits of shape (1, 5, 29)"),
+    ("words", "the network returns str for a waveform"),
+    ("narrow", "has 28 outputs, but 29 labels"),
+    ("empty", "returns no frame for 1 s of audio"),
+    ("endless", "returns NaN or infinite logits for 1 s of audio"),
     ("fails", "the network fails on 1 s of audio: RuntimeError: "),
 ]
 
@@ -263,9 +263,9 @@ def test_a_factory_that_does_not_fit_is_refused_with_the_reason(module: str, att
 
 
 def test_modules_that_cannot_be_imported(module: str, tmp_path: Path) -> None:
-    assert "there is no module nowhere_at_all here" in refused("nowhere_at_all.models:make")
+    assert "there is no module nowhere_at_all. Install it" in refused("nowhere_at_all.models:make")
     (tmp_path / f"{module}.py").write_text("import nothing_like_it\n")
-    assert "there is no module nothing_like_it here" in refused(f"{module}:make")
+    assert "there is no module nothing_like_it. Install it" in refused(f"{module}:make")
     (tmp_path / f"{module}.py").write_text("1 / 0\n")
     assert f"importing {module} failed: ZeroDivisionError" in refused(f"{module}:make")
     (tmp_path / f"{module}.py").write_text("def make(:\n")
@@ -307,7 +307,7 @@ def test_bitstreams_of_a_factorys_model_bring_no_code(module: str, tmp_path: Pat
     assert header.network is not None and header.network.factory == f"{module}:make" and header.network.architecture is None
     sys.modules.pop(module)
     (tmp_path / f"{module}.py").rename(tmp_path / "away")
-    with pytest.raises(AsrDeployError, match="a bitstream brings no code: give it with --model"):
+    with pytest.raises(AsrDeployError, match=r"bitstreams contain no code\. If you trust it, add --model"):
         decompress(tmp_path / "own.asrb")
     assert module not in sys.modules
     (tmp_path / "away").rename(tmp_path / f"{module}.py")
@@ -321,19 +321,19 @@ def test_bitstreams_of_a_factorys_model_bring_no_code(module: str, tmp_path: Pat
 def test_another_factory_than_the_bitstreams_is_refused(module: str, cli: Callable[..., Completed]) -> None:
     name = f"{module}:make"
     assert cli("compress", "--model", name, "--codec", "uniform", "--set", "bits=6", "-o", "own.asrb").returncode == 0
-    assert "give it with --model, if you trust it" in complaint(cli("export", "--from", "own.asrb", "-o", "artifact"))
-    assert "another one, or changed since" in complaint(cli("export", "--from", "own.asrb", "--model", f"{module}:plain", "-o", "artifact"))
+    assert "If you trust it, add --model" in complaint(cli("export", "--from", "own.asrb", "-o", "artifact"))
+    assert "different, or has changed" in complaint(cli("export", "--from", "own.asrb", "--model", f"{module}:plain", "-o", "artifact"))
     done = cli("export", "--from", "own.asrb", "--model", name, "-o", "artifact")
     assert done.returncode == 0, done.stderr
-    # The weights as they are need no code.
+    # Extracting the weights requires no code.
     assert cli("decompress", "own.asrb", "-o", "own.safetensors").returncode == 0
     assert (
         cli("compress", "--model", name, "--codec", "uniform", "--set", "bits=8", "--base", "own.safetensors", "-o", "up.asrb").returncode
         == 0
     )
-    assert "give that as the model" in complaint(cli("decompress", "up.asrb", "--base", "own.safetensors", "-o", "x.safetensors"))
+    assert "Give the factory with --model" in complaint(cli("decompress", "up.asrb", "--base", "own.safetensors", "-o", "x.safetensors"))
     assert cli("decompress", "up.asrb", "--base", "own.safetensors", "--model", name, "-o", "new.safetensors").returncode == 0
-    assert "leave --weights out" in complaint(cli("export", "--model", name, "--weights", "random"))
+    assert "Leave --weights out" in complaint(cli("export", "--model", name, "--weights", "random"))
 
 
 def test_a_delivery_takes_the_factory_along(module: str, cli: Callable[..., Completed]) -> None:

@@ -103,7 +103,7 @@ numbers = itertools.count()
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Return the name of a module in the current folder."""
-    name = f"custom_model_{next(numbers)}"
+    name = f"foreign_model_{next(numbers)}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -208,7 +208,7 @@ def test_calibration_has_the_models_sample_rate(module: str, cli: Callable[..., 
 @pytest.mark.parametrize("separator", [None, ""])
 def test_where_nothing_separates_words_no_label_becomes_a_space(separator: str | None) -> None:
     assert our_labels(["-", "a", "b"], 0, "it", separator=separator) == ("-", "A", "B")
-    with pytest.raises(AsrDeployError, match="which stands for the space here"):
+    with pytest.raises(AsrDeployError, match="which stands for the space between words"):
         our_labels(["-", "|", "b"], 0, "it", separator=separator)
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders: the same logits and the same text as transformers gives, what is refused, and three commands to a report."""
+"""Hugging Face folders: logits and text equal those of transformers, invalid folders are refused, and three commands give a report."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def logits_of(model: AnchorModel, waveform: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def theirs(model: Any, waveform: np.ndarray, *, do_normalize: bool) -> np.ndarray:
-    """What transformers gives, in our order of the outputs."""
+    """Return the logits of transformers, in our order of the outputs."""
     extractor = Wav2Vec2FeatureExtractor(do_normalize=do_normalize)
     values = extractor(waveform, sampling_rate=16_000, return_tensors="pt").input_values
     found: np.ndarray = model(values).logits[0].numpy()[:, ORDER]
@@ -146,7 +146,7 @@ def test_the_label_selector_gives_the_text_of_their_greedy_decoding(folder: Path
         logits = random.normal(size=(int(random.integers(1, 60)), WIDTH)).astype(np.float32)
         logits = np.repeat(logits, random.integers(1, 4, len(logits)), axis=0)
         expected = tokenizer.decode(logits.argmax(1))
-        # They print the tokens that begin and end a sequence, we do not; spaces at the ends are nothing to both.
+        # transformers prints the tokens that begin and end a sequence; we do not. Spaces at the ends are ignored.
         expected = expected.replace("<s>", "").replace("</s>", "").upper()
         assert select_labels(logits[:, ORDER], labels).split() == expected.split()
 
@@ -158,7 +158,7 @@ def test_a_tokenizer_of_another_spelling(folder: Path) -> None:
     objects = {name: {"content": token, "lstrip": False} for name, token in (("pad_token", "<pad>"), ("bos_token", "<s>"))}
     change(folder / "tokenizer_config.json", **objects, unk_token="<unk>", word_delimiter_token=" ")
     assert load_model(str(folder)).case.labels[:3] == ("<pad>", "|", "A")
-    # Their processor's file of old, and their defaults where there is none.
+    # The older file of the feature extractor, and its defaults if there is no file.
     (folder / "processor_config.json").rename(folder / "preprocessor_config.json")
     change(folder / "preprocessor_config.json", feature_extractor=None, do_normalize=False, sampling_rate=8_000)
     assert (load_model(str(folder)).case.sample_rate, load_model(str(folder)).case.anchor.normalised_waveform) == (8_000, False)
@@ -169,7 +169,7 @@ def test_a_tokenizer_of_another_spelling(folder: Path) -> None:
 def test_one_of_several_languages(folder: Path) -> None:
     vocabulary = json.loads((folder / "vocab.json").read_text())
     (folder / "vocab.json").write_text(json.dumps({"eng": vocabulary, "deu": {}}))
-    with pytest.raises(AsrDeployError, match="no target_lang says which one"):
+    with pytest.raises(AsrDeployError, match="Select one with target_lang"):
         load_model(str(folder))
     change(folder / "tokenizer_config.json", target_lang="eng")
     assert load_model(str(folder)).case.labels[1:4] == ("|", "A", "B")
@@ -202,9 +202,9 @@ def tokenizer(**changes: Any) -> Damage:
 
 
 REFUSED: list[tuple[Damage, str]] = [
-    (config(architectures=["WhisperForConditionalGeneration"]), "architectures is .*Whisper.*a folder of Wav2Vec2ForCTC or HubertForCTC"),
+    (config(architectures=["WhisperForConditionalGeneration"]), "architectures is .*Whisper.*of class Wav2Vec2ForCTC or HubertForCTC"),
     (config(architectures=None), "architectures is"),
-    (config(hidden_act="relu"), "hidden_act is 'relu', which torchaudio's module cannot express; only 'gelu'"),
+    (config(hidden_act="relu"), "hidden_act is 'relu'. torchaudio's network supports only 'gelu'"),
     (config(feat_extract_activation="swish"), "feat_extract_activation is 'swish'"),
     (config(layer_norm_eps=1e-6), "layer_norm_eps is 1e-06"),
     (config(add_adapter=True), "add_adapter is True"),
@@ -215,22 +215,22 @@ REFUSED: list[tuple[Damage, str]] = [
     (config(num_attention_heads=5), "config.json: .*encoder_num_heads"),
     (config(hidden_size="wide"), "hidden_size: "),
     (config(hidden_size=None), "hidden_size is missing"),
-    (config(conv_stride=[5, 4]), "conv_dim, conv_kernel, conv_stride are lists of one length"),
+    (config(conv_stride=[5, 4]), "conv_dim, conv_kernel, conv_stride must be lists of equal length"),
     (config(conv_stride=[5, 4, 0]), "conv_dim, conv_kernel, conv_stride: "),
-    (config(vocab_size=WIDTH + 1), f"has no token for {WIDTH}"),
-    (config(vocab_size=20), "30 tokens and the network 20 outputs .*: “t” has none"),
+    (config(vocab_size=WIDTH + 1), f"have no token for {WIDTH}"),
+    (config(vocab_size=20), "the network has 20 outputs .* 30 tokens. “t” has no output"),
     (config(vocab_size="many"), "vocab_size is 'many'"),
-    (config(vocab_size=WIDTH - 1), f"gives {WIDTH} logits a frame, and there are {WIDTH - 1} labels"),
-    (config(pad_token_id=0), "pad_token_id in config.json is 0, and the tokenizer's pad_token “\\[PAD\\]” is 29"),
+    (config(vocab_size=WIDTH - 1), f"has {WIDTH} outputs, but {WIDTH - 1} labels"),
+    (config(pad_token_id=0), "pad_token_id in config.json is 0, but the tokenizer's pad_token “\\[PAD\\]” has the index 29"),
     (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
-    (lambda folder: (folder / "config.json").write_text("[]"), "config.json holds no JSON object"),
-    (lambda folder: (folder / "config.json").unlink(), "has no config.json, so it is no Hugging Face folder"),
+    (lambda folder: (folder / "config.json").write_text("[]"), "config.json does not contain a JSON object"),
+    (lambda folder: (folder / "config.json").unlink(), "is not a Hugging Face folder: it has no config.json"),
     (lambda folder: (folder / "vocab.json").unlink(), "has no vocab.json"),
     (lambda folder: (folder / "vocab.json").write_text("a, b, c"), "vocab.json is not JSON"),
     (vocabulary({"a": 2}), "the token “b” has the index 2"),
     (vocabulary({"a": "one"}), "the token “a” has the index 'one'"),
-    (vocabulary({"ä": 400}), "“ä” has none"),
-    (tokenizer(pad_token="<nothing>"), "pad_token “<nothing>” is no token of vocab.json"),
+    (vocabulary({"ä": 400}), "“ä” has no output"),
+    (tokenizer(pad_token="<nothing>"), "vocab.json does not contain the tokenizer's pad_token “<nothing>”"),
     (tokenizer(tokenizer_class="WhisperTokenizer"), "tokenizer_class is WhisperTokenizer"),
     (
         lambda folder: change(
@@ -240,9 +240,9 @@ REFUSED: list[tuple[Damage, str]] = [
     ),
     (
         lambda folder: change(folder / "processor_config.json", feature_extractor={"sampling_rate": 3}),
-        "the sample rate 3 is none",
+        "the sample rate 3 is not valid",
     ),
-    (lambda folder: (folder / "model.safetensors").unlink(), "has no weights: neither model.safetensors nor pytorch_model.bin"),
+    (lambda folder: (folder / "model.safetensors").unlink(), "has no weights: it contains neither model.safetensors nor pytorch_model.bin"),
     (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "cannot be read as weights"),
     (weights(lambda state: state.pop("lm_head.bias")), "lm_head.bias is missing"),
     (
