@@ -1,6 +1,6 @@
-"""Codecs: what turns weights into a bitstream, and a bitstream into weights."""
+"""Codecs: encode weights to a bitstream, and decode a bitstream to weights."""
 
-from toolchain.compression import ectcq, external, plain, uniform  # noqa: F401  # each registers its codecs
+from toolchain.compression import ectcq, external, plain, uniform  # noqa: F401  # importing them registers their codecs
 from toolchain.compression.codec import CODECS as CODECS
 from toolchain.compression.codec import codec_plugins as codec_plugins
 from toolchain.compression.codec import defaults as defaults

@@ -1,4 +1,4 @@
-"""Compressed models as files: from an anchor to a bitstream, and from a bitstream to a model again."""
+"""Compress a model to a bitstream file, and reconstruct a model from one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,12 +27,32 @@ Progress = Callable[[str, float], None]
 
 
 def calibration_of(
-    model: AnchorModel, data: str, split: str, *, cache: Path | None, progress: Progress = lambda what, share: None
+    model: AnchorModel,
+    data: str,
+    split: str = "dev-clean",
+    *,
+    cache: Path | None = None,
+    progress: Progress = lambda what, share: None,
 ) -> Calibration:
-    """Measure what codecs may know of a model's inputs, or read the earlier measurement.
+    """Measure statistics of a model's layers on recordings, for codecs that use calibration.
+
+    Example:
+        >>> model = asrdeploy.load_model("DIGITS_ASR_TINY")  # doctest: +SKIP
+        >>> calibration = asrdeploy.calibrate(model, "digits")  # doctest: +SKIP
+        >>> asrdeploy.compress(model, "ectcq", {"bits": 2}, "small.asrb", calibration=calibration)  # doctest: +SKIP
+
+    Args:
+        model: Model to measure.
+        data: Name or folder of the data set; see ``open_data``.
+        split: Name of the split. Test sets are refused.
+        cache: Folder that stores measurements. A stored measurement of the same weights and recordings is reused. None stores nothing.
+        progress: Called with the name of the current step and the completed fraction, from 0 to 1.
+
+    Returns:
+        The statistics, to pass to ``compress``.
 
     Raises:
-        AsrDeployError: see ``calibration_speech``.
+        AsrDeployError: If the split is a test set or cannot be opened.
     """
     speech = calibration_speech(data, split, model.case.sample_rate)
     recordings = list(speech)
@@ -52,19 +72,26 @@ def compress(
     base: AnchorModel | None = None,
     call: Callable[..., Any] = lambda function, *arguments: function(*arguments),
 ) -> Header:
-    """Write a model's bitstream and return its header.
+    """Compress a model with a codec and write the bitstream.
+
+    Example:
+        >>> model = asrdeploy.load_model("DIGITS_ASR_TINY")  # doctest: +SKIP
+        >>> asrdeploy.compress(model, "ectcq", {"bits": 2}, "small.asrb")  # doctest: +SKIP
 
     Args:
-        model: the anchor, or one fine-tuned from ``base``.
-        codec: name of the codec.
-        parameters: of the codec.
-        path: the file to write.
-        calibration: see ``calibration_of``.
-        base: the model that the receiver has; the bitstream is an update of it.
-        call: calls the encoder, here or on another machine.
+        model: Model to compress.
+        codec: Name of the codec, as ``asrdeploy codecs`` lists it.
+        parameters: Parameters of the codec by name.
+        path: Bitstream file to write (``.asrb``). An existing file is replaced.
+        calibration: Layer statistics from ``asrdeploy.calibrate``; None if the codec uses the weights only.
+        base: Model that the receiver already has. The bitstream is then an update of it.
+        call: Function that runs the encoder, on this machine or another one.
+
+    Returns:
+        The header of the bitstream.
 
     Raises:
-        AsrDeployError: an unknown codec or parameter, or a file that cannot be written.
+        AsrDeployError: If the codec or a parameter is unknown, or the codec cannot compress the model.
     """
     path = Path(path)
     bitstream = call(coded, model, codec, parameters, calibration, base)
@@ -76,7 +103,7 @@ def compress(
 def coded(
     model: AnchorModel, codec: str, parameters: Mapping[str, Any], calibration: Calibration | None, base: AnchorModel | None
 ) -> bytes:
-    """Return a model's bitstream; see ``compress``."""
+    """Return the bitstream of a model; see ``compress``."""
     return encode(
         codec,
         parameters,
@@ -94,21 +121,24 @@ def coded(
 def decompress(
     path: str | Path, *, base: AnchorModel | None = None, decoder: str | None = None, custom: AnchorModel | None = None
 ) -> AnchorModel:
-    """Reconstruct the model that a bitstream holds.
+    """Reconstruct the model from a bitstream.
 
-    The model knows its bitstream (``AnchorModel.received``), so an export or an evaluation of it counts the transmitted size.
+    The model records its bitstream (``AnchorModel.received``), so exports and evaluations of it count the transmitted size.
 
     Example:
         >>> model = asrdeploy.decompress("small.asrb")  # doctest: +SKIP
 
     Args:
-        path: the bitstream.
-        base: the model that an update was made against.
-        decoder: the command that decodes what an external encoder made.
-        custom: the model of the factory whose weights it holds, made here; others do without.
+        path: Bitstream file.
+        base: Model that an update was made from.
+        decoder: Command of the decoder, if an external encoder made the bitstream.
+        custom: Model of the factory, if the bitstream holds weights of a factory's model. Bitstreams contain no code.
+
+    Returns:
+        The model with the reconstructed weights.
 
     Raises:
-        AsrDeployError: no bitstream, a damaged one, one of another model, or an update without its base.
+        AsrDeployError: If the file is not a bitstream, is damaged, belongs to another model, or is an update and its base is missing.
     """
     path = Path(path)
     header, state = read_weights(path, base=base, decoder=decoder)
@@ -117,49 +147,62 @@ def decompress(
 
 
 def model_of(header: Header, state: Mapping[str, Tensor], name: str, custom: AnchorModel | None = None) -> AnchorModel:
-    """Return the model of a bitstream's header around its weights; ``name`` is the bitstream's for messages.
+    """Return the model that a bitstream's header describes, with the decoded weights.
+
+    Args:
+        header: Header of the bitstream.
+        state: Decoded float32 weights by name.
+        name: Name of the bitstream, for messages.
+        custom: Model of the factory, if a factory makes the network.
 
     Raises:
-        AsrDeployError: the header names no model, the weights do not fit it, or a factory's model is not given.
+        AsrDeployError: If the header does not name a model, the weights do not fit it, or the factory's model is missing.
     """
     case = case_of_header(header, name)
     if case.network is None or case.network.factory is None:
         return model_with(case, state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
     if custom is None:
         raise AsrDeployError(
-            f"{name} holds weights of {case.network.factory}, and a bitstream brings no code: give it with --model, if you trust it."
+            f"{name} holds weights of {case.network.factory}, and bitstreams contain no code. If you trust it, add --model."
         )
     return custom.with_state(state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
 
 
 def case_of_header(header: Header, name: str) -> TestCase:
-    """Return the test case of a bitstream's model: a built-in one, or what the header says of a custom one.
+    """Return the test case of a bitstream's model: a built-in one, or the one of the custom model that the header describes.
+
+    Args:
+        header: Header of the bitstream.
+        name: Name of the bitstream, for messages.
 
     Raises:
-        AsrDeployError: the header names no model, or none that we know.
+        AsrDeployError: If the header names no model or an unknown one.
     """
     if not header.model:
-        raise AsrDeployError(f"{name} does not say which model's weights it holds; `asrdeploy decompress` gives them as they are.")
+        raise AsrDeployError(f"{name} does not name the model of its weights. Use `asrdeploy decompress` to extract the weights.")
     return find_test_case(header.model) if header.network is None else custom_case(header.model, header.network)
 
 
 def base_for(header: Header, name: str, base: str | None, custom: AnchorModel | None) -> AnchorModel | None:
-    """Return the model that an update was made against, after a look at whether a custom model is the bitstream's; None: no base is given.
+    """Return the model that an update was made from, and check that a custom model belongs to the bitstream.
 
     Args:
-        header: of the bitstream.
-        name: the bitstream's, for messages.
-        base: as ``--base`` names it: a file, or ``own``: the model's weights.
-        custom: the custom model that was given with the bitstream; one of a factory needs it, and ``own``.
+        header: Header of the bitstream.
+        name: Name of the bitstream, for messages.
+        base: Value of ``--base``: a file of weights, or ``own`` for the model's published weights.
+        custom: Custom model given with the bitstream. Models of a factory and ``own`` require it.
+
+    Returns:
+        The base, or None if ``base`` is None.
 
     Raises:
-        AsrDeployError: the custom model is another one than the bitstream's, or is missing, or the base cannot be loaded.
+        AsrDeployError: If the custom model is missing or not the bitstream's, or the base cannot be loaded.
     """
     if base is None and custom is None:
         return None
-    case = case_of_header(header, name)  # a name in a file never becomes a factory that is called
+    case = case_of_header(header, name)  # never calls a factory that only the file names
     if custom is not None and custom.case != case:
-        raise AsrDeployError(f"{name} is of {case.name} as it was when it was made; the given model is another one, or changed since.")
+        raise AsrDeployError(f"{name} belongs to {case.name}, but the model given with --model is different, or has changed since.")
     if base is None:
         return None
     if case.network is None:
@@ -170,20 +213,20 @@ def base_for(header: Header, name: str, base: str | None, custom: AnchorModel | 
         return with_weights(case, base, custom)
     if custom is None:
         raise AsrDeployError(
-            f"--base own: {name} is of {case.name}, a model of somebody's custom: give that with --model, or its folder as base."
+            f"--base own: {name} belongs to the custom model {case.name}. Give that model with --model, or its folder with --base."
         )
     return custom
 
 
 def read_weights(path: Path, *, base: AnchorModel | None = None, decoder: str | None = None) -> tuple[Header, dict[str, Tensor]]:
-    """Return a bitstream's header and float32 weights; see ``decompress`` for what is raised."""
+    """Return the header and the float32 weights of a bitstream file; see ``decompress`` for arguments and errors."""
     with open_bitstream(path) as stream:
         reader = BitstreamReader(stream)
         return reader.header, decode_weights(reader, base=base, decoder=decoder)
 
 
 def decode_weights(reader: BitstreamReader, *, base: AnchorModel | None = None, decoder: str | None = None) -> dict[str, Tensor]:
-    """Return the float32 weights of an opened bitstream, decoded as it is read; see ``decompress`` for what is raised."""
+    """Decode the float32 weights of an open bitstream while reading it; see ``decompress`` for arguments and errors."""
     known = None if base is None else base.state()
     check_base(reader.header, known)
     arrays = None if known is None else as_arrays(known)
@@ -193,13 +236,17 @@ def decode_weights(reader: BitstreamReader, *, base: AnchorModel | None = None, 
 
 def _externally(reader: BitstreamReader, base: State | None, decoder: str | None) -> State:
     if decoder is None:
-        raise AsrDeployError("An external encoder made this bitstream: name its decoder's command with --decoder.")
+        raise AsrDeployError("An external encoder made this bitstream. Give the command of its decoder with --decoder.")
     if (reader.header.base is None) != (base is None):
-        raise AsrDeployError("This bitstream and --base do not fit: one is an update and the other is not there.")
+        raise AsrDeployError(
+            "This bitstream is not an update. Leave --base out."
+            if reader.header.base is None
+            else "This bitstream is an update. Give the weights that it was made from with --base."
+        )
     ((_, payload),) = list(reader.records())
     state = decode_externally(payload, decoder)
     if base is None:
         return state
     if {name: each.shape for name, each in state.items()} != {name: each.shape for name, each in base.items()}:
-        raise AsrDeployError("The decoder's tensors are not those of the base.")
+        raise AsrDeployError("The names or shapes of the decoder's tensors differ from the base. Give the base of this update with --base.")
     return {name: np.asarray(base[name] + each) for name, each in state.items()}

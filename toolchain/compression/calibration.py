@@ -1,4 +1,4 @@
-"""What codecs may know of a model's inputs: moments of every layer's input and how much an error of a layer hurts, from dev-clean."""
+"""Calibration of codecs: moments of every layer's input, and the sensitivity of the output to an error in each layer."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -17,23 +17,23 @@ from exporters.recogniser import Recogniser
 
 Matrix = npt.NDArray[np.float32]
 Waveform = npt.NDArray[np.float32]
-MOST_COLUMNS = 4608  # second moments of wider layers would not fit the memory
-PROBES = 8  # recordings on which a layer's error is tried
-NOISE = 0.03  # size of the tried error against the layer's output
-LEAST, MOST = 1 / 64, 64  # of the median: a sensitivity beyond is a measurement of noise
+MOST_COLUMNS = 4608  # second moments of wider layers would not fit into memory
+PROBES = 8  # number of recordings for the sensitivities
+NOISE = 0.03  # size of the test error relative to the layer's output
+LEAST, MOST = 1 / 64, 64  # limits relative to the median; values outside them are measurement noise
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics of layers by the name of their weight.
+    """Statistics of a model's layers, by the names of their weights.
 
     Args:
-        source: what they were measured on.
-        moments: second moments ``[columns, columns]`` of inputs, per frame.
-        means: mean inputs ``[columns]``.
-        sensitivity: divergence of the labels' distribution (nats a frame) for a unit of error energy in the layer's output
-            (in its weights where it has no moment).
-        tuned_on: ids of the recordings, for the bitstream's header.
+        source: Description of the recordings.
+        moments: Second moments ``[columns, columns]`` of the inputs, per frame.
+        means: Mean inputs ``[columns]``.
+        sensitivity: Divergence of the label distribution (nats per frame) for one unit of error energy in the layer's output, or in
+            its weights if the layer has no moment.
+        tuned_on: Ids of the recordings, for the bitstream's header.
     """
 
     source: str
@@ -43,11 +43,11 @@ class Calibration:
     tuned_on: tuple[str, ...] = ()
 
     def moment(self, name: str) -> Matrix | None:
-        """Return the second moment of the inputs of a weight, None where it is not known."""
+        """Return the second moment ``[columns, columns]`` of a weight's inputs, or None if it was not measured."""
         return self.moments.get(name)
 
     def mean(self, name: str) -> Matrix | None:
-        """Return the mean input of a weight, None where it is not known."""
+        """Return the mean input ``[columns]`` of a weight, or None if it was not measured."""
         return self.means.get(name)
 
 
@@ -60,15 +60,18 @@ def calibrate(
     identity: str = "",
     progress: Callable[[str, float], None] = lambda what, share: None,
 ) -> Calibration:
-    """Measure moments of inputs on recordings, and sensitivities on the first few of them.
+    """Measure moments of inputs on recordings, and sensitivities on the first ``PROBES`` of them.
 
     Args:
-        recogniser: evaluation mode; its weights are changed while measuring and put back.
-        recordings: waveforms ``[samples]`` of a set that no word error rate is measured on.
-        source: for the bitstream's header.
-        cache: a folder where measurements are kept; None: they are not.
-        identity: of the weights, so that a cached measurement of others is not taken.
-        progress: told what is done and the share of the whole.
+        recogniser: Model in evaluation mode. Its weights are changed during the measurement and restored afterwards.
+        recordings: Waveforms ``[samples]`` from a set that WER is not reported on.
+        source: Description of the recordings, for the bitstream's header.
+        cache: Folder that stores measurements; None stores nothing.
+        identity: Identity of the weights. A stored measurement of other weights is not reused.
+        progress: Called with the name of the current step and the completed fraction, from 0 to 1.
+
+    Returns:
+        The statistics.
     """
     path = None
     if cache is not None:
@@ -109,7 +112,7 @@ def _moments(
     hooks = [layer.register_forward_hook(watch(name, layer)) for name, layer in layers.items()]
     try:
         for number, waveform in enumerate(recordings):
-            progress("moments of the layers' inputs", 0.5 * number / len(recordings))
+            progress("moments of layer inputs", 0.5 * number / len(recordings))
             recogniser(torch.from_numpy(waveform)[None])
     finally:
         for each in hooks:
@@ -119,11 +122,11 @@ def _moments(
 
 
 def _input_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Return a layer's input as rows ``[frames, columns]`` that its weight's rows are multiplied with; groups are taken together."""
+    """Return a layer's input as rows ``[frames, columns]``, the factors of its weight's rows; groups are concatenated."""
     if not isinstance(layer, nn.Conv1d):
         return inputs.reshape(-1, inputs.shape[-1])
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = nn.functional.pad(inputs, layer._reversed_padding_repeated_twice, mode)  # numbers, where the layer was made with a word, too
+    padded = nn.functional.pad(inputs, layer._reversed_padding_repeated_twice, mode)  # numbers even for padding="same"
     (kernel,), (step,) = layer.kernel_size, layer.dilation
     # [batch, channels, frames, kernel]
     windows = padded.unfold(2, (kernel - 1) * step + 1, layer.stride[0])[..., ::step]
@@ -187,6 +190,6 @@ def _load(path: Path, source: str) -> Calibration | None:
             for key in file.keys():  # noqa: SIM118  # not a dict
                 kind, name = key.split(":", 1)
                 parts[kind][name] = file.get_tensor(key)
-    except (OSError, SafetensorError, KeyError, ValueError):  # none there, or a cut one: measured again
+    except (OSError, SafetensorError, KeyError, ValueError):  # missing or damaged: measure again
         return None
     return Calibration(source, parts["moment"], parts["mean"], {name: float(each[0]) for name, each in parts["sensitivity"].items()})

@@ -1,4 +1,4 @@
-"""The protocol of codecs, their registry, and how a state dict becomes a bitstream and a state dict again."""
+"""The protocol and registry of codecs, and the conversion of state dicts to bitstreams and back."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -22,7 +22,14 @@ ENTRY_POINTS = "asrdeploy.codecs"
 
 @dataclass(frozen=True)
 class Coded:
-    """A coded tensor: how a receiver decodes it, and the payload; ``shape``: where it is not that of the tensor of this name."""
+    """A coded tensor.
+
+    Args:
+        kind: Kind of the record, which selects the receiver's decoder.
+        payload: Coded bytes.
+        parameters: Parameters of the decoder.
+        shape: Shape of the decoded tensor; None for the shape of the original tensor.
+    """
 
     kind: str
     payload: bytes
@@ -31,18 +38,18 @@ class Coded:
 
 
 class Codec(Protocol):
-    """Compresses the weights of a model: a frozen dataclass whose fields are the codec's parameters.
+    """Compress the weights of a model: a frozen dataclass whose fields are the codec's parameters.
 
-    Another package brings one by the entry point group ``asrdeploy.codecs``. What a receiver does is in ``device_runner.bitstream.decoders``, by the
-    kind of each record; a package whose codec needs a kind of its own brings its decoder by the group ``asrdeploy.decoders``.
+    Other packages add codecs through the entry point group ``asrdeploy.codecs``. Receivers decode records by their kind; see
+    ``device_runner.bitstream.decoders``. Packages add decoders of new kinds through the group ``asrdeploy.decoders``.
     """
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
-        """Yield every tensor's name and what is sent for it.
+        """Yield the name of each tensor and its coded form.
 
         Args:
             state: float32 weights by name.
-            calibration: statistics of the layers' inputs; None: the weights alone decide.
+            calibration: Statistics of the layers; None to use the weights only.
         """
         ...
 
@@ -52,7 +59,7 @@ Maker = TypeVar("Maker", bound=Callable[..., Any])
 
 
 def codec(name: str) -> Callable[[Maker], Maker]:
-    """Register what makes a codec from its parameters, under a name."""
+    """Register a codec under a name; for use as a class decorator."""
 
     def register(make: Maker) -> Maker:
         CODECS[name] = make
@@ -62,47 +69,53 @@ def codec(name: str) -> Callable[[Maker], Maker]:
 
 
 def codec_plugins() -> tuple[dict[str, Callable[..., Codec]], dict[str, str]]:
-    """Return the codecs of other installed packages by name, and the reason for each one that cannot be used."""
+    """Return the codecs of other installed packages by name, and for each one that cannot be used the reason by name."""
     return load_plugins(ENTRY_POINTS, _checked_codec, taken=CODECS)
 
 
 def _checked_codec(name: str, made: Any) -> dict[str, Callable[..., Codec]]:
     usable = isinstance(made, type) and is_dataclass(made) and hasattr(made, "code")
     if not usable:
-        raise TypeError("it is not a dataclass with a method code")
+        raise TypeError("it is not a dataclass with a method `code`")
     return {name: made}
 
 
 def defaults(make: Callable[..., Codec]) -> dict[str, Any]:
-    """Return a codec's parameters with their defaults; "?": it has to be given."""
+    """Return the default of each parameter of a codec by name; "?" marks a required parameter."""
     given = {each.name: each.default for each in fields(make)}  # type: ignore[arg-type]
     made = {each.name: each.default_factory() for each in fields(make) if each.default_factory is not MISSING}  # type: ignore[arg-type]
     return {name: "?" if value is MISSING else value for name, value in (given | made).items()}
 
 
 def make_codec(name: str, **parameters: Any) -> Codec:
-    """Make a codec by name.
+    """Return the codec with a name and parameters.
+
+    Args:
+        name: Name of the codec.
+        **parameters: Parameters of the codec; text is converted to the type of the parameter.
 
     Raises:
-        AsrDeployError: unknown name or parameter, or a parameter's value that the codec does not take.
+        AsrDeployError: If the name or a parameter is unknown, or a value is not valid.
     """
     theirs, broken = codec_plugins()
     known = CODECS | theirs
     if name in broken and name not in known:
-        raise AsrDeployError(f"The codec {name} of another package cannot be used: {broken[name]}.")
+        raise AsrDeployError(f"The codec plug-in {name} cannot be used: {broken[name]}.")
     if name not in known:
         raise nearest(name, known, "codec")
     make: Any = known[name]
     allowed = {each.name: each for each in fields(make)}
     for key, value in parameters.items():
         if key not in allowed:
-            raise nearest(key, allowed, f"parameter of {name}") if allowed else AsrDeployError(f"{name} has no parameters.")
+            raise (
+                nearest(key, allowed, f"parameter of {name}") if allowed else AsrDeployError(f"{name} has no parameters. Leave {key} out.")
+            )
         parameters[key] = _converted(name, key, value, str(allowed[key].type))
     try:
         made: Codec = make(**parameters)
     except TypeError as error:
-        missing = [each.name for each in fields(make) if each.name not in parameters]
-        raise AsrDeployError(f"The codec {name} needs a value for {missing[0] if missing else 'a parameter'}: --set NAME=VALUE.") from error
+        missing = next((each.name for each in fields(make) if each.name not in parameters), "NAME")
+        raise AsrDeployError(f"The codec {name} requires a value for {missing}. Set it with --set {missing}=VALUE.") from error
     return made
 
 
@@ -117,7 +130,8 @@ def _converted(codec_name: str, key: str, value: Any, kind: str) -> Any:
             raise ValueError
         return int(value) if whole else float(value)
     except (ValueError, KeyError) as error:
-        raise AsrDeployError(f"{key} of {codec_name} cannot be {value!r}.") from error
+        wanted = "true or false" if "bool" in kind else "a whole number" if whole else "a number"
+        raise AsrDeployError(f"The codec {codec_name}: {key} cannot be {value!r}. Give {wanted}.") from error
 
 
 def encode(
@@ -133,30 +147,30 @@ def encode(
     tuned_on: tuple[str, ...] = (),
     network: Network | None = None,
 ) -> bytes:
-    """Return the bitstream of a state dict by the codec ``name``.
+    """Encode a state dict with a codec and return the bitstream.
 
     Args:
-        name: of the codec.
-        parameters: of the codec.
-        state: weights by name, finite.
-        calibration: see ``Codec.code``.
-        base: weights that the receiver has; the bitstream holds the difference to them, and their digest.
-        model: name of the anchor, for the header.
-        weights: where they come from, for the header.
+        name: Name of the codec.
+        parameters: Parameters of the codec.
+        state: Weights by name.
+        calibration: Statistics of the layers; see ``Codec.code``.
+        base: Weights that the receiver has. The bitstream then holds the difference from them, and their digest.
+        model: Name of the model, for the header.
+        weights: Origin of the weights, for the header.
         trained: False for random weights, for the header.
-        tuned_on: ids of utterances that the weights or the base were tuned with before, for the header; the calibration's are added.
-        network: of a custom model, for the header.
+        tuned_on: Ids of the utterances that the weights or the base were tuned on, for the header. Those of the calibration are added.
+        network: Description of a custom model, for the header.
 
     Raises:
-        AsrDeployError: an unknown codec, or weights that it cannot code.
+        AsrDeployError: If the codec is unknown, or cannot encode the weights.
     """
     made, plain = make_codec(name, **parameters), as_arrays(state)
     if not all(np.isfinite(each).all() for each in plain.values()):
-        raise AsrDeployError("The weights hold NaN or infinite values; they cannot be coded.")
+        raise AsrDeployError("The weights contain NaN or infinite values and cannot be compressed.")
     if base is not None:
         known = as_arrays(base)
         if {key: each.shape for key, each in known.items()} != {key: each.shape for key, each in plain.items()}:
-            raise AsrDeployError("The base does not have the model's tensors; an update needs the same architecture.")
+            raise AsrDeployError("The base has other tensors than the model. An update requires a base of the same architecture.")
         plain = {key: np.asarray(each - known[key]) for key, each in plain.items()}
     coded = dict(made.code(plain, calibration))
     records = tuple(
@@ -182,10 +196,14 @@ def encode(
 
 
 def decode(bitstream: bytes, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Return the reconstructed float32 state dict.
+    """Decode a bitstream to a float32 state dict.
+
+    Args:
+        bitstream: Content of a bitstream file.
+        base: Weights that an update was made from.
 
     Raises:
-        AsrDeployError: the bitstream is cut or damaged, or an update whose base is missing or another one.
+        AsrDeployError: If the bitstream is cut or damaged, or is an update and its base is missing or different.
     """
     header, state = decode_bitstream(in_memory(bitstream), None if base is None else as_arrays(base))
     check_base(header, base)
@@ -193,11 +211,11 @@ def decode(bitstream: bytes, base: Mapping[str, Tensor] | None = None) -> dict[s
 
 
 def check_base(header: Header, base: Mapping[str, Tensor] | None) -> None:
-    """Raise AsrDeployError where the weights are not those that an update was made against."""
+    """Raise AsrDeployError if an update was made from other weights than ``base``."""
     if header.base is not None and base is not None and digest_of(base) != header.base:
-        raise AsrDeployError("These are not the weights that the update was made against: their digest differs.")
+        raise AsrDeployError("The weights given with --base are not the ones that this update was made from (their digest differs).")
 
 
 def as_matrix(weights: Weights) -> Weights:
-    """Return weights as ``[rows, columns]``, output channels first."""
+    """Reshape weights to ``[rows, columns]``, one row per output channel."""
     return weights.reshape(weights.shape[0], -1)

@@ -1,7 +1,7 @@
-"""Entropy-coded trellis quantisation: the encoder. What it sends is described in ``device_runner.bitstream.trellis``.
+"""Encoder of entropy-coded trellis quantisation. ``device_runner.bitstream.trellis`` describes its records.
 
-Steps: all weights share one step where nothing is known of the inputs (the least squared error for the bits); with calibration a layer's
-step follows from its sensitivity, and a column's error is made good by the columns after it (``feedback``).
+Without calibration, all weights share one step, which minimises the squared error at a given rate. With calibration, the step of a layer
+follows from its sensitivity, and later columns compensate the error of a column (``feedback``).
 """
 
 import math
@@ -24,15 +24,15 @@ from toolchain.compression.plain import filled, half
 from toolchain.compression.uniform import Uniform
 from toolchain.compression.viterbi import search
 
-# Squared steps that a bit is worth: 2 ln 2 times the distortion of about a quarter of a squared step (the slope of 6 dB a bit).
+# Squared error, in squared steps, that one bit may save: 2 ln 2 times a distortion of about 1/4 (the slope of 6 dB per bit).
 PRICE = 0.36
-# Steps go with the sensitivity to this power. One half would be right for small errors; 0.35 gave the least divergence on one half of
+# A step is the sensitivity to the power of -POWER. 0.5 is optimal for small errors; 0.35 gave the least divergence on one half of
 # dev-clean with the other half as calibration, at 1.8 and 2 bits.
 POWER = 0.35
-SAMPLE = 2**14  # weights of a tensor that a rate is estimated from
-SMALLEST_TENSOR = 256  # what is smaller is not worth a model of its own
+SAMPLE = 2**14  # weights of a tensor that its rate is estimated from
+SMALLEST_TENSOR = 256  # smaller tensors do not pay for a probability model
 MAX_SNR, LEAST_BITS, MAX_BITS = 60.0, 0.05, 10.0
-SEARCHES = 16  # of the common step: to a thousandth
+SEARCHES = 16  # bisections for the common step, to a precision of 0.1 %
 Array = npt.NDArray[np.float32]
 
 
@@ -42,9 +42,9 @@ class Ectcq:
     """Trellis-coded quantisation with adaptive entropy coding; vectors in 8 bits.
 
     Args:
-        bits: per weight of matrices and convolutions, on average over the model.
-        snr: instead of bits: signal-to-noise ratio of the weights in dB.
-        states: of the trellis: 8, 16, 32 or 64; more cost time for a few hundredths of a dB.
+        bits: Bits per weight of matrices and convolutions, on average over the model.
+        snr: Signal-to-noise ratio of the weights in dB, instead of ``bits``.
+        states: States of the trellis: 8, 16, 32 or 64. More states take longer and gain a few hundredths of a dB.
     """
 
     bits: float | None = None
@@ -53,20 +53,20 @@ class Ectcq:
 
     def __post_init__(self) -> None:
         if (self.bits is None) == (self.snr is None):
-            raise AsrDeployError("ectcq takes either bits (per weight) or snr (in dB).")
+            raise AsrDeployError("The codec ectcq requires either bits (per weight) or snr (in dB), not both.")
         wanted = LEAST_BITS <= self.bits <= MAX_BITS if self.bits is not None else 0 < (self.snr or 0) <= MAX_SNR
         if not wanted or self.states not in POLYNOMIALS:
             raise AsrDeployError(
-                f"ectcq takes {LEAST_BITS:g} to {MAX_BITS:g} bits, an snr up to {MAX_SNR:g} dB, and 8, 16, 32 or 64 states."
+                f"The codec ectcq takes {LEAST_BITS:g} to {MAX_BITS:g} bits, or an snr up to {MAX_SNR:g} dB; and 8, 16, 32 or 64 states."
             )
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
-        """Yield trellis-coded matrices and 8-bit vectors."""
+        """Yield matrices coded with the trellis, and vectors in 8 bits."""
         chosen = {name: as_matrix(each) for name, each in state.items() if each.ndim > 1 and each.size >= SMALLEST_TENSOR}
         plans = {name: Plan.of(name, matrix, calibration) for name, matrix in chosen.items()}
         step = self._common_step(plans) if plans else 1.0
         decoded: State = {}
-        # The search runs outside Python's lock.
+        # The search releases the interpreter lock, so threads run in parallel.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(lambda plan: plan.code(step, self.states), plans.values())
             for name, (coded, reconstructed) in zip(plans, found, strict=True):
@@ -80,7 +80,7 @@ class Ectcq:
                 yield name, half(weights)
 
     def _common_step(self, plans: "dict[str, Plan]") -> float:
-        """Search the step that gives the wanted rate or ratio, estimated from samples."""
+        """Find the step that gives the requested rate or signal-to-noise ratio, estimated from samples."""
         largest = max(float(np.abs(plan.sample / plan.relative).max(initial=0)) for plan in plans.values()) or 1.0
         low, high = largest * 2.0 ** -(MAX_BITS + 8), 2 * largest
         for _ in range(SEARCHES):
@@ -97,7 +97,14 @@ class Ectcq:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a tensor is going to be coded: its matrix ``[rows, columns]``, its step relative to others, the feedback, a sample of weights."""
+    """Settings for coding a tensor.
+
+    Args:
+        matrix: Weights ``[rows, columns]``.
+        relative: Step relative to the common step.
+        factor: Feedback factor ``[columns, columns]``; None for no feedback.
+        sample: Some of the weights, for estimates.
+    """
 
     matrix: Weights
     relative: float
@@ -106,12 +113,12 @@ class Plan:
 
     @classmethod
     def of(cls, name: str, matrix: Weights, calibration: Calibration | None) -> "Plan":
-        """Plan a tensor; see ``Ectcq`` for what decides."""
+        """Choose the settings for a tensor from the calibration."""
         moment = calibration.moment(name) if calibration else None
         sensitivity = calibration.sensitivity.get(name) if calibration else None
         relative = 1.0 if sensitivity is None else sensitivity**-POWER
         factor = None if moment is None else feedback_factor(moment)
-        every = max(1, matrix.size // SAMPLE) | 1  # odd: a stride that shares no factor with most widths
+        every = max(1, matrix.size // SAMPLE) | 1  # odd, so that the stride shares no factor with most widths
         return cls(matrix, relative, factor, matrix.ravel()[::every])
 
     @property
@@ -120,18 +127,18 @@ class Plan:
         return self.matrix.size
 
     def estimated_bits(self, common: float) -> float:
-        """Estimate bits a weight: the entropy of a scalar quantiser with the doubled step, which a trellis comes near to."""
+        """Estimate the bits per weight as the entropy of a scalar quantiser with the doubled step."""
         levels = np.rint(self.sample / (2 * common * self.relative)).astype(np.int64)
         counts = np.bincount(levels - levels.min())
         share = counts[counts > 0] / levels.size
         return float(-(share * np.log2(share)).sum())
 
     def estimated_energies(self, common: float) -> tuple[float, float]:
-        """Estimate the energies of the weights and of their error."""
+        """Estimate the energy of the weights and of their error."""
         doubled = 2 * common * self.relative
         error = self.sample - doubled * np.rint(self.sample / doubled)
         energy = self.size / self.sample.size
-        # A trellis of 8 states gains about a dB on the scalar quantiser.
+        # A trellis of 8 states gains about 1 dB over the scalar quantiser.
         return float(np.square(self.sample).sum()) * energy, 0.8 * float(np.square(error).sum()) * energy
 
     def code(self, common: float, states: int) -> tuple[Coded, Weights]:
@@ -140,7 +147,7 @@ class Plan:
         lanes = layout.lanes(self.matrix / step)
         levels = int(np.abs(lanes).max() / 2) + 2
         if self.factor is not None:
-            levels *= 2  # what is fed back may make a weight larger
+            levels *= 2  # feedback may increase a weight
         levels = min(MOST_LEVELS, levels)
         rates, trellis = _rates(lanes, levels), next_states(states)
         k, z = np.empty(lanes.shape, np.int32), np.empty(lanes.shape, np.uint8)
@@ -155,7 +162,7 @@ class Plan:
                 return result
 
             quantise_with_feedback(self.matrix, None, quantise, self.factor)
-        levels = max(1, int(np.abs(k).max()))  # a model of one level is none
+        levels = max(1, int(np.abs(k).max()))  # a probability model requires two levels
         spread = int(16 * np.abs(2 * k + z).mean())
         words = _entropy_code(k, z, spread, levels)
         parameters: dict[str, Value] = {"states": states, "levels": levels, "step": float(step), "spread": spread, "words": words.size}
@@ -163,7 +170,7 @@ class Plan:
 
 
 def _rates(lanes: Array, levels: int) -> Array:
-    """Return bits of each level ``[2, 2 * levels + 1]`` by z, from the histogram of plain rounding."""
+    """Estimate the bits of each level ``[2, 2 * levels + 1]``, by z, from a histogram of rounded weights."""
     rates = np.empty((2, 2 * levels + 1), np.float32)
     for z in (0, 1):
         rounded = np.clip(np.rint((lanes - z) / 2), -levels, levels).astype(np.int64).ravel() + levels
@@ -173,7 +180,7 @@ def _rates(lanes: Array, levels: int) -> Array:
 
 
 def _entropy_code(k: npt.NDArray[np.int32], z: npt.NDArray[np.uint8], spread: int, levels: int) -> npt.NDArray[np.uint32]:
-    """Code levels ``[lanes, steps]`` with the models that a decoder will have at each step."""
+    """Encode levels ``[lanes, steps]`` with the probability models that the decoder has at each step."""
     import constriction
 
     models, width = AdaptiveModels(levels, spread), 2 * levels + 1
@@ -184,7 +191,7 @@ def _entropy_code(k: npt.NDArray[np.int32], z: npt.NDArray[np.uint8], spread: in
         flat = low[first:last].ravel().astype(np.int64) * width + symbols[first:last].ravel()
         models.add(np.bincount(flat, minlength=2 * width).reshape(2, width))
     coder = constriction.stream.stack.AnsCoder()
-    for first, last, probabilities in reversed(runs):  # what is decoded first is encoded last
+    for first, last, probabilities in reversed(runs):  # a stack coder decodes in reverse order
         categories = [constriction.stream.model.Categorical(each, perfect=False) for each in probabilities]
         for step in range(last - 1, first - 1, -1):
             for index in (1, 0):

@@ -1,6 +1,6 @@
-"""Other people's encoders and decoders, run as commands: safetensors in, one file out, and back.
+"""External encoders and decoders, run as commands that convert between a safetensors file and a coded file.
 
-A decoder's command comes from the user alone, never from a bitstream.
+The command of a decoder is always given by the user, never read from a bitstream.
 """
 
 import shlex
@@ -26,10 +26,10 @@ LONGEST_SECONDS = 24 * 3600
 @codec(NAME)
 @dataclass(frozen=True)
 class External:
-    """Any encoder as a command; `decompress` and `export --from` take the command of its decoder (--decoder).
+    """An external encoder, run as a command; decode with --decoder COMMAND.
 
     Args:
-        encoder: the command, with `{input}` (safetensors, float32) and `{output}` in it; no shell reads it.
+        encoder: Command that contains `{input}` (safetensors, float32) and `{output}`. It runs without a shell.
     """
 
     encoder: str
@@ -38,27 +38,30 @@ class External:
         _command(self.encoder, Path("input"), Path("output"))
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
-        """Yield the encoder's output as one record."""
+        """Yield the output of the encoder as one record."""
         if calibration is not None:
-            raise AsrDeployError("An external encoder takes the weights alone; leave --calibrate out.")
+            raise AsrDeployError("The codec external does not use calibration. Leave --calibrate out.")
         with tempfile.TemporaryDirectory(prefix="asrdeploy-") as folder:
             weights, coded = Path(folder) / "weights.safetensors", Path(folder) / "coded"
             save_file(state, weights)
             _run(self.encoder, weights, coded)
             payload = coded.read_bytes()
-        # Bytes as they are: what is in them only the decoder knows.
+        # Only the external decoder can interpret these bytes.
         yield "model", Coded(KIND, payload, shape=(sum(each.size for each in state.values()),))
 
 
 def decode_externally(payload: bytes, decoder: str) -> State:
-    """Run a decoder on an external encoder's output and return the weights.
+    """Decode the output of an external encoder with a command.
 
     Args:
-        payload: the encoder's output.
-        decoder: the command, with `{input}` and `{output}` (safetensors) in it.
+        payload: Output of the encoder.
+        decoder: Command that contains `{input}` and `{output}` (safetensors).
+
+    Returns:
+        The float32 weights by name.
 
     Raises:
-        AsrDeployError: the command cannot be run, fails, or writes no safetensors.
+        AsrDeployError: If the command cannot be run, fails, or does not write a safetensors file.
     """
     with tempfile.TemporaryDirectory(prefix="asrdeploy-") as folder:
         coded, weights = Path(folder) / "coded", Path(folder) / "weights.safetensors"
@@ -67,16 +70,16 @@ def decode_externally(payload: bytes, decoder: str) -> State:
         try:
             return {name: each.astype(np.float32) for name, each in load_file(weights).items()}
         except (SafetensorError, ValueError, KeyError) as error:
-            raise AsrDeployError(f"The decoder wrote something else than safetensors: {error}.") from error
+            raise AsrDeployError(f"The output of the decoder {decoder} is not a safetensors file: {error}.") from error
 
 
 def _command(text: str, source: Path, target: Path) -> list[str]:
     try:
         parts = shlex.split(text)
     except ValueError as error:
-        raise AsrDeployError(f"The command “{text}” cannot be read: {error}.") from error
+        raise AsrDeployError(f"The command “{text}” is not valid: {error}.") from error
     if not any("{input}" in part for part in parts) or not any("{output}" in part for part in parts):
-        raise AsrDeployError(f"The command “{text}” needs {{input}} and {{output}} in it.")
+        raise AsrDeployError(f"The command “{text}” must contain {{input}} and {{output}}, the places for the file names.")
     return [part.replace("{input}", str(source)).replace("{output}", str(target)) for part in parts]
 
 
@@ -85,9 +88,9 @@ def _run(text: str, source: Path, target: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LONGEST_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise AsrDeployError(f"{command[0]} cannot be run: {error}.") from error
+        raise AsrDeployError(f"The command {command[0]} cannot be run: {error}.") from error
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise AsrDeployError(f"{command[0]} failed with code {done.returncode}: {last.rstrip('.')}.")
+        last = (done.stderr.strip() or done.stdout.strip() or "it printed no message").splitlines()[-1]
+        raise AsrDeployError(f"The command {command[0]} failed with exit code {done.returncode}: {last.rstrip('.')}.")
     if not target.is_file():
-        raise AsrDeployError(f"{command[0]} ended without writing {{output}}.")
+        raise AsrDeployError(f"The command {command[0]} ended without writing its {{output}} file.")

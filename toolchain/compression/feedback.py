@@ -1,4 +1,4 @@
-"""Quantisation that knows the inputs: error fed back to later columns, biases corrected.
+"""Quantisation with known inputs: the error of a column is fed back to later columns, and biases are corrected.
 
 After Frantar et al., "OPTQ: accurate quantization for generative pre-trained transformers" (ICLR 2023).
 """
@@ -11,15 +11,15 @@ import numpy.typing as npt
 from device_runner.bitstream.decoders import State, Weights
 from toolchain.compression.calibration import Calibration
 
-DAMPING = 0.02  # of the mean second moment, added to the diagonal: columns that were hardly heard stay where they are
-BLOCK = 64  # columns that are updated one by one before the rest is
+DAMPING = 0.02  # fraction of the mean second moment added to the diagonal, so that rarely used columns hardly change
+BLOCK = 64  # columns that are updated one by one before all later ones
 Matrix = npt.NDArray[np.float32]
 
 
 def feedback_factor(moment: Matrix) -> Matrix:
-    """Return the upper Cholesky factor of the inverse of a second moment ``[columns, columns]``, damped.
+    """Return the upper Cholesky factor ``[columns, columns]`` of the inverse of a damped second moment.
 
-    Row c says how an error of column c is made good by the columns after it.
+    Row c defines how later columns compensate an error in column c.
     """
     damped = moment.astype(np.float64)
     diagonal = np.diag(damped).copy()
@@ -31,13 +31,13 @@ def feedback_factor(moment: Matrix) -> Matrix:
 def quantise_with_feedback(
     matrix: Weights, moment: Matrix | None, quantise: Callable[[int, Weights], Weights], factor: Matrix | None = None
 ) -> Weights:
-    """Quantise column after column and return the reconstruction ``[rows, columns]``.
+    """Quantise one column after another and return the reconstruction ``[rows, columns]``.
 
     Args:
-        matrix: ``[rows, columns]``.
-        moment: second moment of the inputs; None (and no factor): no feedback.
-        quantise: takes a column's index and its (corrected) values ``[rows]``, returns their reconstruction.
-        factor: of the moment, where it is known already.
+        matrix: Weights ``[rows, columns]``.
+        moment: Second moment ``[columns, columns]`` of the inputs. Without ``moment`` and ``factor`` there is no feedback.
+        quantise: Function from the index of a column and its corrected values ``[rows]`` to their reconstruction.
+        factor: Result of ``feedback_factor``, if already computed.
     """
     rows, columns = matrix.shape
     result = np.empty_like(matrix)
@@ -61,12 +61,12 @@ def quantise_with_feedback(
 
 
 def corrected_biases(state: State, decoded: State, calibration: Calibration | None) -> Iterator[tuple[str, Weights]]:
-    """Yield the vectors of a state, biases changed so that a quantised layer's mean output stays what it was.
+    """Yield the vectors of a state dict, with biases corrected so that the mean output of a quantised layer does not change.
 
     Args:
-        state: all weights.
-        decoded: reconstructed matrices ``[rows, columns]`` by name.
-        calibration: None: the vectors as they are.
+        state: All weights by name.
+        decoded: Reconstructed matrices ``[rows, columns]`` by name.
+        calibration: Statistics of the layers; None to correct nothing.
     """
     for name, weights in state.items():
         if weights.ndim > 1:

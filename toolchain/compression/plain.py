@@ -1,4 +1,4 @@
-"""Codecs without entropy coding or with little of it: half precision, pruning, low rank. Scenario case b: cheap receivers."""
+"""Codecs with little or no entropy coding (half precision, pruning, low rank), for simple receivers (case b of the scenario)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from toolchain.compression.codec import Coded, as_matrix, codec
 @codec("fp16")
 @dataclass(frozen=True)
 class Fp16:
-    """IEEE half precision."""
+    """Half precision (IEEE float16)."""
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
         """Yield each tensor cast."""
@@ -27,7 +27,7 @@ class Fp16:
 @codec("bf16")
 @dataclass(frozen=True)
 class Bf16:
-    """The upper half of a float32, rounded to nearest even."""
+    """bfloat16: the upper half of a float32, rounded to nearest even."""
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
         """Yield each tensor cast."""
@@ -40,11 +40,11 @@ class Bf16:
 @codec("prune")
 @dataclass(frozen=True)
 class Prune:
-    """The largest weights in half precision and an entropy-coded mask; vectors whole.
+    """The largest weights in half precision with an entropy-coded mask; vectors in half precision.
 
     Args:
-        share: of the weights of matrices and convolutions that become zero.
-        scope: `global` compares all weights, `layer` prunes every layer alike.
+        share: Fraction of the weights of matrices and convolutions that become zero.
+        scope: `layer` prunes the same fraction of every layer, `global` compares the weights of all layers.
     """
 
     share: float
@@ -52,10 +52,10 @@ class Prune:
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1 or self.scope not in ("global", "layer"):
-            raise AsrDeployError("prune takes a share between 0 and 1, and the scope global or layer.")
+            raise AsrDeployError("The codec prune takes a share between 0 and 1 (both excluded) and the scope global or layer.")
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
-        """Yield masks with the weights that stay."""
+        """Yield masks with the remaining weights."""
         everything = np.concatenate([np.abs(each).ravel() for each in state.values() if each.ndim > 1] or [np.zeros(1, np.float32)])
         limit = np.quantile(everything, self.share)
         for name, weights in state.items():
@@ -71,20 +71,22 @@ class Prune:
 @codec("lowrank")
 @dataclass(frozen=True)
 class LowRank:
-    """Two factors of each matrix by singular values, in half precision; vectors and what would grow whole.
+    """Two low-rank factors of each matrix in half precision; all other tensors in half precision.
+
+    A matrix whose factors would be larger than itself is not factorised.
 
     Args:
-        share: of the full rank that is kept.
+        share: Fraction of the full rank to keep.
     """
 
     share: float
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise AsrDeployError("lowrank takes a share above 0 and up to 1.")
+            raise AsrDeployError("The codec lowrank takes a share above 0 and up to 1.")
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
-        """Yield factors."""
+        """Yield the factors of each matrix."""
         for name, weights in state.items():
             matrix = as_matrix(weights) if weights.ndim > 1 else None
             rank = 0 if matrix is None else max(1, round(self.share * min(matrix.shape)))
@@ -98,13 +100,18 @@ class LowRank:
 
 
 def half(weights: Weights) -> Coded:
-    """Code a tensor in half precision, or in float32 where it would overflow."""
+    """Encode a tensor in half precision, or in float32 if half precision would overflow."""
     kind: Literal["fp16", "fp32"] = "fp16" if np.abs(weights).max(initial=0) < 65504 else "fp32"
     return Coded(kind, weights.astype("<f2" if kind == "fp16" else "<f4").tobytes())
 
 
 def entropy_coded(symbols: npt.NDArray[np.int32], categories: int) -> bytes:
-    """Code symbols under the model of their own frequencies, which is sent with them."""
+    """Encode symbols with a model of their frequencies, and prepend the frequencies.
+
+    Args:
+        symbols: Symbols from 0 to ``categories - 1``.
+        categories: Number of different symbols.
+    """
     import constriction
 
     frequencies = np.bincount(symbols.ravel(), minlength=categories).astype("<u4")
@@ -117,7 +124,7 @@ def entropy_coded(symbols: npt.NDArray[np.int32], categories: int) -> bytes:
 
 
 def filled(payload: bytes, weights: int) -> bytes:
-    """Fill a payload up with zeros: the container takes no record of too many weights for its bytes."""
+    """Pad a payload with zeros to the size that the container requires for this number of weights."""
     from device_runner.bitstream.format import WEIGHTS_PER_BYTE
 
     return payload.ljust(weights // WEIGHTS_PER_BYTE, b"\0")

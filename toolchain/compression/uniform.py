@@ -1,4 +1,4 @@
-"""Scalar quantisation: uniform steps, and a palette of colours by k-means with entropy-coded indices."""
+"""Scalar quantisation: uniform levels, and palettes from k-means with entropy-coded indices."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from toolchain.compression.codec import Coded, as_matrix, codec
 from toolchain.compression.feedback import corrected_biases, quantise_with_feedback
 from toolchain.compression.plain import entropy_coded, filled, half
 
-SHARES = np.linspace(0.35, 1.0, 27, dtype=np.float32)  # of the largest weight that the steps may reach to
-SMALLEST = 6.2e-5  # the smallest normal half-precision number keeps a row of zeros finite
-ROUNDS = 25  # of k-means; the error changes by less than a thousandth afterwards
+SHARES = np.linspace(0.35, 1.0, 27, dtype=np.float32)  # candidates for the largest level, as fractions of the largest weight
+SMALLEST = 6.2e-5  # smallest scale (about the smallest normal float16), which keeps rows of zeros finite
+ROUNDS = 25  # k-means iterations; later ones change the error by less than 0.1 %
 SCOPES = ("tensor", "channel", "group")
 
 
 @codec("uniform")
 @dataclass(frozen=True)
 class Uniform:
-    """n-bit integers and half-precision scales; vectors in half precision.
+    """Integers of 1 to 8 bits with half-precision scales; vectors in half precision.
 
-    The scale is the one of a small grid below the largest magnitude with the least squared error: clipping a few large weights pays below
-    six bits. With calibration the error is weighted by the inputs' second moments and fed back to later columns (GPTQ).
+    The scale minimises the squared error over a small grid, because clipping a few large weights pays off below 6 bits. With calibration,
+    the error is weighted by the second moments of the inputs and fed back to later columns (GPTQ).
 
     Args:
-        bits: per weight, 1 to 8.
-        scope: `tensor`, `channel` (a scale for each output channel) or `group`.
-        group: weights of a row that share a scale, for the scope `group`.
-        symmetric: zero is a level and no offset is sent.
+        bits: Bits per weight, 1 to 8.
+        scope: Weights that share a scale: `tensor`, `channel` (one scale per output channel) or `group`.
+        group: Number of consecutive weights of a row that share a scale, for the scope `group`.
+        symmetric: Whether zero is a level and no offset is sent.
     """
 
     bits: int
@@ -42,9 +42,9 @@ class Uniform:
 
     def __post_init__(self) -> None:
         if not 2 - (not self.symmetric) <= self.bits <= 8:
-            raise AsrDeployError(f"The uniform codec takes 2 to 8 bits (1 where not symmetric), not {self.bits}.")
+            raise AsrDeployError(f"The codec uniform takes 2 to 8 bits (1 to 8 with symmetric=false), not {self.bits}.")
         if self.scope not in SCOPES or self.group < 1:
-            raise AsrDeployError(f"The uniform codec's scope is {', '.join(SCOPES)}, its group at least 1.")
+            raise AsrDeployError("The codec uniform takes the scope tensor, channel or group, and a group of at least 1 weight.")
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
         """Yield packed integers with their scales."""
@@ -58,7 +58,15 @@ class Uniform:
             yield name, half(weights)
 
     def matrix(self, matrix: Weights, moment: npt.NDArray[np.float32] | None) -> tuple[Coded, Weights]:
-        """Return the record of a matrix ``[rows, columns]`` and its reconstruction; ``moment``: of the inputs, None: no feedback."""
+        """Quantise a matrix.
+
+        Args:
+            matrix: Weights ``[rows, columns]``.
+            moment: Second moment ``[columns, columns]`` of the inputs; None for no feedback.
+
+        Returns:
+            The coded matrix and its reconstruction ``[rows, columns]``.
+        """
         rows, columns = matrix.shape
         group = {"tensor": 0, "channel": columns, "group": min(self.group, columns)}[self.scope]
         importance = None if moment is None else np.diag(moment)
@@ -84,7 +92,7 @@ class Uniform:
         return Coded("uniform", payload, {"bits": self.bits, "group": group, "offsets": not self.symmetric}), reconstructed
 
     def _scales(self, rows: Weights, importance: Weights | None) -> tuple[Weights, Weights]:
-        """Return scale and offset of each row, rounded to half precision as they are sent."""
+        """Return the scale and offset of each row, rounded to half precision because they are sent so."""
         top = 2**self.bits - 1
         if self.symmetric:
             largest = np.maximum(np.abs(rows).max(axis=1), 1e-8)
@@ -110,22 +118,22 @@ class Uniform:
 @codec("palette")
 @dataclass(frozen=True)
 class Palette:
-    """k-means colours for each tensor, indices entropy-coded; vectors in half precision.
+    """k-means palette for each tensor with entropy-coded indices; vectors in half precision.
 
-    With calibration an input column's second moment weighs its weights, and the error is fed back to later columns.
+    With calibration, weights are weighted by the second moments of their inputs, and the error is fed back to later columns.
 
     Args:
-        colours: of each tensor, 2 to 256.
+        colours: Number of values in each palette, 2 to 256.
     """
 
     colours: int
 
     def __post_init__(self) -> None:
         if not 2 <= self.colours <= 256:
-            raise AsrDeployError(f"The palette codec takes 2 to 256 colours, not {self.colours}.")
+            raise AsrDeployError(f"The codec palette takes 2 to 256 colours, not {self.colours}.")
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
-        """Yield codebooks and indices."""
+        """Yield palettes and indices."""
         decoded: State = {}
         for name, weights in state.items():
             if weights.ndim < 2:
@@ -147,9 +155,14 @@ def _nearest(book: Weights, _: int, values: Weights) -> Weights:
 
 
 def colours(matrix: Weights, number: int, importance: Weights | None) -> Weights:
-    """Return the centres of one-dimensional k-means (Lloyd), quantiles first.
+    """Return the centres of one-dimensional k-means (Lloyd's algorithm), which starts from quantiles.
 
-    By hand: in one dimension sorting finds the nearest centre, which general k-means does not use.
+    In one dimension, sorting finds the nearest centres faster than general k-means does.
+
+    Args:
+        matrix: Values to cluster.
+        number: Number of centres.
+        importance: Weights of the columns; None to weight them equally.
     """
     weight = np.ones_like(matrix) if importance is None else np.broadcast_to(importance + 1e-12, matrix.shape)
     order = np.argsort(matrix, axis=None)

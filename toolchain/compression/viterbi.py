@@ -1,4 +1,4 @@
-"""The search for the best path through the trellis, compiled by numba: the hot loop of the encoder."""
+"""Search for the best path through the trellis: the inner loop of the encoder, compiled by numba."""
 
 import numba
 import numpy as np
@@ -15,16 +15,16 @@ def search(
     following: npt.NDArray[np.int64],
     k: npt.NDArray[np.int32],
     z: npt.NDArray[np.uint8],
-) -> None:  # pragma: no cover  # compiled: coverage cannot look inside
-    """Find for each lane the path with the least squared error plus ``price`` times bits.
+) -> None:  # pragma: no cover  # coverage cannot measure compiled code
+    """Find the path of each lane that minimises the squared error plus ``price`` times the bits.
 
     Args:
-        lanes: weights ``[lanes, steps]`` in units of the step.
-        rates: bits of each level ``[2, 2 * levels + 1]``, by z.
-        price: squared error (in squared steps) that a bit is worth.
-        following: the trellis ``[states, 2]``.
-        k: the result ``[lanes, steps]``, levels.
-        z: the result ``[lanes, steps]``, the lowest bit of the state.
+        lanes: Weights ``[lanes, steps]`` in units of the step.
+        rates: Bits of each level ``[2, 2 * levels + 1]``, by z.
+        price: Squared error, in squared steps, that one bit may save.
+        following: Trellis ``[states, 2]``: the next state after each state and bit.
+        k: Output ``[lanes, steps]``: levels.
+        z: Output ``[lanes, steps]``: lowest bit of the state.
     """
     number, steps = lanes.shape
     states, levels = following.shape[0], (rates.shape[1] - 1) // 2
@@ -46,7 +46,7 @@ def search(
             value = lanes[lane, step]
             for low in range(2):
                 for bit in range(2):
-                    # Levels of this parity are 4 apart: the nearest one, and the next towards zero, which costs fewer bits.
+                    # Levels of this parity are 4 apart. Try the nearest one, and the next one towards zero, which costs fewer bits.
                     nearest = 2 * int(np.floor((value - 2 * bit - low) * 0.25 + 0.5)) + bit
                     least, chosen = np.float32(FAR), 0
                     for candidate in (nearest, nearest - 2 if nearest > 0 else nearest + 2):

@@ -14,7 +14,7 @@ from toolchain.models.networks import build, build_on_meta
 from toolchain.models.test_cases import TestCase
 from toolchain.models.weight_files import State, load_into, owned, weights_in
 
-FOLDED = "encoder.transformer.pos_conv_embed.conv.weight"  # the weight that TorchAudio stores as norm and direction
+FOLDED = "encoder.transformer.pos_conv_embed.conv.weight"  # TorchAudio stores this weight as norm and direction
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Received:
     Args:
         codec: Name and parameters of the codec.
         size_bytes: Bytes that were transmitted.
-        identity: What tells the bitstream from others: its sha256.
+        identity: SHA-256 of the bitstream.
     """
 
     codec: str
@@ -42,7 +42,7 @@ class AnchorModel:
         weights: Where the weights come from, for results and messages.
         trained: False for random weights. They serve size and latency, never a WER.
         tuned_on: Ids of the utterances that a codec was calibrated with, if this is its reconstruction.
-        made_by: Makes the model of a test case again, for models that a custom factory makes.
+        made_by: For a factory's model, function that creates the model of a test case again.
         received: The bitstream that the model was reconstructed from; None for a model that was not transmitted.
     """
 
@@ -66,28 +66,28 @@ class AnchorModel:
         return minimum_samples(self.network)
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
-        """Send a factory's model to another process without its classes, which pickle would look for before anybody says where."""
+        """Pickle a factory's model without its classes, because the receiving process has not imported their module yet."""
         if self.made_by is None:
             return super().__reduce_ex__(protocol)
         return _made_again, (self.made_by, self.case, self.state(), self.weights, self.trained, self.tuned_on)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the weights by name, as codecs see them."""
+        """Return the weights by name, as codecs take them."""
         return weights_in(self.network)
 
     def with_state(
         self, state: Mapping[str, Tensor], weights: str, *, trained: bool | None = None, tuned_on: tuple[str, ...] = ()
     ) -> "AnchorModel":
-        """Return this model around other weights, which are not copied; this one stays as it is.
+        """Return a model like this one with other weights, which are not copied. This model does not change.
 
         Args:
-            state: float32 weights by name, the weight norm folded.
-            weights: where they come from.
-            trained: None: as this model.
-            tuned_on: see ``AnchorModel``.
+            state: Weights by name, with the weight norm folded.
+            weights: Origin of the weights.
+            trained: False for random weights; None for the value of this model.
+            tuned_on: Ids of the utterances that a codec was calibrated with.
 
         Raises:
-            AsrDeployError: the weights do not fit.
+            AsrDeployError: If the weights do not fit the network.
         """
         network = copy.deepcopy(self.network, memo={id(each): each for each in self.network.parameters()})
         load_into(network, {name: tensor.to(torch.float32) for name, tensor in state.items()}, weights, assign=True)
@@ -96,17 +96,17 @@ class AnchorModel:
 
 
 def model_with(case: TestCase, state: Mapping[str, Tensor], weights: str, *, trained: bool, tuned_on: tuple[str, ...] = ()) -> AnchorModel:
-    """Return a test case's model around weights that are not copied: it needs no more memory than they do.
+    """Return a test case's model with given weights, which are not copied, so that it needs no further memory.
 
     Args:
-        case: one whose network we can build; no code of the user's is run.
-        state: float32 weights by name, the weight norm folded.
-        weights: where they come from.
-        trained: False for what comes from random weights.
-        tuned_on: see ``AnchorModel``.
+        case: Test case whose network is built from parameters. No user code runs.
+        state: Weights by name, with the weight norm folded.
+        weights: Origin of the weights.
+        trained: False for random weights.
+        tuned_on: Ids of the utterances that a codec was calibrated with.
 
     Raises:
-        AsrDeployError: a factory makes the case's network, or weights that do not fit.
+        AsrDeployError: If a factory makes the network, or the weights do not fit it.
     """
     network = build_on_meta(case, folded=True)
     load_into(network, {key: tensor.to(torch.float32) for key, tensor in state.items()}, weights, assign=True)
@@ -120,9 +120,13 @@ def _made_again(
 
 
 def with_random_weights(case: TestCase, seed: int) -> AnchorModel:
-    """Return a test case's model with seeded random weights."""
+    """Return a test case's model with random weights from a seed.
+
+    Raises:
+        AsrDeployError: If the seed is out of range.
+    """
     if not 0 <= seed < 2**63:
-        raise AsrDeployError(f"--seed {seed} is out of range; give 0 to 2^63 - 1.")
+        raise AsrDeployError(f"--seed {seed} is out of range. Give a number from 0 to 2^63 - 1.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build(case)
@@ -130,14 +134,21 @@ def with_random_weights(case: TestCase, seed: int) -> AnchorModel:
 
 
 def around(case: TestCase, state: dict[str, Tensor], source: str, **more: Any) -> nn.Module:
-    """Return a test case's network around a checkpoint's weights, of which only one copy is ever in memory; see ``load_into``."""
-    network = build_on_meta(case, folded=FOLDED in state)  # our own files hold the weight itself
+    """Return a test case's network with the weights of a checkpoint, with one copy in memory.
+
+    Args:
+        case: Test case.
+        state: Weights of the checkpoint by name.
+        source: Origin of the weights, for messages.
+        **more: Passed to ``load_into``.
+    """
+    network = build_on_meta(case, folded=FOLDED in state)  # files of `asrdeploy decompress` contain the folded weight
     load_into(network, owned(state), source, assign=True, **more)
     return network
 
 
 def finish(case: TestCase, network: nn.Module, source: str, *, trained: bool) -> AnchorModel:
-    """Return a network with its weights as a model: evaluation mode, weight norm folded, nothing to be trained."""
+    """Return a network as a model in evaluation mode, with the weight norm folded and gradients disabled."""
     fold_weight_norm(network)
     for parameter in network.parameters():
         parameter.requires_grad_(False)

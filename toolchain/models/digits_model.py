@@ -1,4 +1,4 @@
-"""DIGITS_ASR_TINY: the architecture of the bundled model, of the same family as the anchors."""
+"""DIGITS_ASR_TINY: architecture of the bundled model, a small wav2vec 2.0 network."""
 
 import math
 from typing import Any
@@ -7,10 +7,9 @@ import torch
 from torch import nn
 from torchaudio.models import Wav2Vec2Model, wav2vec2_model
 
-EXTRACTOR = [(96, 64, 20), (128, 5, 5), (160, 3, 2), (160, 3, 2)]  # (channels, kernel, stride): 25 ms a frame
+EXTRACTOR = [(96, 64, 20), (128, 5, 5), (160, 3, 2), (160, 3, 2)]  # (channels, kernel, stride); one frame per 25 ms
 
-
-# Of ``wav2vec2_model``. Dropout is left out on purpose: training never repeats an utterance, and it took a fifth of the time.
+# Arguments of ``wav2vec2_model``. No dropout, because training never repeats an utterance and dropout took a fifth of the time.
 PARAMETERS: dict[str, Any] = {
     "extractor_mode": "layer_norm",
     "extractor_conv_layer_config": EXTRACTOR,
@@ -32,15 +31,15 @@ PARAMETERS: dict[str, Any] = {
 
 
 def digits_asr_tiny() -> Wav2Vec2Model:
-    """Return the untrained model: waveform ``[batch, samples]`` at 16 kHz to logits ``[batch, frames, 29]``."""
+    """Return the untrained network, from a waveform ``[batch, samples]`` at 16 kHz to logits ``[batch, frames, 29]``."""
     return wav2vec2_model(**PARAMETERS)
 
 
 @torch.no_grad()
 def start_with_filterbank(model: nn.Module) -> None:
-    """Set the first convolution to windowed cosines and sines spaced on the mel scale (60 Hz to 7.5 kHz), as a filter bank.
+    """Initialise the first convolution as a filter bank of windowed cosines and sines on the mel scale (60 Hz to 7.5 kHz).
 
-    Letters appear after minutes instead of an hour of training. Mel scale after O'Shaughnessy (1987).
+    Training then outputs letters after minutes instead of an hour. Mel scale after O'Shaughnessy (1987).
     """
     weight = model.feature_extractor.conv_layers[0].conv.weight  # type: ignore[union-attr, index]
     channels, _, kernel = weight.shape

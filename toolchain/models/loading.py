@@ -1,4 +1,4 @@
-"""Where the weights of anchor models come from: the bundled file, a bundle of TorchAudio's, a file, a seed, or a custom model."""
+"""Load models with bundled, downloaded or random weights, weights from a file, or as a custom model."""
 
 import os
 from dataclasses import replace
@@ -17,22 +17,30 @@ from toolchain.models.weight_files import digest_of_file, read_state, read_tuned
 
 BUNDLED_WEIGHTS = Path(__file__).parent.parent / "assets" / "digits_asr_tiny" / "model.safetensors"
 WEIGHTS_URL = "https://download.pytorch.org/torchaudio/models"
-# HuBERT's checkpoint has no published sha256 that we could compare with: its first download is recorded beside it.
+# No SHA-256 of HuBERT's checkpoint is published. The one of the first download is stored next to the file.
 WEIGHTS_SHA256 = {"WAV2VEC2_ASR_BASE_960H": "488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d"}
-# Rows that fairseq's dictionary put behind the blank and that no ASR label uses.
+# Rows that fairseq's dictionary has after the blank and that no ASR label uses.
 UNUSED_ROWS = (1, 2, 3)
 
 
 def load_model(name: str, weights: str | None = None, seed: int = 0) -> AnchorModel:
-    """Load a test case's anchor by number or name, or a custom model.
+    """Load a model: an anchor of the scenario, or a custom model.
+
+    Example:
+        >>> model = asrdeploy.load_model("DIGITS_ASR_TINY")  # doctest: +SKIP
+        >>> model = asrdeploy.load_model("my-model/")  # a Hugging Face folder  # doctest: +SKIP
 
     Args:
-        name: ``0``, ``DIGITS_ASR_TINY``, ``1``, ``WAV2VEC2_ASR_BASE_960H``, ``2``, ``HUBERT_ASR_LARGE``; or see ``own_models.load_custom``.
-        weights: None for the bundled or the bundle's own weights (torch's cache, else downloaded), ``random``, or a file.
-        seed: of random weights.
+        name: Name or number of an anchor: ``DIGITS_ASR_TINY`` (0), ``WAV2VEC2_ASR_BASE_960H`` (1) or ``HUBERT_ASR_LARGE`` (2). For a
+            custom model: a Hugging Face folder, a checkpoint with a TOML file, or ``package.module:factory``.
+        weights: None for the bundled or published weights (downloaded to torch's cache if needed), ``random``, or a file of weights.
+        seed: Seed of random weights.
+
+    Returns:
+        The model, in evaluation mode.
 
     Raises:
-        AsrDeployError: unknown name, no weights to be had, or weights that do not fit.
+        AsrDeployError: If the name is unknown, or the weights cannot be downloaded or read, or do not fit.
     """
     if names_custom_model(name):
         from toolchain.models.custom.loading import load_custom
@@ -54,7 +62,7 @@ def _from_file(case: TestCase, path: Path, source: str) -> AnchorModel:
 
 
 def _from_bundle(case: TestCase) -> AnchorModel:
-    """Return the model with the bundle's own weights, downloaded where torch's cache lacks them."""
+    """Return the model with the published weights, and download them if torch's cache lacks them."""
     file = bundle_of(case)._path
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     record = path.with_suffix(".sha256")
@@ -68,9 +76,9 @@ def _from_bundle(case: TestCase) -> AnchorModel:
         model = _from_file(case, path, f"downloaded from the TorchAudio bundle, sha256 {found[:16].lower()}")
     except AsrDeployError as error:
         if expected is None:
-            raise AsrDeployError(f"{str(error).rstrip('.')}; remove {path} to have it downloaded again.") from error
+            raise AsrDeployError(f"{str(error).rstrip('.')}. Delete {path} to download it again.") from error
         raise
-    if expected is None:  # only now: the page of some portal, recorded, would have the true file refused for good
+    if expected is None:  # only after loading, because the digest of a wrong download would refuse the right file later
         write_text(record, found + "\n")
     return model
 

@@ -1,4 +1,4 @@
-"""Networks of test cases and of custom models, without weights."""
+"""Build the networks of test cases and of custom models, without weights."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from exporters.recogniser import fold_weight_norm
 from toolchain.models.digits_model import digits_asr_tiny
 from toolchain.models.test_cases import TestCase
 
-# They act in training alone.
+# Used only in training.
 WITHOUT_DROPOUT = dict.fromkeys(
     (
         "encoder_projection_dropout",
@@ -30,34 +30,44 @@ def build(case: TestCase) -> nn.Module:
     """Return a test case's network with random weights.
 
     Raises:
-        AsrDeployError: it has other parameters than the test case says, or code of the user's own makes it.
+        AsrDeployError: If a factory makes the network, or its number of parameters differs from the test case.
     """
     network: nn.Module
     if case.network is not None:
         if case.network.architecture is None:
-            raise AsrDeployError(f"The network of {case.name} is made by {case.network.factory}: give that as the model.")
+            raise AsrDeployError(f"The factory {case.network.factory} makes the network of {case.name}. Give the factory with --model.")
         network = build_architecture(case.network.architecture, len(case.labels))
     elif case.number == 0:
         network = digits_asr_tiny()
     else:
-        # The bundle's own parameters, so that an anchor is what torchaudio.pipelines says, not what we believe.
+        # Parameters from torchaudio.pipelines, so that they are not copied here.
         network = torchaudio.models.wav2vec2_model(**bundle_of(case)._params)
     parameters = count_parameters(network)
     if parameters != case.anchor.num_param:
-        advice = "install the pinned torchaudio" if case.network is None else "its description is damaged"
-        raise AsrDeployError(f"{case.name} has {parameters:,} parameters instead of {case.anchor.num_param:,}; {advice}.")
+        advice = "Install the torchaudio version that asrdeploy requires" if case.network is None else "Its description is damaged"
+        raise AsrDeployError(f"{case.name} has {parameters:,} parameters instead of {case.anchor.num_param:,}. {advice}.")
     return network
 
 
 def build_architecture(architecture: Architecture, labels: int) -> nn.Module:
-    """Return the network of a description with so many logits a frame, and random weights."""
+    """Return the network of an architecture with random weights.
+
+    Args:
+        architecture: Parameters of the network.
+        labels: Number of logits per frame.
+    """
     parameters = architecture.model_dump() | WITHOUT_DROPOUT | {"aux_num_out": labels}
     network: nn.Module = torchaudio.models.wav2vec2_model(**parameters)
     return network
 
 
 def build_on_meta(case: TestCase, *, folded: bool) -> nn.Module:
-    """Return a test case's network without memory for its weights, ``folded``: its weight norm too; see ``build``."""
+    """Return a test case's network on the meta device, without memory for its weights.
+
+    Args:
+        case: Test case; see ``build``.
+        folded: Whether to fold the weight norm.
+    """
     with torch.device("meta"), _NoNorms():
         network = build(case)
         if folded:
@@ -66,26 +76,30 @@ def build_on_meta(case: TestCase, *, folded: bool) -> nn.Module:
 
 
 def count_on_meta(architecture: Architecture, labels: int) -> int:
-    """Return how many parameters the network of a description has."""
+    """Count the parameters of the network of an architecture, without memory for its weights; see ``build_architecture``."""
     with torch.device("meta"), _NoNorms():
         return count_parameters(build_architecture(architecture, labels))
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Return how many parameters a network has."""
+    """Count the parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def bundle_of(case: TestCase) -> Any:
-    """Return TorchAudio's bundle of a test case; AsrDeployError where it differs from the scenario's."""
+    """Return TorchAudio's bundle of a test case.
+
+    Raises:
+        AsrDeployError: If the bundle differs from the scenario's model.
+    """
     bundle = getattr(torchaudio.pipelines, case.name)
     if tuple(bundle.get_labels()) != case.labels or bundle._normalize_waveform != case.anchor.normalised_waveform:
-        raise AsrDeployError(f"This torchaudio's {case.name} differs from the scenario's; install the pinned torchaudio.")
+        raise AsrDeployError(f"torchaudio's {case.name} differs from the scenario. Install the torchaudio version that asrdeploy requires.")
     return bundle
 
 
 class _NoNorms(TorchFunctionMode):
-    """Weight norms without computing: on the meta device torch would import its compiler for them, 1.3 s and 150 MB."""
+    """Return empty weight norms: on the meta device, torch would import its compiler for them (1.3 s and 150 MB)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.norm_except_dim:

@@ -1,4 +1,4 @@
-"""Test cases of the scenario (3GPP TR 26.847 clause 5.2), the bundled one, and those of custom models: their anchors as data."""
+"""Test cases and their anchors: those of the scenario (3GPP TR 26.847 clause 5.2), the bundled one, and those of custom models."""
 
 import re
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from device_runner.bitstream.network import EPSILON, Network
 from device_runner.errors import AsrDeployError
 from device_runner.suggestions import nearest
 
-# Index 0 is the blank, `|` the space between words; the order is that of TorchAudio's ASR bundles.
+# Index 0 is the blank, and `|` is the space between words. The order is that of TorchAudio's ASR bundles.
 LABELS = ("-", "|", *"ETAONIHSRDLUMWCFGYPBVK", "'", *"XJQZ")
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """The uncompressed model that test configurations are compared with.
+    """The uncompressed model that compressed models are compared with.
 
     Args:
-        num_param: parameters, as the scenario counts them.
-        wer: word error rate on test-clean as a fraction; None where it is measured rather than given.
-        normalised_waveform: layer norm over the whole waveform before the network.
-        epsilon: of that norm.
+        num_param: Number of parameters, as the scenario counts them.
+        wer: WER on test-clean as a fraction; None if it must be measured.
+        normalised_waveform: Whether layer norm is applied to the whole waveform before the network.
+        epsilon: Epsilon of that layer norm.
     """
 
     num_param: int
@@ -31,25 +31,25 @@ class Anchor:
 
     @property
     def size_bits(self) -> int:
-        """sizeAnc: 32 bits for every parameter."""
+        """Size of the anchor in bits (sizeAnc): 32 per parameter."""
         return self.num_param * 32
 
 
 @dataclass(frozen=True)
 class TestCase:
-    """One test case: the anchor and the range of word error rates that points must lie in.
+    """A test case: the anchor and the WER range in which points must lie.
 
     Args:
-        number: None for a model that is none of the scenario's.
-        name: the anchor's; TorchAudio's bundle of this name is the anchor.
-        anchor: see ``Anchor``.
-        labels: by index, the blank first, ``|`` for the space.
-        sample_rate: in hertz.
-        wer_range: above the anchor's word error rate, as a fraction.
-        network: what a custom model is built from; None for the scenario's, and where only an artifact is known.
+        number: Number of the test case; None for a custom model.
+        name: Name of the anchor. For test cases 1 and 2, it is also the name of TorchAudio's bundle.
+        anchor: The uncompressed model.
+        labels: Labels by index, with the blank first and ``|`` for the space.
+        sample_rate: Sample rate in hertz.
+        wer_range: Width of the WER range above the anchor's WER, as a fraction.
+        network: Description of a custom model's network; None for built-in test cases, and if only an artifact is known.
     """
 
-    __test__ = False  # not a test class, whatever pytest makes of the name
+    __test__ = False  # pytest must not collect this class as a test
 
     number: int | None
     name: str
@@ -60,7 +60,7 @@ class TestCase:
     network: Network | None = None
 
     def in_range(self, wer: float, anchor_wer: float) -> bool:
-        """Tell whether a word error rate lies between the anchor's and five points above it (both included)."""
+        """Return whether a WER lies in the range from the anchor's WER to ``wer_range`` above it (both included), as fractions."""
         return anchor_wer <= wer <= anchor_wer + self.wer_range
 
 
@@ -72,10 +72,10 @@ TEST_CASES = (
 
 
 def find_test_case(name: str) -> TestCase:
-    """Return the test case with this number or this anchor's name (case does not matter).
+    """Return the built-in test case with a number or a name (in upper or lower case).
 
     Raises:
-        AsrDeployError: there is none; the nearest name is suggested.
+        AsrDeployError: If there is no such test case.
     """
     case = built_in_case(name)
     if case is None:
@@ -84,21 +84,21 @@ def find_test_case(name: str) -> TestCase:
 
 
 def built_in_case(name: str) -> TestCase | None:
-    """Return the test case with this number or name; None: there is none."""
+    """Return the built-in test case with a number or a name, or None."""
     return next((case for case in TEST_CASES if name.upper() == case.name or name == str(case.number)), None)
 
 
-# Models of one's own
+# Custom models
 
 CONFIG = "config.json"  # of a Hugging Face folder
 DESCRIPTION = ".toml"
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-NAME = re.compile(r"\w[\w.+-]{0,99}")  # it names folders
+NAME = re.compile(r"\w[\w.+-]{0,99}")  # a valid folder name
 
 
 def names_custom_model(name: str) -> bool:
-    """Tell whether a name on the command line is that of a custom model: a folder, a file, or a factory; torch is not needed to tell."""
+    """Return whether a name means a custom model (a folder, a file or a factory), without importing torch."""
     if not name or built_in_case(name) is not None:
         return False
     path = Path(name)
@@ -108,25 +108,29 @@ def names_custom_model(name: str) -> bool:
 
 
 def custom_case(name: str, network: Network) -> TestCase:
-    """Return the test case of a custom model: its anchor is the float model, whose word error rate is measured on the user's data.
+    """Return the test case of a custom model. Its anchor is the uncompressed model, whose WER is measured on the user's data.
+
+    Args:
+        name: Name of the model.
+        network: Description of its network.
 
     Raises:
-        AsrDeployError: the name is a built-in test case's, or cannot name a folder.
+        AsrDeployError: If the name belongs to a built-in test case, or is not a valid folder name.
     """
     if built_in_case(name) is not None:
         raise AsrDeployError(
-            f"{name} is the name of a built-in test case; give your model another one (a folder's or file's name is its own)."
+            f"{name} is the name of a built-in test case. Give your model another name (by default, the name of its folder or file)."
         )
     if not NAME.fullmatch(name):
         raise AsrDeployError(
-            f"“{name[:100]}” cannot name a model: take letters, digits and . _ + - (at most 100, a letter or digit first)."
+            f"“{name[:100]}” is not a valid model name. Use at most 100 letters, digits and . _ + -, starting with a letter or digit."
         )
     anchor = Anchor(network.num_param, None, network.normalised_waveform, network.epsilon)
     return TestCase(None, name, anchor, network.labels, network.sample_rate, network=network)
 
 
 def case_of(manifest: Manifest) -> TestCase:
-    """Return an artifact's test case: the built-in one of its model's name, else one of what the manifest says."""
+    """Return the test case of an artifact: the built-in one with the model's name, or one made from the manifest."""
     anchor = Anchor(manifest.parameters, None, manifest.normalised_waveform)
     known = (case for case in TEST_CASES if case.name == manifest.model)
     return next(known, TestCase(None, manifest.model, anchor, manifest.labels, manifest.sample_rate))

@@ -1,4 +1,4 @@
-"""Weights from files into networks: read without running anything in them, one copy in memory, every complaint with its reason."""
+"""Load weights from files into networks, without running code from the files and with one copy in memory."""
 
 import hashlib
 import re
@@ -22,29 +22,33 @@ State = dict[str, Tensor]
 
 
 def digest_of_file(path: Path) -> str:
-    """Return the sha256 of a file of weights; AsrDeployError where there is none."""
+    """Return the SHA-256 of a file of weights.
+
+    Raises:
+        AsrDeployError: If the file does not exist.
+    """
     if not path.is_file():
         raise AsrDeployError(f"Weights file {path} does not exist.")
     return sha256_of(path)
 
 
 def read_state(path: Path) -> State:
-    """Return the tensors of a file by name: .safetensors, else what ``torch.save`` wrote, of which only tensors are taken.
+    """Read the tensors of a file by name: a .safetensors file, or a file of ``torch.save`` that contains only tensors.
 
     Raises:
-        AsrDeployError: it cannot be read, or holds something else.
+        AsrDeployError: If the file cannot be read, or is not a state dict.
     """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise whatever torch's reader stumbles over; nothing in it is executed
+    except Exception as error:  # torch raises many types for damaged files; nothing in the file is executed
         raise _unreadable(path) from error
     if not isinstance(state, dict) or not state or not all(isinstance(key, str) and _is_dense(each) for key, each in state.items()):
-        raise AsrDeployError(f"{path} is not a state dict (names to tensors).")
+        raise AsrDeployError(f"{path} is not a state dict. Save the weights with torch.save(model.state_dict(), PATH).")
     return state
 
 
 def _unreadable(path: Path) -> AsrDeployError:
-    return AsrDeployError(f"{path} cannot be read as weights (.safetensors, or .pt/.pth with tensors only): it is cut, or something else.")
+    return AsrDeployError(f"{path} cannot be read as weights: it is cut, or not a .safetensors file or a .pt/.pth file with tensors only.")
 
 
 def _is_dense(value: object) -> bool:
@@ -52,27 +56,31 @@ def _is_dense(value: object) -> bool:
 
 
 def read_tuned_on(path: Path) -> tuple[str, ...] | None:
-    """Return the ids of the utterances that a file's weights were calibrated with, as ``asrdeploy decompress`` writes them into it.
+    """Read the ids of the utterances that a file's weights were calibrated with.
 
-    None: it is no file of ``decompress``.
+    Returns:
+        The ids, or None if ``asrdeploy decompress`` did not write the file.
+
+    Raises:
+        AsrDeployError: If the file cannot be read.
     """
     if path.suffix != ".safetensors":
         return None
     try:
         with safe_open(path, "pt") as file:
             written = (file.metadata() or {}).get(TUNED_ON)
-    except Exception as error:  # safetensors has a class of errors of its own, and passes on the system's
+    except Exception as error:  # safetensors raises its own errors and those of the system
         raise _unreadable(path) from error
     if written is None:
         return None
     try:
         return TypeAdapter(tuple[str, ...]).validate_json(written)
     except ValidationError as error:
-        raise AsrDeployError(f"{path}: its entry {TUNED_ON} is no list of utterance ids; decompress the bitstream again.") from error
+        raise AsrDeployError(f"{path}: its entry {TUNED_ON} is not a list of utterance ids. Decompress the bitstream again.") from error
 
 
 def owned(state: State) -> State:
-    """Return weights in float32 with a contiguous memory each; only views of a memory, as .safetensors files give them, are copied."""
+    """Return float32 weights, each with its own contiguous memory. Only views, such as those of .safetensors files, are copied."""
     found, seen = {}, set()
     for name, tensor in state.items():
         memory = tensor.untyped_storage()
@@ -83,28 +91,28 @@ def owned(state: State) -> State:
 
 
 def weights_in(network: nn.Module) -> State:
-    """Return a network's weights by name, as codecs see them: what it holds in floating point."""
+    """Return a network's weights by name, as codecs take them: its floating-point tensors."""
     return {name: each for name, each in network.state_dict().items() if isinstance(each, Tensor) and each.is_floating_point()}
 
 
 def load_into(
     network: nn.Module, state: State, source: str, *, assign: bool = False, original: Callable[[str], str] = lambda name: name
 ) -> None:
-    """Put weights into a network.
+    """Load weights into a network, in place.
 
     Args:
-        network: it is changed.
-        state: all of its weights by name.
-        source: where they come from, for messages.
-        assign: the network takes these very tensors.
-        original: gives the name that a weight has in its file.
+        network: Network to change.
+        state: All of its weights by name.
+        source: Origin of the weights, for messages.
+        assign: Whether the network uses these tensors instead of copying them.
+        original: Function from the name of a weight to its name in the file, for messages.
 
     Raises:
-        AsrDeployError: weights that are missing, unknown, of another shape, or not finite.
+        AsrDeployError: If weights are missing, unknown, of another shape, or not finite.
     """
     broken = not_finite({name: tensor for name, tensor in state.items() if tensor.is_floating_point()})
     if broken:
-        raise AsrDeployError(f"{source} holds NaN or infinite weights, first in {original(broken[0])}.")
+        raise AsrDeployError(f"{source} contains NaN or infinite weights, first in {original(broken[0])}.")
     wanted = weights_in(network).keys()
     try:
         result = network.load_state_dict(state, strict=False, assign=assign)
@@ -120,12 +128,12 @@ def load_into(
 
 
 def as_arrays(state: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
-    """Return torch's tensors as float32 arrays."""
+    """Return tensors as float32 arrays."""
     return {name: tensor.detach().float().contiguous().numpy() for name, tensor in state.items()}
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
-    """Return a sha256 over names, shapes and float32 values: the same for the same weights, whatever file they came in."""
+    """Return a SHA-256 over names, shapes and float32 values, which does not depend on the file format."""
     summary = hashlib.sha256()
     for name, weights in sorted(as_arrays(state).items()):
         summary.update(f"{name} {weights.shape}\n".encode())

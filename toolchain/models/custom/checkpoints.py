@@ -1,4 +1,4 @@
-"""Own models with torchaudio's architecture: a Hugging Face folder, or a checkpoint that a TOML file describes."""
+"""Load custom models of wav2vec 2.0 or HuBERT architecture from a Hugging Face folder, or from a checkpoint with a TOML file."""
 
 import hashlib
 import re
@@ -20,16 +20,21 @@ HEAD = ("aux.weight", "aux.bias")
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder or a file says of a model with torchaudio's architecture.
+    """Content of a Hugging Face folder, or of a checkpoint with a TOML file.
 
     Args:
-        source: where it is, for messages.
-        name: of the model.
-        architecture: its parameters.
-        labels: as they are written there, and their meaning: the index of the blank, what is silent, what separates words.
-        sample_rate: as it is written there.
-        state: weights by torchaudio's names.
-        prefix: of Hugging Face's names of weights, for messages; None: they have torchaudio's names.
+        source: Path, for messages.
+        name: Name of the model.
+        architecture: Parameters of the network.
+        labels: Labels by output, in the spelling of the source.
+        blank: Index of the blank.
+        separator: Label that stands for the space between words, or None.
+        sample_rate: Sample rate as written in the source, not checked yet.
+        normalised_waveform: Whether the waveform gets zero mean and unit variance first.
+        state: Weights by torchaudio's names.
+        epsilon: Epsilon of that normalisation.
+        silent: Indices of the labels that print nothing.
+        prefix: Prefix of Hugging Face's weight names, for messages; None for torchaudio's names.
     """
 
     source: str
@@ -47,9 +52,13 @@ class Found:
 
 
 def from_folder(path: Path) -> AnchorModel:
-    """Return the model of a Hugging Face folder; AsrDeployError where something in it does not fit."""
+    """Load the model of a Hugging Face folder.
+
+    Raises:
+        AsrDeployError: If a file is missing or not valid, or the model is not supported.
+    """
     if not (path / CONFIG).is_file():
-        raise AsrDeployError(f"{path} has no {CONFIG}, so it is no Hugging Face folder; docs/custom-models.md says what a model may be.")
+        raise AsrDeployError(f"{path} is not a Hugging Face folder: it has no {CONFIG}. docs/custom-models.md lists the supported models.")
     folder = hugging_face.read_folder(path)
     found = Found(
         source=str(path),
@@ -69,10 +78,18 @@ def from_folder(path: Path) -> AnchorModel:
 
 
 def from_toml(path: Path, weights: Path | None) -> AnchorModel:
-    """Return the model of a TOML file; ``weights``: what the user named instead. AsrDeployError where something in it does not fit."""
+    """Load the model that a TOML file describes.
+
+    Args:
+        path: TOML file.
+        weights: Checkpoint, if the user named it instead of the TOML file.
+
+    Raises:
+        AsrDeployError: If the TOML file or the checkpoint is not valid, or they do not match.
+    """
     described = description.read_description(path)
     if weights is not None and weights.resolve() != described.weights.resolve():
-        raise AsrDeployError(f"{path} describes the weights {described.weights.name}, not {weights.name}; give {path} as the model.")
+        raise AsrDeployError(f"{path} describes the weights {described.weights.name}, not {weights.name}. Give {path} as the model.")
     found = Found(
         source=str(described.weights),
         name=described.name,
@@ -88,10 +105,10 @@ def from_toml(path: Path, weights: Path | None) -> AnchorModel:
 
 
 def _checked(found: Found) -> AnchorModel:
-    """Return the model of what was found, its outputs in our order; nothing but the head's rows is moved."""
+    """Return the model with the blank as its first output, by reordering the rows of its head."""
     head = found.state.get(HEAD[0])
     if head is not None and head.ndim == 2 and head.shape[0] != len(found.labels):
-        raise AsrDeployError(f"{found.source} gives {head.shape[0]} logits a frame, and there are {len(found.labels)} labels.")
+        raise AsrDeployError(f"{found.source} has {head.shape[0]} outputs, but {len(found.labels)} labels. Give one label for each output.")
     network = Network(
         architecture=found.architecture,
         labels=our_labels(found.labels, found.blank, found.source, separator=found.separator, silent=found.silent),
@@ -112,25 +129,40 @@ def _checked(found: Found) -> AnchorModel:
 
 
 def sample_rate_of(value: Any, source: str) -> int:
-    """Return a sample rate in hertz; AsrDeployError where it is none."""
+    """Check a sample rate in hertz and return it.
+
+    Args:
+        value: Sample rate.
+        source: Origin of the value, for messages.
+
+    Raises:
+        AsrDeployError: If the value is not a whole number in the supported range.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or not LOWEST_RATE <= value <= HIGHEST_RATE:
-        raise AsrDeployError(f"{source}: the sample rate {value!r} is none; give hertz, {LOWEST_RATE} to {HIGHEST_RATE}.")
+        raise AsrDeployError(
+            f"{source}: the sample rate {value!r} is not valid. Give a whole number of hertz from {LOWEST_RATE} to {HIGHEST_RATE}."
+        )
     return value
 
 
 def identified(model: AnchorModel, code: str = "") -> AnchorModel:
-    """Return a model whose ``weights`` tell it from every other one: results of two models are never mixed."""
+    """Return the model with a digest in ``weights``, so that results of different models are never mixed.
+
+    Args:
+        model: Custom model.
+        code: Identity of the factory's code.
+    """
     described = described_of(model.case).model_dump_json()
     digest = hashlib.sha256(f"{described} {digest_of(model.state())} {code}".encode()).hexdigest()
     return replace(model, weights=f"own, sha256 {digest[:16]}")
 
 
 def description_of(case: TestCase) -> str:
-    """Return what tells a custom model's description from every other one, for names of weights that do not come with it."""
+    """Return a digest of a custom model's description, to identify weights that are stored without it."""
     return f"description {hashlib.sha256(described_of(case).model_dump_json().encode()).hexdigest()[:16]}"
 
 
 def described_of(case: TestCase) -> Network:
-    """Return the description of a custom model's case."""
+    """Return the network description of a custom model's test case."""
     assert case.network is not None, "a custom model has a description"
     return case.network

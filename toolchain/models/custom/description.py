@@ -1,4 +1,4 @@
-"""A TorchAudio-shaped checkpoint that a TOML file describes: ``FILE.toml``, or the checkpoint with it beside."""
+"""Read the TOML file that describes a checkpoint of torchaudio's architecture."""
 
 import inspect
 import tomllib
@@ -23,7 +23,7 @@ NEEDED = ("architecture", "labels", "sample_rate")
 
 @dataclass(frozen=True)
 class Described:
-    """What a TOML file says."""
+    """Content of a TOML file. The sample rate is not checked yet."""
 
     path: Path
     name: str
@@ -37,15 +37,15 @@ class Described:
 
 
 def description_of(path: Path) -> Path:
-    """Return the TOML file of a model that is named by it or by its weights."""
+    """Return the TOML file of a model, from the path of the TOML file or of the checkpoint."""
     return path.with_suffix(DESCRIPTION)
 
 
 def read_description(path: Path) -> Described:
-    """Read a TOML file of a model.
+    """Read the TOML file of a model.
 
     Raises:
-        AsrDeployError: no such file, no TOML, something unknown or missing in it, or no weights.
+        AsrDeployError: If the file is missing or not TOML, an entry is unknown, missing or not valid, or the checkpoint is missing.
     """
     plain = _plain(path)
     unknown = next((key for key in plain if key not in KEYS), None)
@@ -53,7 +53,7 @@ def read_description(path: Path) -> Described:
         raise AsrDeployError(f"{path}: {nearest(unknown, KEYS, 'entry')}")
     missing = [key for key in NEEDED if key not in plain]
     if missing:
-        raise AsrDeployError(f"{path}: {' and '.join(missing)} must be said; docs/custom-models.md shows such a file.")
+        raise AsrDeployError(f"{path}: add {' and '.join(missing)}. See docs/custom-models.md for an example.")
     name, normalised, separator = (
         _typed(plain, path, key, kind, default)
         for key, kind, default in (("name", str, path.stem), ("normalised_waveform", bool, False), ("word_separator", str, "|"))
@@ -61,7 +61,7 @@ def read_description(path: Path) -> Described:
     labels = check_labels(plain["labels"], str(path))
     if "word_separator" in plain and not (separator and any(separator in label for label in labels)):
         raise AsrDeployError(
-            f"{path}: the word_separator “{separator}” is in none of the labels; give the label that stands for the space."
+            f"{path}: no label contains the word_separator “{separator}”. Give the label that stands for the space between words."
         )
     return Described(
         path=path,
@@ -81,7 +81,7 @@ def _plain(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise AsrDeployError(
-            f"There is no {path}, which describes a model of your own (architecture, labels, sample rate); docs/custom-models.md shows one."
+            f"{path} does not exist. It must give the checkpoint's architecture, labels and sample rate; see docs/custom-models.md."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AsrDeployError(f"{path} is not TOML: {str(error).rstrip('.')}.") from error
@@ -90,7 +90,7 @@ def _plain(path: Path) -> dict[str, Any]:
 def _typed(plain: dict[str, Any], path: Path, key: str, kind: type, default: Any) -> Any:
     value = plain.get(key, default)
     if not isinstance(value, kind):
-        raise AsrDeployError(f"{path}: {key} is {value!r}; give {'true or false' if kind is bool else 'a text'}.")
+        raise AsrDeployError(f"{path}: {key} is {value!r}. Give {'true or false' if kind is bool else 'a string'}.")
     return value
 
 
@@ -98,12 +98,12 @@ def _weights(plain: dict[str, Any], path: Path) -> Path:
     named = _typed(plain, path, "weights", str, "")
     if named:
         if not (path.parent / named).is_file():
-            raise AsrDeployError(f"{path}: its weights {named} are not there; the name is relative to the TOML file.")
+            raise AsrDeployError(f"{path}: the weights {named} do not exist. Give a path relative to the TOML file.")
         return path.parent / named
     beside = [each for suffix in CHECKPOINTS if (each := path.with_suffix(suffix)).is_file()]
     if len(beside) != 1:
-        found = f"there are {len(beside)}" if beside else f"there is no {path.with_suffix(CHECKPOINTS[0]).name} beside it"
-        raise AsrDeployError(f'{path} does not say which weights it is of, and {found}; add weights = "FILE".')
+        found = f"{len(beside)} checkpoints have its name" if beside else f"{path.with_suffix(CHECKPOINTS[0]).name} does not exist"
+        raise AsrDeployError(f'{path} does not name its weights, and {found}. Add weights = "FILE".')
     return beside[0]
 
 
@@ -111,23 +111,23 @@ def _architecture(value: Any, path: Path) -> Architecture:
     if isinstance(value, str):
         value = _by_name(value, path)
     if not isinstance(value, dict):
-        raise AsrDeployError(f"{path}: architecture is a name or a table of parameters of torchaudio.models.wav2vec2_model.")
+        raise AsrDeployError(f"{path}: architecture must be a name or a table of parameters of torchaudio.models.wav2vec2_model.")
     known = set(inspect.signature(torchaudio.models.wav2vec2_model).parameters)
     unknown = next((key for key in value if key not in known), None)
     if unknown is not None:
         raise AsrDeployError(f"{path}: {nearest(unknown, known, 'parameter of torchaudio.models.wav2vec2_model')}")
     missing = [key for key in Architecture.model_fields if key not in value]
     if missing:
-        raise AsrDeployError(f"{path}: the architecture lacks {', '.join(missing)}; torchaudio.models.wav2vec2_model says what they are.")
+        raise AsrDeployError(f"{path}: the architecture lacks {', '.join(missing)}. They are those of torchaudio.models.wav2vec2_model.")
     try:
-        # What acts in training alone, and the outputs, which the labels tell.
+        # Ignore parameters for training, and the number of outputs, which follows from the labels.
         return Architecture.model_validate({key: each for key, each in value.items() if key not in (*WITHOUT_DROPOUT, "aux_num_out")})
     except ValidationError as error:
         raise AsrDeployError(f"{path}: in architecture, {first_problem(error)}.") from error
 
 
 def _by_name(name: str, path: Path) -> dict[str, Any]:
-    """Return the parameters of a bundle of TorchAudio's, of a builder of the same name in small letters, or of the bundled model."""
+    """Return the parameters of a TorchAudio bundle or of the bundled model by name (in upper or lower case)."""
     pipelines = vars(torchaudio.pipelines)
     known = {key: each._params for key, each in pipelines.items() if getattr(each, "_model_type", "") == "Wav2Vec2"}
     known["DIGITS_ASR_TINY"] = digits_model.PARAMETERS

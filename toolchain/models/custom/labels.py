@@ -1,4 +1,4 @@
-"""Labels of custom models in the order and the spelling that every label selector here expects, in Python and in Kotlin."""
+"""Convert the labels of custom models to the order and spelling that the label selectors expect, in Python and in Kotlin."""
 
 from collections.abc import Collection, Sequence
 
@@ -9,40 +9,54 @@ LONGEST_LABEL, MOST_LABELS = 200, 65_536
 
 
 def index_of_blank(blank: object, labels: Sequence[str], source: str) -> int:
-    """Return the index of the blank, which is given as a label or as an index.
+    """Return the index of the blank.
+
+    Args:
+        blank: Label or index of the blank.
+        labels: Labels by index.
+        source: Origin of the labels, for messages.
 
     Raises:
-        AsrDeployError: it is neither.
+        AsrDeployError: If the blank is neither a label nor an index.
     """
     if isinstance(blank, str) and blank in labels:
         return labels.index(blank)
     if isinstance(blank, int) and not isinstance(blank, bool) and 0 <= blank < len(labels):
         return blank
     said = f"“{blank}”" if isinstance(blank, str) else repr(blank)
-    raise AsrDeployError(f"{source}: the blank {said} is none of the labels; give a label, or an index from 0 to {len(labels) - 1}.")
+    raise AsrDeployError(f"{source}: the blank {said} is not one of the labels. Give a label, or an index from 0 to {len(labels) - 1}.")
 
 
 def blank_first(labels: int, blank: int) -> list[int]:
-    """Return the indexes of outputs in our order: the blank, then the others as they were."""
+    """Return the indices of the outputs with the blank first and the others in their order.
+
+    Args:
+        labels: Number of labels.
+        blank: Index of the blank.
+    """
     return [blank, *(index for index in range(labels) if index != blank)]
 
 
 def check_labels(labels: object, source: str) -> list[str]:
-    """Return labels as a list.
+    """Check labels and return them as a list.
+
+    Args:
+        labels: Labels by index.
+        source: Origin of the labels, for messages.
 
     Raises:
-        AsrDeployError: it is no list of texts, too short or too long, or one is there twice.
+        AsrDeployError: If they are not a list of strings, too few or too many, too long, or not unique.
     """
     if not isinstance(labels, Sequence) or isinstance(labels, str | bytes) or not all(isinstance(each, str) for each in labels):
-        raise AsrDeployError(f"{source}: labels is a list of texts, one for each output of the network.")
+        raise AsrDeployError(f"{source}: labels must be a list of strings, one for each output of the network.")
     if not 2 <= len(labels) <= MOST_LABELS:
-        raise AsrDeployError(f"{source}: a recogniser has 2 to {MOST_LABELS} labels, the blank among them; there are {len(labels)}.")
+        raise AsrDeployError(f"{source} has {len(labels)} labels. Give 2 to {MOST_LABELS} labels, including the blank.")
     seen: set[str] = set()
     for label in labels:
         if label in seen and label:
-            raise AsrDeployError(f"{source}: the label “{label}” is there twice; every output needs a label of its own.")
+            raise AsrDeployError(f"{source}: the label “{label}” occurs twice. Give each output a different label.")
         if len(label) > LONGEST_LABEL or any("\ud800" <= each <= "\udfff" for each in label):
-            raise AsrDeployError(f"{source}: the label {label[:20]!a} is too long, or no text.")
+            raise AsrDeployError(f"{source}: the label {label[:20]!a} is longer than {LONGEST_LABEL} characters, or not valid Unicode.")
         seen.add(label)
     return list(labels)
 
@@ -50,25 +64,23 @@ def check_labels(labels: object, source: str) -> list[str]:
 def our_labels(
     labels: Sequence[str], blank: int, source: str, *, separator: str | None = WORD_SEPARATOR, silent: Collection[int] = ()
 ) -> tuple[str, ...]:
-    """Return the labels of a network as manifests have them.
-
-    The blank comes first, ``|`` stands for the space, also inside a label, and the rest is in upper case, as references are.
+    """Return the labels of a network as manifests store them: the blank first, ``|`` for the space, letters in upper case.
 
     Args:
-        labels: by index of the network's outputs.
-        blank: its index.
-        source: where they come from, for messages.
-        separator: what stands for the space between words there; None or empty: nothing does.
-        silent: indexes of labels that print nothing.
+        labels: Labels by index of the network's outputs.
+        blank: Index of the blank.
+        source: Origin of the labels, for messages.
+        separator: Text that stands for the space between words, alone or inside labels; None or empty if nothing does.
+        silent: Indices of the labels that print nothing.
 
     Raises:
-        AsrDeployError: a label has white space inside, or a ``|`` that is no space.
+        AsrDeployError: If a label contains white space, or a ``|`` that is not the space.
     """
     texts = []
     for index in blank_first(len(labels), blank):
         label = labels[index]
         if index == blank:
-            texts.append(label.strip() or "-")  # whatever it is called, nobody prints it
+            texts.append(label.strip() or "-")  # the blank is never printed
             continue
         if index in silent:
             label = ""
@@ -76,9 +88,11 @@ def our_labels(
             label = WORD_SEPARATOR
         elif separator != WORD_SEPARATOR:
             if WORD_SEPARATOR in label:
-                raise AsrDeployError(f"{source}: the label “{label}” has a |, which stands for the space here; name it otherwise.")
+                raise AsrDeployError(
+                    f"{source}: the label “{label}” contains |, which stands for the space between words. Rename the label."
+                )
             label = label.replace(separator, WORD_SEPARATOR) if separator else label
         if any(each.isspace() for each in label):
-            raise AsrDeployError(f"{source}: the label “{label}” has white space in it; only the space between words may be a label.")
+            raise AsrDeployError(f"{source}: the label “{label}” contains white space. Only the space between words may be white space.")
         texts.append(label.upper())
     return tuple(texts)

@@ -1,4 +1,4 @@
-"""Models of one's own: a checkpoint that a TOML file describes, a Hugging Face folder, or a factory; each checked while it is loaded."""
+"""Load and check custom models: Hugging Face folders, checkpoints with a TOML file, and Python factories."""
 
 import importlib
 import inspect
@@ -24,23 +24,27 @@ from toolchain.models.networks import count_parameters
 from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION, FACTORY, TestCase, custom_case
 from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on, weights_in
 
-OURS = f"{__name__.partition('.models')[0]}."  # the toolchain's modules, which versions tell apart
-SHORT_SECONDS = 1.0  # that a network is tried with
+OURS = f"{__name__.partition('.models')[0]}."  # prefix of our modules, which the version identifies
+SHORT_SECONDS = 1.0  # length of the audio for a first run of a network
 
 
 @dataclass(frozen=True)
 class CtcModel:
-    """What a factory returns: a network and what its labels mean.
+    """A CTC model, as a factory returns it: a network and its labels.
+
+    Example:
+        >>> def make():
+        ...     return asrdeploy.CtcModel(MyNetwork(), labels=["-", "|", "A", "B"])  # doctest: +SKIP
 
     Args:
-        network: gives CTC logits ``[batch, frames, labels]`` for a waveform ``[batch, samples]``, alone or first in a tuple; for batch 1
-            and any length. It is taken over and changed, so a factory makes a new one every time.
-        labels: by index of the logits.
-        sample_rate: of the waveform, in hertz.
-        blank: a label or its index.
-        normalised_waveform: the waveform gets zero mean and unit variance first (torch's ``layer_norm``).
-        word_separator: the label, or the part of labels, that stands for the space between words; None: nothing does.
-        name: of the model in results; None: the factory's.
+        network: Network that returns CTC logits ``[batch, frames, labels]`` for a waveform ``[batch, samples]``, alone or first in a
+            tuple. It must accept batch 1 and any length. It is changed, so the factory must create a new one in every call.
+        labels: Labels by index of the logits.
+        sample_rate: Sample rate of the waveform in hertz.
+        blank: Label or index of the blank.
+        normalised_waveform: Whether to give the waveform zero mean and unit variance first (torch's ``layer_norm``).
+        word_separator: Label, or part of labels, that stands for the space between words; None if nothing does.
+        name: Name of the model in results; None for the factory's name.
     """
 
     network: nn.Module
@@ -52,12 +56,12 @@ class CtcModel:
     name: str | None = None
 
 
-class OwnNetwork(nn.Module):
-    """A factory's network with the calling convention and the order of labels that everything here expects.
+class CustomNetwork(nn.Module):
+    """A factory's network with the return value of TorchAudio's networks and the blank as its first output.
 
     Args:
-        network: see ``CtcModel``.
-        order: of its outputs, the blank first.
+        network: Network of a ``CtcModel``.
+        order: Indices of its outputs, with the blank first.
     """
 
     def __init__(self, network: nn.Module, order: Sequence[int]) -> None:
@@ -68,7 +72,7 @@ class OwnNetwork(nn.Module):
         self.register_buffer("order", torch.tensor(list(order)), persistent=False)
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, None]:
-        """Return logits ``[batch, frames, labels]`` of a waveform ``[batch, samples]``, and nothing."""
+        """Return logits ``[batch, frames, labels]`` for a waveform ``[batch, samples]``, and None for their lengths."""
         logits = self.network(waveform)
         if not isinstance(logits, Tensor):
             logits = logits[0]
@@ -79,36 +83,37 @@ def load_custom(name: str, weights: str | None = None, seed: int = 0) -> AnchorM
     """Load a custom model; see ``docs/custom-models.md``.
 
     Args:
-        name: ``FILE.toml``, ``FILE.safetensors``, ``FILE.pt`` or ``FILE.pth`` with ``FILE.toml`` beside it; a Hugging Face folder; or
-            ``package.module:factory``.
-        weights: None for the model's own; ``random``; another custom model of the same architecture and labels; or a file of
-            ``asrdeploy decompress``.
-        seed: of random weights.
+        name: A Hugging Face folder; ``FILE.toml``, or ``FILE.safetensors``, ``FILE.pt`` or ``FILE.pth`` with ``FILE.toml`` in the same
+            folder; or ``package.module:factory``.
+        weights: None for the weights of the model itself; ``random``; another custom model of the same architecture and labels; or a
+            file that ``asrdeploy decompress`` wrote.
+        seed: Seed of random weights.
 
     Raises:
-        AsrDeployError: there is no such model, something in it does not fit, or it is of a kind that we cannot run.
+        AsrDeployError: If the model does not exist, is not valid, or is not supported.
     """
     model = _load(name)
     if weights is None:
         return model
     if weights == "random":
         if described_of(model.case).architecture is None:
-            raise AsrDeployError(f"--weights random: the weights of {name} are what the factory makes; leave --weights out.")
+            raise AsrDeployError(f"--weights random: the factory {name} creates the weights. Leave --weights out.")
         made = with_random_weights(model.case, seed)
         return replace(made, weights=f"{made.weights}, {description_of(model.case)}")
     return with_weights(model.case, weights, model)
 
 
 def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None) -> AnchorModel:
-    """Return a case's model around the weights of another custom model of the same architecture and labels, or of a file of ``decompress``.
+    """Return the model of a test case with other weights.
 
     Args:
-        case: of a custom model.
-        weights: as ``--weights`` and ``--base`` name them.
-        model: the case's model, which weights of a file need where a factory makes it.
+        case: Test case of a custom model.
+        weights: Value of ``--weights`` or ``--base``: another custom model of the same architecture and labels, or a file that
+            ``asrdeploy decompress`` wrote.
+        model: Model of the test case. It is required for weights from a file if a factory makes the network.
 
     Raises:
-        AsrDeployError: they do not fit, or it cannot be said in which order their labels are.
+        AsrDeployError: If the weights do not fit, or the order of their labels is unknown.
     """
     path = Path(weights)
     tuned_on = read_tuned_on(path) if path.is_file() and not description.description_of(path).is_file() else None
@@ -120,30 +125,30 @@ def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None)
         return model_with(case, state, source, trained=True, tuned_on=tuned_on)
     if path.is_file() and path.suffix != DESCRIPTION and not description.description_of(path).is_file():
         raise AsrDeployError(
-            f"{path} does not say which labels its outputs are: give a Hugging Face folder, a checkpoint with a {DESCRIPTION} file beside, "
-            "or what `asrdeploy decompress` wrote."
+            f"{path} does not define the labels of its outputs. Give a Hugging Face folder, a checkpoint with a {DESCRIPTION} file, "
+            "or a file that `asrdeploy decompress` wrote."
         )
     other = _load(weights)
     ours, theirs = (each.model_copy(update={"factory": each.factory and "any"}) for each in map(described_of, (case, other.case)))
     if ours != theirs:
-        raise AsrDeployError(f"{weights} has another architecture, other labels or another sample rate than {case.name}.")
-    if ours.architecture is None:  # the case's own code, whoever's weights these are
+        raise AsrDeployError(f"{weights} does not fit {case.name}: their architectures, labels or sample rates differ.")
+    if ours.architecture is None:  # run the code of this test case, not that of the weights
         around = from_factory(case) if model is None else model
         return around.with_state(other.state(), other.weights, trained=other.trained, tuned_on=other.tuned_on)
     return replace(other, case=case)
 
 
 def from_factory(case: TestCase) -> AnchorModel:
-    """Return the model of a factory that the user named before, where another process has to make it again.
+    """Create a factory's model again in another process, from the test case that its first call gave.
 
     Raises:
-        AsrDeployError: see ``load_custom``; or the factory makes another model now.
+        AsrDeployError: If the factory fails, or returns a different model than before.
     """
     name = described_of(case).factory
     assert name is not None, "a factory's case has its name"
     model = _load(name)
     if model.case != case:
-        raise AsrDeployError(f"{name} gives another model here than where it was called first: it must give the same one every time.")
+        raise AsrDeployError(f"{name} returned a different model in another process. Make the factory return the same model in every call.")
     return model
 
 
@@ -153,12 +158,12 @@ def _load(name: str) -> AnchorModel:
         return from_folder(path)
     if path.suffix == DESCRIPTION or path.suffix in CHECKPOINTS:
         if not path.is_file():
-            raise AsrDeployError(f"{path} does not exist; give a checkpoint with its {DESCRIPTION} file beside it.")
+            raise AsrDeployError(f"{path} does not exist. Give a checkpoint with a {DESCRIPTION} file of the same name in its folder.")
         return from_toml(description.description_of(path), path if path.suffix in CHECKPOINTS else None)
     if FACTORY.fullmatch(name):
         return _from_factory(name)
     raise AsrDeployError(
-        f"{name} does not exist; give a test case, a Hugging Face folder, a FILE{DESCRIPTION}, or package.module:factory as the model."
+        f"{name} does not exist. Give a test case, a Hugging Face folder, a FILE{DESCRIPTION}, or package.module:factory as the model."
     )
 
 
@@ -172,24 +177,24 @@ def _from_factory(name: str) -> AnchorModel:
     for field, kind, what in (
         ("network", nn.Module, "a torch.nn.Module"),
         ("normalised_waveform", bool, "True or False"),
-        ("name", str | None, "a text or None"),
-        ("word_separator", str | None, "a text or None"),
+        ("name", str | None, "a string or None"),
+        ("word_separator", str | None, "a string or None"),
     ):
         if not isinstance(getattr(made, field), kind):
-            raise AsrDeployError(f"{name}: {field} of its CtcModel is {type(getattr(made, field)).__name__}; it is {what}.")
+            raise AsrDeployError(f"{name}: {field} of its CtcModel is of type {type(getattr(made, field)).__name__}. It must be {what}.")
     labels = check_labels(made.labels, name)
     blank = index_of_blank(made.blank, labels, name)
     rate = sample_rate_of(made.sample_rate, name)
     if made.network in _taken:
-        raise AsrDeployError(f"{name} returned the network of an earlier call, which was changed since: make a new one in every call.")
+        raise AsrDeployError(f"{name} returned the network of an earlier call, which asrdeploy changed. Create a new one in every call.")
     _taken.add(made.network)
     broken = not_finite(weights_in(made.network))
     if broken:
-        raise AsrDeployError(f"{name} holds NaN or infinite weights, first in {broken[0]}.")
+        raise AsrDeployError(f"{name} returned NaN or infinite weights, first in {broken[0]}.")
     network = made.network.cpu().float().eval()
     parameters = count_parameters(network)
     if not parameters:
-        raise AsrDeployError(f"{name} gives a network without parameters; there is nothing to compress or to send.")
+        raise AsrDeployError(f"{name} returned a network without parameters, so there is nothing to compress or send.")
     described = Network(
         factory=name,
         labels=our_labels(labels, blank, name, separator=made.word_separator),
@@ -201,13 +206,13 @@ def _from_factory(name: str) -> AnchorModel:
     ours = _in_our_order(network, blank_first(len(labels), blank))
     model = finish(case, ours, name, trained=True)
     shortest = _try(model, name)
-    if isinstance(ours, OwnNetwork):
+    if isinstance(ours, CustomNetwork):
         ours.minimum_samples = shortest
     return identified(replace(model, made_by=from_factory), _code_of(ours, name))
 
 
 def _call(name: str) -> CtcModel:
-    """Return what a factory returns; modules beside the current folder are found, as with ``python -m``."""
+    """Call a factory. Modules in the current folder are found, as with ``python -m``."""
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -215,24 +220,22 @@ def _call(name: str) -> CtcModel:
     try:
         factory: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise AsrDeployError(f"{name}: there is no module {error.name} here; install it, or go to the folder that it lies in.") from error
+        raise AsrDeployError(f"{name}: there is no module {error.name}. Install it, or run the command in its folder.") from error
     except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
         raise AsrDeployError(f"{name}: importing {module} failed: {_said(error)}.") from error
     try:
         for part in attribute.split("."):
             factory = getattr(factory, part)
     except AttributeError as error:
-        raise AsrDeployError(f"{name}: {module} has no {attribute}; give package.module:factory.") from error
+        raise AsrDeployError(f"{name}: {module} has no {attribute}. Give package.module:factory.") from error
     if not callable(factory):
-        raise AsrDeployError(
-            f"{name} is no function, so it gives no model; write one that returns toolchain.models.custom.loading.CtcModel."
-        )
+        raise AsrDeployError(f"{name} is not a function. Give a function that returns asrdeploy.CtcModel.")
     try:
         made = factory()
     except (Exception, SystemExit) as error:  # whatever a user's factory does
         raise AsrDeployError(f"{name} failed: {_said(error)}.") from error
     if not isinstance(made, CtcModel):
-        raise AsrDeployError(f"{name} returned {type(made).__name__}; it must return toolchain.models.custom.loading.CtcModel.")
+        raise AsrDeployError(f"{name} returned {type(made).__name__}. It must return asrdeploy.CtcModel.")
     return made
 
 
@@ -242,18 +245,18 @@ def _said(error: BaseException) -> str:
 
 
 def _in_our_order(network: nn.Module, order: list[int]) -> nn.Module:
-    """Return a network whose logits begin with the blank's: torchaudio's by the rows of its head, others by moving the logits."""
+    """Return a network with the blank as first output: reorder the head of torchaudio's networks, or the logits of others."""
     if isinstance(network, Wav2Vec2Model) and isinstance(network.aux, nn.Linear) and network.aux.out_features == len(order):
         with torch.no_grad():
             for each in network.aux.parameters():
                 each.copy_(each[order].clone())
         return network
-    return OwnNetwork(network, order)
+    return CustomNetwork(network, order)
 
 
 @torch.inference_mode()
 def _try(model: AnchorModel, name: str) -> int:
-    """Run a network on a short waveform and return the fewest samples that it takes; AsrDeployError where its logits are no logits."""
+    """Run a network on a short waveform, check its logits, and return the smallest number of samples that it accepts."""
     rate, width = model.case.sample_rate, len(model.case.labels)
     recogniser = Recogniser(model.network, normalised_waveform=model.case.anchor.normalised_waveform)
     noise = 0.1 * torch.randn(1, int(SHORT_SECONDS * rate), generator=torch.Generator().manual_seed(0))
@@ -262,28 +265,30 @@ def _try(model: AnchorModel, name: str) -> int:
     except Exception as error:  # whatever a user's network does
         raise AsrDeployError(f"{name}: the network fails on {SHORT_SECONDS:g} s of audio: {_said(error)}.") from error
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[0] != 1 or not logits.is_floating_point():
-        found = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"that are {type(logits).__name__}"
-        raise AsrDeployError(f"{name}: the network gives logits {found} for a waveform [1, samples]; they must be [1, frames, {width}].")
+        found = f"logits of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise AsrDeployError(
+            f"{name}: the network returns {found} for a waveform [1, samples]. It must return floating-point logits [1, frames, {width}]."
+        )
     if logits.shape[-1] != width:
-        raise AsrDeployError(f"{name} gives {logits.shape[-1]} logits a frame, and there are {width} labels.")
+        raise AsrDeployError(f"{name}: the network has {logits.shape[-1]} outputs, but {width} labels. Give one label for each output.")
     if not logits.isfinite().all():
-        raise AsrDeployError(f"{name}: the network gives logits that are not finite for {SHORT_SECONDS:g} s of audio.")
+        raise AsrDeployError(f"{name}: the network returns NaN or infinite logits for {SHORT_SECONDS:g} s of audio.")
     shortest = shortest_input(lambda samples: recogniser(noise[:, :samples]).shape[1], noise.shape[1])
     if shortest is None:
-        raise AsrDeployError(f"{name}: the network gives no frame for {SHORT_SECONDS:g} s of audio; recordings are as short as that.")
+        raise AsrDeployError(f"{name}: the network returns no frame for {SHORT_SECONDS:g} s of audio. It must accept this length.")
     return shortest
 
 
 def _code_of(network: nn.Module, factory: str) -> str:
-    """Return what tells a network from that of an earlier day, its weights apart: results of both shall not be mixed.
+    """Return the identity of a network's code, so that results of changed code are never mixed.
 
-    These are the source files of the factory and of the network's classes, and what its modules say of themselves.
+    It consists of the source files of the factory and of the network's classes, and the printed form of the network.
     """
     files = {getattr(sys.modules[factory.partition(":")[0]], "__file__", None)}
     for kind in {type(each) for each in network.modules()}:
         if not kind.__module__.startswith(("torch.", "torchaudio.", OURS)):
             try:
                 files.add(inspect.getsourcefile(kind))
-            except TypeError:  # a class without a file, as in an interactive session
+            except TypeError:  # a class without a file, such as in an interactive session
                 continue
     return " ".join([*sorted(digest_of_file(Path(each)) for each in files if each), repr(network)])

@@ -45,7 +45,7 @@ logging.disable_progress_bar()
 
 @pytest.fixture(scope="session")
 def bundled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model as a Hugging Face folder; not to be changed."""
+    """Return the bundled model as a Hugging Face folder, which tests must not change."""
     folder = tmp_path_factory.mktemp("hf") / "my-digits"
     write_bundled(folder)
     return folder
@@ -53,7 +53,7 @@ def bundled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tiny folder of random weights that a test may damage."""
+    """Return a Hugging Face folder of a tiny random model, which tests may damage."""
     write_folder(tmp_path / "tiny")
     return tmp_path / "tiny"
 

@@ -290,7 +290,7 @@ def test_a_bitstream_of_an_own_model_needs_nothing_but_itself(
     rebuilt, header = decompress(tmp_path / "own.asrb"), read_header(tmp_path / "own.asrb")
     assert rebuilt.case == model.case and header.network == model.case.network and rebuilt.weights == model.weights
     assert select_labels(TorchEngine(rebuilt).logits(waveform), rebuilt.case.labels) != ""
-    # The scenario's bitstreams are what they were: no byte of them says that there are custom models.
+    # Bitstreams of built-in models have no entry for custom models.
     assert list(header_text(tmp_path / "tiny.asrb")) == ["codec", "parameters", "model", "weights", "trained", "base", "records"]
     described_by = header_text(tmp_path / "own.asrb")["network"]
     assert isinstance(described_by, dict) and described_by["labels"][1] == "E" and "factory" not in described_by
@@ -302,7 +302,7 @@ def test_a_bitstream_of_an_own_model_needs_nothing_but_itself(
     [
         ({"model": "HUBERT_ASR_LARGE"}, "HUBERT_ASR_LARGE is the name of a built-in test case"),
         ({"model": "../elsewhere"}, "is not a valid model name"),
-        ({"num_param": 3}, "has 1,524,892 parameters instead of 3; its description is damaged"),
+        ({"num_param": 3}, "has 1,524,892 parameters instead of 3. Its description is damaged"),
     ],
 )
 def test_a_header_that_lies_about_its_model(described: Path, tmp_path: Path, changes: dict[str, object], sentence: str) -> None:
@@ -323,7 +323,9 @@ def test_updates_of_an_own_model(described: Path, tmp_path: Path, cli: Callable[
         done = cli("compress", "--model", described, "--codec", "uniform", "--set", "bits=4", "--base", base, "-o", "new.asrb")
         assert done.returncode == 0, done.stderr
         assert cli("decompress", "new.asrb", "--base", there, "-o", "new.safetensors").returncode == 0
-    assert "--base own: new.asrb is of mine" in complaint(cli("decompress", "new.asrb", "--base", "own", "-o", "x.safetensors"))
+    assert "--base own: new.asrb belongs to the custom model mine" in complaint(
+        cli("decompress", "new.asrb", "--base", "own", "-o", "x.safetensors")
+    )
     assert cli("decompress", "new.asrb", "--base", "own", "--model", described, "-o", "again.safetensors").returncode == 0
     assert "their digest differs" in complaint(cli("decompress", "new.asrb", "--base", "old.safetensors", "-o", "x.safetensors"))
     again, new = load_file(tmp_path / "again.safetensors"), load_file(tmp_path / "new.safetensors")
