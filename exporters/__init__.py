@@ -1,1 +1,1 @@
-"""Export of torch modules to artifacts: quantisation schemes, graph rewrites, ONNX and ExecuTorch."""
+"""Export of PyTorch models to artifacts: quantisation schemes, graph rewrites, ONNX and ExecuTorch."""

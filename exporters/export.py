@@ -1,4 +1,4 @@
-"""From a recogniser to an artifact: export in a format, check against torch, write the manifest."""
+"""Export a model to an artifact, check its logits against PyTorch and write the manifest."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from exporters.schemes import EXECUTORCH, ONNX, Scheme, find_scheme
 
 @dataclass(frozen=True)
 class Order:
-    """What an exporter is asked for: a rewritten recogniser, how to store it, and the lengths that it must take."""
+    """An exporter's input: the rewritten model, the scheme and the range of input lengths."""
 
     recogniser: Recogniser
     scheme: Scheme
@@ -45,7 +45,7 @@ def _onnx(order: Order, path: Path) -> ExportOutcome:
 
 
 def _executorch(order: Order, path: Path) -> ExportOutcome:
-    from exporters.executorch.exporter import export_executorch  # seconds of import time that ONNX needs not pay
+    from exporters.executorch.exporter import export_executorch  # takes seconds to import, which ONNX does not need
 
     return export_executorch(
         order.recogniser,
@@ -60,7 +60,7 @@ def _executorch(order: Order, path: Path) -> ExportOutcome:
 
 @dataclass(frozen=True)
 class Format:
-    """An artifact format: its exporter, its model file and the shortest input that it can take."""
+    """An artifact format: its exporter, the name of its model file and its shortest input in seconds."""
 
     export: Callable[[Order, Path], ExportOutcome]
     file_name: str
@@ -69,20 +69,20 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     ONNX: Format(_onnx, "model.onnx"),
-    # A shorter lower bound makes torch.export specialise on one frame.
+    # With a shorter lower bound, torch.export specialises to one frame.
     EXECUTORCH: Format(_executorch, "model.pte", 0.1),
 }
 LONGEST = 300
 MAX_SECONDS = 35.0  # LibriSpeech's longest utterance is 34.955 s
-# Float exports differ from torch by rounding only; more than this is a wrong graph. Quantised ones report their distance.
+# A float32 export differs from PyTorch by rounding only. A larger difference means a wrong graph.
 FP32_LARGEST = 1e-3
-# 4 bits on random weights are wrong by a fifth; half is another model.
+# 4-bit exports of random weights differ by about a fifth. At half, the graph is wrong.
 LARGEST_RELATIVE = 0.5
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The plain facts that go into a manifest; see ``device_runner.artifact.Manifest``."""
+    """Facts about a model for its manifest; see ``device_runner.artifact.Manifest``."""
 
     model: str
     weights: str
@@ -108,25 +108,25 @@ def export(
     calibration: Speech = (),
     progress: Callable[[str], None] = lambda step: None,
 ) -> tuple[Artifact, float]:
-    """Export a recogniser into ``folder`` and check it against torch; nothing is left behind when a step fails.
+    """Export a model to ``folder`` and compare its logits with PyTorch's. No files remain if a step fails.
 
     Args:
-        recogniser: the module, evaluation mode, weight norm folded.
-        facts: what the manifest says.
-        format_name: a key of ``FORMATS``.
-        scheme_name: a scheme that the format has.
-        folder: the artifact's folder; an older artifact there is replaced.
-        speech: real speech ``[samples]`` of several lengths, for the parity check.
-        max_seconds: the longest audio that the artifact takes; ExecuTorch plans memory for it.
-        calibration: recordings ``[samples]`` for schemes with calibrated activations; read one by one.
-        progress: told the name of each step.
+        recogniser: Model in evaluation mode, with weight norm folded.
+        facts: Facts for the manifest.
+        format_name: Key of ``FORMATS``.
+        scheme_name: Name of a scheme that supports the format.
+        folder: Folder of the artifact. An existing artifact is replaced.
+        speech: Real speech, each ``[samples]``, of several lengths, for the parity check.
+        max_seconds: Longest audio in seconds that the artifact accepts. ExecuTorch plans memory for it.
+        calibration: Recordings, each ``[samples]``, for schemes with calibrated activations. They are read one by one.
+        progress: Callback that receives the name of each step.
 
     Returns:
-        The artifact and the seconds that the export took without the parity check.
+        The artifact, and the duration of the export in seconds without the parity check.
 
     Raises:
-        AsrDeployError: unknown format or scheme, a model without labels, bounds that leave no length, or an export that differs
-            from torch.
+        AsrDeployError: If the format or scheme is unknown, the model has no labels, ``max_seconds`` is out of range, or the exported
+            model differs from PyTorch.
     """
     scheme = check_choice(format_name, scheme_name)
     _check_labels(recogniser, facts)
@@ -162,18 +162,23 @@ def export(
             **vars(made),
             versions=package_versions(),
         )
-        progress("comparing with torch")
+        progress("comparing with PyTorch")
         engine = open_engine(Artifact(temporary, manifest))
         fitting = [waveform for waveform in speech if minimum <= len(waveform) <= maximum]
         parity = tuple(compare(recogniser, engine, waveform, facts.sample_rate) for waveform in fitting)
         worst = max((each.largest for each in parity), default=0.0)
         if not math.isfinite(worst):
-            raise AsrDeployError("The exported model gives logits that are not finite; nothing was written.")
+            raise AsrDeployError(f"The model exported with {scheme.name} returns logits that are not finite. Nothing was written.")
         if scheme.exact and worst > FP32_LARGEST:
-            raise AsrDeployError(f"The exported model differs from torch by {worst:.2g} in its logits; nothing was written.")
+            raise AsrDeployError(
+                f"The exported model's logits differ from PyTorch's by {worst:.2g} (limit: {FP32_LARGEST:g}). Nothing was written."
+            )
         relative = max((each.relative for each in parity), default=0.0)
         if relative > LARGEST_RELATIVE:
-            raise AsrDeployError(f"The exported model's logits are wrong by {relative:.0%} of torch's; nothing was written.")
+            raise AsrDeployError(
+                f"The exported model's logits differ from PyTorch's by {relative:.0%} (limit: {LARGEST_RELATIVE:.0%}). "
+                "Nothing was written. Choose another scheme with --quant."
+            )
         del engine
         manifest = manifest.model_copy(update={"parity": parity})
         write_manifest(temporary, manifest)
@@ -183,18 +188,24 @@ def export(
 def _maximum_samples(seconds: float, minimum: int, sample_rate: int) -> int:
     if not math.isfinite(seconds) or seconds * sample_rate < minimum:
         raise AsrDeployError(
-            f"--max-seconds {seconds:g} is below the shortest audio of the model ({minimum / sample_rate:g} s); give more."
+            f"--max-seconds {seconds:g} is below the model's shortest input of {minimum / sample_rate:g} s. Give a larger number."
         )
     if seconds > LONGEST:
-        raise AsrDeployError(f"--max-seconds {seconds:g} is beyond {LONGEST} s: attention's memory grows with the square of the length.")
+        raise AsrDeployError(
+            f"--max-seconds {seconds:g} exceeds {LONGEST} s. Memory for attention grows with the square of the length; give less."
+        )
     return math.floor(seconds * sample_rate)
 
 
 def check_choice(format_name: str, scheme_name: str) -> Scheme:
-    """Return the scheme of a format.
+    """Return a scheme that supports a format.
+
+    Args:
+        format_name: Key of ``FORMATS``.
+        scheme_name: Name of a scheme.
 
     Raises:
-        AsrDeployError: unknown format or scheme, or a scheme that the format lacks.
+        AsrDeployError: If the format or scheme is unknown, or the scheme does not support the format.
     """
     if format_name not in FORMATS:
         raise nearest(format_name, FORMATS, "format")
@@ -203,11 +214,11 @@ def check_choice(format_name: str, scheme_name: str) -> Scheme:
 
 @torch.inference_mode()
 def compare(recogniser: Recogniser, engine: Engine, waveform: npt.NDArray[np.float32], sample_rate: int) -> Parity:
-    """Measure the distance of an engine's logits to torch's on a waveform ``[samples]``."""
+    """Measure the distance between an engine's logits and PyTorch's for a waveform ``[samples]``."""
     expected = recogniser(torch.from_numpy(waveform)[None])[0].numpy()
     found = engine.logits(waveform)
     if found.shape != expected.shape:
-        raise AsrDeployError(f"The exported model gives logits of shape {found.shape} instead of {expected.shape}.")
+        raise AsrDeployError(f"The exported model returns logits of shape {found.shape}, but PyTorch returns {expected.shape}.")
     difference = np.abs(found - expected)
     return Parity(
         seconds=round(len(waveform) / sample_rate, 3),
@@ -221,7 +232,7 @@ def compare(recogniser: Recogniser, engine: Engine, waveform: npt.NDArray[np.flo
 @torch.inference_mode()
 def _check_labels(recogniser: Recogniser, facts: Facts) -> None:
     if len(facts.labels) < 2:
-        raise AsrDeployError(f"{facts.model} has no labels; a recogniser needs its list of labels, the blank first.")
+        raise AsrDeployError(f"{facts.model} has no labels. A model requires a list of labels that starts with the CTC blank.")
     width = recogniser(torch.zeros(1, facts.minimum_samples)).shape[-1]
     if width != len(facts.labels):
-        raise AsrDeployError(f"{facts.model} gives {width} logits a frame but has {len(facts.labels)} labels.")
+        raise AsrDeployError(f"{facts.model} returns {width} logits per frame, but has {len(facts.labels)} labels. Both must be equal.")

@@ -101,7 +101,21 @@ def inspect(artifact: Artifact) -> Inspection:
 
 
 def inspect_artifact(folder: str | Path) -> Inspection:
-    """Open the artifact in a folder and read its model file; see ``inspect``."""
+    """Inspect the artifact in a folder: stored weights by type and module, operators, and the runtime that it requires.
+
+    Example:
+        >>> inspection = asrdeploy.inspect_artifact("artifacts/tiny")  # doctest: +SKIP
+        >>> inspection.bytes_by_kind  # doctest: +SKIP
+
+    Args:
+        folder: Folder of the artifact.
+
+    Returns:
+        The contents of the artifact.
+
+    Raises:
+        AsrDeployError: If the folder is not an artifact, the artifact is damaged, or its format is not supported.
+    """
     return inspect(open_artifact(Path(folder)))
 
 

@@ -1,18 +1,18 @@
-"""What an exporter says of the file that it made; it goes into the manifest."""
+"""Facts about an exported file, for its manifest."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class ExportOutcome:
-    """What an export made.
+    """Result of an export.
 
     Args:
-        quantised: weights by what was done to them.
-        planned_bytes: memory that the runtime plans for activations of the longest input (XNNPACK's own workspace comes on top).
-        delegated: operators in a delegate, by number.
-        portable: operators left to portable kernels, by number.
-        weight_names: the file's keys of constants to the names of weights, where the file has no names.
+        quantised: Number of weights by kind of quantisation.
+        planned_bytes: Memory in bytes that the runtime plans for activations of the longest input, without XNNPACK's own workspace.
+        delegated: Number of operators in a delegate, by name.
+        portable: Number of operators left to portable kernels, by name.
+        weight_names: Names of weights by the keys of constants, for files that store no names.
     """
 
     quantised: dict[str, int]

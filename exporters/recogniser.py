@@ -1,4 +1,4 @@
-"""The module that is exported: waveform in, logits out, ready for any format."""
+"""The module to export: from waveform to logits, for any format."""
 
 import math
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from device_runner.errors import AsrDeployError
 
 
 class Recogniser(nn.Module):
-    """A CTC network together with what its waveform needs before it.
+    """A CTC network with the normalisation of its waveform.
 
     Args:
-        network: gives ``(logits [batch, frames, labels], lengths)`` for ``[batch, samples]``, as TorchAudio's do.
-        normalised_waveform: layer norm over the whole waveform first (its batch and time, as TorchAudio's bundles do).
-        epsilon: of that norm, under the root; Hugging Face's feature extractors take 1e-7.
+        network: Network that returns ``(logits [batch, frames, labels], lengths)`` for ``[batch, samples]``, as TorchAudio's networks do.
+        normalised_waveform: Whether to apply layer norm over batch and time of the waveform first, as TorchAudio's bundles do.
+        epsilon: Constant added to the variance in that norm. Hugging Face's feature extractors use 1e-7.
     """
 
     def __init__(self, network: nn.Module, *, normalised_waveform: bool, epsilon: float = EPSILON) -> None:
@@ -28,7 +28,7 @@ class Recogniser(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Return logits ``[batch, frames, labels]`` of a waveform ``[batch, samples]``."""
+        """Return logits ``[batch, frames, labels]`` for a waveform ``[batch, samples]``."""
         if self.normalised_waveform:
             waveform = nn.functional.layer_norm(waveform, waveform.shape, eps=self.epsilon)
         logits: Tensor = self.network(waveform)[0]
@@ -38,15 +38,15 @@ class Recogniser(nn.Module):
 def fold_weight_norm(network: nn.Module) -> None:
     """Replace every weight-normalised weight by its value, in place.
 
-    Unfolded, quantisers do not find the weight and codecs would code its norm and direction instead.
+    Without this, quantisers do not find the weight, and codecs code its norm and direction instead.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the norm's last bit depends on how the sum is split, and exports shall be the same everywhere
+    torch.set_num_threads(1)  # the norm's last bit depends on how the sum is split, and exports must not depend on the machine
     try:
         for module in network.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-            for hook in list(module._forward_pre_hooks.values()):  # torch's older form of it
+            for hook in list(module._forward_pre_hooks.values()):  # the older form of weight norm
                 if isinstance(hook, WeightNorm):
                     remove_weight_norm(module, hook.name)
     finally:
@@ -54,9 +54,9 @@ def fold_weight_norm(network: nn.Module) -> None:
 
 
 def minimum_samples(network: nn.Module) -> int:
-    """Return the fewest samples that give one frame: the receptive field of the convolutional extractor, or what the network says.
+    """Return the number of samples needed for one frame: the network's ``minimum_samples``, or the extractor's receptive field.
 
-    r = 1 + sum over layers of (kernel - 1) x product of the strides before (Araujo et al., Distill 2019, eq. 2).
+    r = 1 + sum over layers of (kernel - 1) x product of the preceding strides (Araujo et al., Distill 2019, eq. 2).
     """
     if isinstance(known := getattr(network, "minimum_samples", None), int):
         return known
@@ -68,17 +68,20 @@ def minimum_samples(network: nn.Module) -> int:
 
 
 def shortest_input(frames_of: Callable[[int], int], longest: int) -> int | None:
-    """Return the fewest samples that give a frame, by bisection; None where ``longest`` give none.
+    """Find the smallest number of samples that gives a frame, by bisection.
 
     Args:
-        frames_of: frames that so many samples give; 0 or an error of torch where it takes no input so short.
-        longest: samples to try.
+        frames_of: Function from a number of samples to the number of frames. For inputs that are too short it returns 0 or raises.
+        longest: Largest number of samples to try.
+
+    Returns:
+        The number of samples, or None if ``longest`` samples give no frame.
     """
 
     def enough(samples: int) -> bool:
         try:
             return frames_of(samples) > 0
-        except Exception:  # torch's where a kernel is longer than its input, or whatever a network says to it
+        except Exception:  # a kernel longer than its input, or any error of a custom network
             return False
 
     if not enough(longest):
@@ -91,12 +94,17 @@ def shortest_input(frames_of: Callable[[int], int], longest: int) -> int | None:
 
 
 def not_exported(error: Exception, what: str) -> AsrDeployError:
-    """Return the sentence for a network that torch cannot trace, such as one whose steps depend on values."""
+    """Return the error for a network that PyTorch cannot trace, such as one whose control flow depends on values.
+
+    Args:
+        error: Error that PyTorch raised.
+        what: Name of the format.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return AsrDeployError(f"torch cannot trace this network for {what}: {lines[0][:300].rstrip('.')}.")
+    return AsrDeployError(f"PyTorch cannot trace this network for {what}: {lines[0][:300].rstrip('.')}.")
 
 
 def not_finite(state: dict[str, Tensor]) -> list[str]:
-    """Return the names of tensors that hold NaN or infinity."""
-    # By extremes: both are NaN where anything is, and one pass without a mask of the tensor's size is twelve times as fast.
+    """Return the names of tensors that contain NaN or infinity."""
+    # Minimum and maximum are NaN if any value is; one pass without a mask is twelve times as fast.
     return [name for name, tensor in state.items() if tensor.numel() and not all(map(math.isfinite, map(float, torch.aminmax(tensor))))]

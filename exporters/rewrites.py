@@ -1,7 +1,6 @@
-"""The graph made for the device: small rewrites of TorchAudio's module, each equal to it but for rounding.
+"""Rewrites of TorchAudio's modules that run faster on devices and are equal up to rounding.
 
-They run before either format. What each gains stands in docs/exporters.md; tests compare each with TorchAudio's own module.
-Modules of other families are left as they are.
+They apply before the export to any format. Modules of other families stay as they are. docs/exporters.md lists the gain of each rewrite.
 """
 
 import copy
@@ -14,29 +13,29 @@ from torchaudio.models.wav2vec2 import components
 
 from exporters.recogniser import Recogniser
 
-TAPS = 16  # of the positional convolution in one matrix product: 768 = 16 x 48 in BASE, wide enough for the kernels
+TAPS = 16  # taps of the positional convolution per matrix product: 16 x 48 = 768 inputs in BASE, wide enough for the kernels
 
 
 class Windows(Protocol):
-    """A way to lay the inputs of a convolution's outputs side by side, and its weight to match."""
+    """A layout of a convolution's windows as rows of a matrix, and of its weight to match."""
 
     @staticmethod
     def of(x: Tensor, kernel: int, stride: int) -> Tensor:
-        """Return ``[..., frames, kernel * channels]`` from ``[..., time, channels]``."""
+        """Return the windows ``[..., frames, kernel * channels]`` of ``[..., time, channels]``."""
         ...
 
     @staticmethod
     def weight(weight: Tensor) -> Tensor:
-        """Return ``[out, kernel * channels]`` from a convolution's ``[out, channels, kernel]``."""
+        """Return the weight ``[out, kernel * channels]`` of a convolution's ``[out, channels, kernel]``."""
         ...
 
 
 class Slices:
-    """Slices, reshapes and one concatenation: a stride's taps are neighbours in memory. For ONNX Runtime."""
+    """Windows by slices, reshapes and one concatenation, for ONNX Runtime. The taps of one stride are adjacent in memory."""
 
     @staticmethod
     def of(x: Tensor, kernel: int, stride: int) -> Tensor:
-        """See ``Windows``; the order is tap by tap."""
+        """See ``Windows``. The order is tap by tap."""
         *batch, time, channels = x.shape
         frames = (time - kernel) // stride + 1
         whole, rest = divmod(kernel, stride)
@@ -54,11 +53,11 @@ class Slices:
 
 
 class Unfold:
-    """One view and one copy. For ExecuTorch, where the slices do not export with a dynamic length."""
+    """Windows by one view and one copy, for ExecuTorch, where slices do not export with a dynamic length."""
 
     @staticmethod
     def of(x: Tensor, kernel: int, stride: int) -> Tensor:
-        """See ``Windows``; the order is channel by channel."""
+        """See ``Windows``. The order is channel by channel."""
         return x.unfold(-2, kernel, stride).flatten(-2)
 
     @staticmethod
@@ -71,8 +70,8 @@ class ConvolutionAsProduct(nn.Module):
     """A convolution without padding as one matrix product over windows, channels last.
 
     Args:
-        conv: of one group.
-        windows: the way to lay out its inputs.
+        conv: Convolution with one group and no padding.
+        windows: Layout of its windows.
     """
 
     def __init__(self, conv: nn.Conv1d, windows: type[Windows]) -> None:
@@ -81,13 +80,13 @@ class ConvolutionAsProduct(nn.Module):
         self.conv = _linear(windows.weight(conv.weight), conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[batch, frames, out]`` of ``[batch, time, channels]``."""
+        """Return ``[batch, frames, out]`` for ``[batch, time, channels]``."""
         result: Tensor = self.conv(self.windows.of(x, self.kernel, self.stride))
         return result
 
 
 class NormalisedOverTime(nn.Module):
-    """The first convolution with its group norm over time (one channel a group) inside its weights.
+    """The first convolution with its group norm over time (one channel per group) folded into its weights.
 
     Mean and variance of a linear map w.x over time are w.mean(x) and w' Cov(x) w, so a 10 x 10 covariance of the windows replaces
     two passes over 512 channels: y = (x - mean(x)) (W diag(gamma / sqrt(w' Cov(x) w + eps))) + beta.
@@ -96,13 +95,13 @@ class NormalisedOverTime(nn.Module):
     def __init__(self, conv: nn.Conv1d, norm: nn.GroupNorm, windows: type[Windows]) -> None:
         super().__init__()
         self.kernel, self.stride, self.windows, self.epsilon = conv.kernel_size[0], conv.stride[0], windows, norm.eps
-        # The bias of the convolution drops out: the norm takes the mean away.
+        # The bias of the convolution cancels, because the norm subtracts the mean.
         self.weight = nn.Parameter(windows.weight(conv.weight).t().contiguous(), requires_grad=False)
         self.gain = nn.Parameter(norm.weight.clone(), requires_grad=False)
         self.bias = nn.Parameter(norm.bias.clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[batch, frames, out]`` of ``[batch, time, 1]``."""
+        """Return ``[batch, frames, out]`` for ``[batch, time, 1]``."""
         frames = self.windows.of(x, self.kernel, self.stride)
         frames = frames - frames.mean(1, keepdim=True)
         transposed = frames.transpose(1, 2)
@@ -112,14 +111,14 @@ class NormalisedOverTime(nn.Module):
 
 
 class ChannelsLastExtractor(nn.Module):
-    """TorchAudio's feature extractor with channels last throughout: its norms need no transposes."""
+    """TorchAudio's feature extractor with channels last, so that its norms need no transposes."""
 
     def __init__(self, conv_layers: nn.ModuleList) -> None:
         super().__init__()
         self.conv_layers = conv_layers
 
     def forward(self, x: Tensor, length: None) -> tuple[Tensor, None]:
-        """Return features ``[batch, frames, channels]`` of a waveform ``[batch, samples]``."""
+        """Return features ``[batch, frames, channels]`` for a waveform ``[batch, samples]``, and no lengths."""
         x = x[:, :, None]
         for layer in self.conv_layers:
             x = layer(x)
@@ -127,7 +126,7 @@ class ChannelsLastExtractor(nn.Module):
 
 
 def convolutions_as_products(network: Wav2Vec2Model, windows: type[Windows]) -> None:
-    """Turn the extractor's convolutions into matrix products, channels last; the first keeps a group norm inside its weights."""
+    """Replace the extractor's convolutions by matrix products, in place. A group norm is folded into the weights."""
     layers = []
     for block in network.feature_extractor.conv_layers:
         norm = block.layer_norm
@@ -143,10 +142,10 @@ def convolutions_as_products(network: Wav2Vec2Model, windows: type[Windows]) -> 
 
 
 class PositionalProducts(nn.Module):
-    """The grouped positional convolution as matrix products of ``TAPS`` taps at once, shifted and added.
+    """The grouped positional convolution as matrix products of ``TAPS`` taps each, shifted and added.
 
-    One product per tap would be narrow, one for all 128 would copy every input 128 times; 16 taps copy it 16 times and give
-    128 / 16 partial sums for every position, of which output t takes the j-th at t + 16 j.
+    One product per tap is too narrow, and one for all 128 taps copies every input 128 times. With 16 taps, every input is copied 16
+    times and every position has 128 / 16 partial sums; output t adds the j-th of position t + 16 j.
     """
 
     def __init__(self, embedding: components.ConvolutionalPositionalEmbedding, windows: type[Windows]) -> None:
@@ -154,7 +153,7 @@ class PositionalProducts(nn.Module):
         conv = embedding.conv
         self.groups, self.kernel = conv.groups, conv.kernel_size[0]
         self.chunks = -(-self.kernel // TAPS)
-        extra = self.chunks * TAPS - self.kernel  # zero taps in front, where TAPS does not divide the kernel
+        extra = self.chunks * TAPS - self.kernel  # leading zero taps, if TAPS does not divide the kernel size
         self.padding = (conv.padding[0] + extra, self.kernel - 1 - conv.padding[0])
         self.windows = windows
         weight = nn.functional.pad(conv.weight, (extra, 0))  # [out, channels of a group, taps]
@@ -164,12 +163,12 @@ class PositionalProducts(nn.Module):
         weight = windows.weight(weight).reshape(self.groups, self.chunks * out // self.groups, TAPS * channels)
         if windows is Slices:
             self.conv: nn.Module = _Groups(weight)
-        else:  # XNNPACK takes constant weights in linear layers only
+        else:  # XNNPACK accepts constant weights only in linear layers
             self.conv = nn.ModuleList(_linear(each, None) for each in weight)
         self.bias = nn.Parameter(conv.bias.clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[batch, frames, features]`` of the same shape; batch 1."""
+        """Return ``[batch, frames, features]`` for an input of the same shape with batch 1."""
         batch, time, features = x.shape
         x = nn.functional.pad(x, (0, 0, *self.padding))
         x = x.reshape(-1, self.groups, features // self.groups).transpose(0, 1)
@@ -186,7 +185,7 @@ class PositionalProducts(nn.Module):
 
 
 class _Groups(nn.Module):
-    """One matrix product a group: ``[groups, time, in]`` to ``[groups, time, out]``."""
+    """One matrix product per group: ``[groups, time, in]`` to ``[groups, time, out]``."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -197,13 +196,13 @@ class _Groups(nn.Module):
 
 
 def positional_as_products(network: Wav2Vec2Model, windows: type[Windows]) -> None:
-    """Turn the positional convolution into matrix products."""
+    """Replace the positional convolution by matrix products, in place."""
     transformer = network.encoder.transformer
     transformer.pos_conv_embed = PositionalProducts(transformer.pos_conv_embed, windows)
 
 
 class MergedAttention(nn.Module):
-    """Self-attention whose query, key and value come from one matrix product; the query's scale is in its weights."""
+    """Self-attention that computes query, key and value in one matrix product, with the query's scale in the weights."""
 
     def __init__(self, attention: components.SelfAttention) -> None:
         super().__init__()
@@ -226,7 +225,7 @@ class MergedAttention(nn.Module):
 
 
 def merged_attention(network: Wav2Vec2Model) -> None:
-    """Merge query, key and value of every layer."""
+    """Merge query, key and value of every layer, in place."""
     for layer in network.encoder.transformer.layers:
         layer.attention = MergedAttention(layer.attention)
 
@@ -246,7 +245,7 @@ def _layer_norm(norm: nn.LayerNorm) -> nn.LayerNorm:
 
 
 class Product(nn.Module):
-    """A linear layer with its weight as ``[in, out]``: ONNX's MatMul takes it without a transpose, and it keeps its name."""
+    """A linear layer with weight ``[in, out]``: ONNX's MatMul needs no transpose, and the weight keeps its name."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -254,15 +253,20 @@ class Product(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[..., out]`` of ``[..., in]``."""
+        """Return ``[..., out]`` for ``[..., in]``."""
         x = torch.matmul(x, self.weight)
         return x if self.bias is None else x + self.bias
 
 
 def for_device(recogniser: Recogniser, format_name: str) -> tuple[Recogniser, tuple[str, ...]]:
-    """Return a copy of a recogniser with the rewrites that pay on a format's runtime, and their names; the recogniser stays as it is.
+    """Return a copy of a model with the rewrites that are faster on a format's runtime.
 
-    Weights are shared with the recogniser where a rewrite leaves them alone.
+    Args:
+        recogniser: Model. It is not changed, and the copy shares the weights that no rewrite changes.
+        format_name: Name of the format.
+
+    Returns:
+        The copy in evaluation mode, and the names of the rewrites.
     """
     network = recogniser.network
     shared = {id(parameter): parameter for parameter in network.parameters()}
@@ -283,7 +287,7 @@ def for_device(recogniser: Recogniser, format_name: str) -> tuple[Recogniser, tu
 
 
 def _rewritable(network: nn.Module) -> TypeGuard[Wav2Vec2Model]:
-    """Tell whether a network is what the rewrites were proved on: TorchAudio's class serves WavLM too, whose attention is another one."""
+    """Tell whether the rewrites were verified for a network. WavLM has the same class but another attention."""
     if not isinstance(network, Wav2Vec2Model):
         return False
     attention = (each for each in network.modules() if isinstance(each, components.EncoderLayer))
@@ -291,7 +295,7 @@ def _rewritable(network: nn.Module) -> TypeGuard[Wav2Vec2Model]:
 
 
 def is_convolution(name: str) -> bool:
-    """Tell whether a weight (or a module) of a rewritten network belongs to a convolution."""
+    """Tell whether a weight or module of a rewritten network belongs to a convolution, by its name."""
     return any(part in name for part in ("conv_layers", "pos_conv_embed", "convolution"))
 
 

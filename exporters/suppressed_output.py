@@ -1,4 +1,4 @@
-"""Libraries' chatter kept off the screen."""
+"""Suppression of the output that libraries print."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def suppressed_output() -> Iterator[None]:
-    """Keep the exporter's and the quantiser's chatter off the screen: it names no action for a user."""
+    """Suppress standard output, warnings and log messages of libraries, which require no action from the user."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Weights as a model file stores them: what size accounting and `asrdeploy inspect` count."""
+"""Weights as stored in a model file, for `asrdeploy inspect` and size accounting."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """One constant of a model file.
+    """A constant of a model file.
 
     Args:
-        name: module path and parameter, with dots.
-        kind: ``float32``, ``float16``, ``int8``, ``int4``, or ``scales`` (what quantised weights need besides).
-        elements: weights, or scales.
-        bytes: that they take in the file.
+        name: Module path and parameter, separated by dots.
+        kind: ``float32``, ``float16``, ``int8``, ``int4``, ``scales`` (parameters of quantised weights) or ``other``.
+        elements: Number of weights or scales.
+        bytes: Size in the file.
     """
 
     name: str
@@ -33,7 +33,7 @@ def bytes_by_kind(weights: Iterable[StoredWeight]) -> dict[str, int]:
 
 
 def elements_by_bits(weights: Iterable[StoredWeight]) -> dict[int, int]:
-    """Return how many weights are stored in how many bits; scales are not weights."""
+    """Return the number of weights by bits per weight. Scales are not weights."""
     total: Counter[int] = Counter()
     for weight in weights:
         if weight.kind in BITS:

@@ -1,4 +1,4 @@
-"""ExecuTorch: XNNPACK lowering of a recogniser in one pass, and what is in the file that comes out."""
+"""ExecuTorch export: lower a model to XNNPACK and read back what the .pte file contains."""
 
 import copy
 import json
@@ -22,16 +22,16 @@ from exporters.suppressed_output import suppressed_output
 from exporters.weights import StoredWeight
 
 EXAMPLE_SECONDS = 2
-GROUPS = (128, 64, 32)  # what XNNPACK's 4-bit kernels take: multiples of 32
-# XNNPACK's names for how weights are stored.
+GROUPS = (128, 64, 32)  # XNNPACK's 4-bit kernels require multiples of 32
+# XNNPACK's names of storage types.
 STORED = {"fp32": "float32", "fp16": "float16", "qcint8": "int8", "qint8": "int8", "qbint4": "int4"}
-KINDS = {"stored8": "int8"}  # how a file stores what a scheme calls otherwise
-# Torch's scalar types in ExecuTorch's schema: constants outside the delegate.
+KINDS = {"stored8": "int8"}  # storage type in the file, where the scheme uses another name
+# Scalar types in ExecuTorch's schema, for constants outside the delegate: our name and bytes per element.
 SCALARS = {"CHAR": ("int8", 1), "HALF": ("float16", 2), "FLOAT": ("float32", 4)}
 
 
 class Constant(NamedTuple):
-    """A constant of a .pte file; ``uses``: how many layers share its bytes, which the file stores once; ``scales``: their key."""
+    """A constant in a .pte file. ``uses`` is the number of layers that share it, ``scales`` the key of its scales."""
 
     key: str
     kind: str
@@ -45,7 +45,7 @@ class Stored8(nn.Module):
     """A linear layer or convolution with an int8 weight and a scale per output channel, computed in float.
 
     Args:
-        layer: ``nn.Linear`` or ``nn.Conv1d``.
+        layer: Layer to quantise.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv1d) -> None:
@@ -54,13 +54,13 @@ class Stored8(nn.Module):
         scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12).reshape(-1, *[1] * (weight.ndim - 1)) / 127
         integers = torch.round(weight / scale).to(torch.int8)
         self.convolution = (layer.stride, layer.padding, layer.dilation, layer.groups) if isinstance(layer, nn.Conv1d) else None
-        # XNNPACK takes a weight that is computed in batched products only, as [in, out].
+        # XNNPACK accepts a weight computed at run time only in batched products, as [in, out].
         self.register_buffer("weight", integers if self.convolution else integers.t().contiguous())
         self.register_buffer("scale", scale if self.convolution else scale.t().contiguous())
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the layer does."""
+        """Return the layer's output."""
         weight = self.weight.to(x.dtype) * self.scale  # type: ignore[operator]
         if self.convolution:
             stride, padding, dilation, groups = self.convolution
@@ -71,16 +71,16 @@ class Stored8(nn.Module):
 
 
 class Half(nn.Module):
-    """A network in half precision between a waveform and logits in float32.
+    """A network in half precision whose waveform and logits stay in float32.
 
-    The first convolution (and what normalises the waveform or the convolution's output) stays in float32: sums over all samples overflow
-    half precision. Layer norms in float32 were tried too: ExecuTorch 1.4.1 drops the cast before them and the program does not run. An
-    export that is wrong in half precision is refused by its distance to torch.
+    The first convolution and its normalisation stay in float32, because sums over all samples overflow half precision. Layer norms in
+    float32 do not work: ExecuTorch 1.4.1 drops the cast before them and the program does not run. The parity check refuses an export
+    that is wrong in half precision.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).half()  # the anchor's own weights are shared with the network
+        self.network = copy.deepcopy(network).half()  # the network shares its weights with the anchor
         self.starts_in_float = False
         for name, module in list(self.network.named_modules()):
             if name.endswith("feature_extractor.conv_layers"):
@@ -89,13 +89,13 @@ class Half(nn.Module):
                 self.starts_in_float = True
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Return logits ``[batch, frames, labels]`` of a waveform ``[batch, samples]``."""
+        """Return logits ``[batch, frames, labels]`` for a waveform ``[batch, samples]``."""
         logits: Tensor = self.network(waveform if self.starts_in_float else waveform.half())
         return logits.float()
 
 
 class InFloat(nn.Module):
-    """A module of a half-precision network that is computed in float32."""
+    """A float32 module inside a half-precision network."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -117,19 +117,22 @@ def export_executorch(
     path: Path,
     progress: Callable[[str], None],
 ) -> ExportOutcome:
-    """Write a network as one .pte file, lowered to XNNPACK, of dynamic length between two bounds.
+    """Write a network to one .pte file, lowered to XNNPACK, for inputs of any length within two bounds.
 
     Args:
-        network: waveform ``[1, samples]`` to logits ``[1, frames, labels]``; it is changed.
-        scheme: the quantisation.
-        sample_rate: in hertz.
-        minimum_samples: the shortest input.
-        maximum_samples: the longest input; memory for it is planned.
-        path: the file to write.
-        progress: told the name of each step.
+        network: Network from a waveform ``[1, samples]`` to logits ``[1, frames, labels]``. It is modified.
+        scheme: Quantisation scheme.
+        sample_rate: Sample rate in hertz.
+        minimum_samples: Length of the shortest input, in samples.
+        maximum_samples: Length of the longest input, in samples. The runtime plans memory for it.
+        path: File to write.
+        progress: Callback that receives the name of each step.
+
+    Returns:
+        The quantised layers, planned memory, operators and names of weights.
 
     Raises:
-        AsrDeployError: torch cannot trace the network, or the scheme quantised less than it claims.
+        AsrDeployError: If PyTorch cannot trace the network, or fewer layers were quantised than the scheme demands.
     """
     with suppressed_output():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -137,22 +140,22 @@ def export_executorch(
         from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
         from torch.fx.experimental import _config
 
-    patched: Any = _config  # torch hangs `patch` on the module at run time
+    patched: Any = _config  # torch adds `patch` to the module at run time
     layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)}
     expected, shapes = _quantise(network, layers, scheme)
     if scheme.products == "float16":
         network = Half(network)
     length = torch.export.Dim("samples", min=minimum_samples, max=maximum_samples)
     example = torch.zeros(1, min(max(EXAMPLE_SECONDS * sample_rate, minimum_samples), maximum_samples))
-    # The projection's view of a transposed tensor would guard `1 % frames`; under this flag no size is taken for 0 or 1.
+    # The projection's view of a transposed tensor would guard `1 % frames`. With this flag, no size is specialised to 0 or 1.
     with suppressed_output(), torch.no_grad(), patched.patch(backed_size_oblivious=True):
-        progress("tracing for executorch")
+        progress("tracing for ExecuTorch")
         try:
             program = torch.export.export(network.eval(), (example,), dynamic_shapes=({1: length},), strict=False)
-        except Exception as error:  # whatever torch stumbles over in a network of somebody's own
+        except Exception as error:  # tracing a custom network can raise anything
             raise not_exported(error, "ExecuTorch") from error
         progress("lowering to XNNPACK")
-        # Torch's own operators for choosing 8-bit ranges are outside ExecuTorch's set until the delegate has taken them.
+        # PyTorch's operators that choose 8-bit ranges are not in ExecuTorch's set until the delegate has taken them.
         edge = to_edge_transform_and_lower(
             program, partitioner=[XnnpackPartitioner()], compile_config=EdgeCompileConfig(_check_ir_validity=False)
         )
@@ -174,7 +177,7 @@ def export_executorch(
 
 
 def _quantise(network: nn.Module, layers: Mapping[str, nn.Module], scheme: Scheme) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    """Quantise layers in place; return how each is to be stored, and the shapes of the weights, in the order of computation."""
+    """Quantise layers in place and return the storage type and the weight's shape by layer, in the order of computation."""
     with suppressed_output():
         from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
         from torchao.quantization.granularity import PerAxis, PerGroup
@@ -205,21 +208,27 @@ def _storage(name: str, layer: nn.Module, scheme: Scheme) -> str:
     if how == "float16" and convolution and takes_waveform:
         return "float32"  # see Half
     if how in ("int8", "int4") and not isinstance(layer, nn.Linear):
-        raise AsrDeployError(f"{scheme.name} cannot quantise {name}: ExecuTorch's 8 bits are for linear layers, and it is a convolution.")
+        raise AsrDeployError(
+            f"{scheme.name} cannot quantise {name}: ExecuTorch computes only linear layers in 8 bits, and this is a convolution. "
+            "Choose another scheme with --quant."
+        )
     return how
 
 
 def _group(name: str, layer: nn.Linear, scheme: Scheme) -> int:
     fitting = [group for group in GROUPS if group <= (scheme.group or GROUPS[0]) and layer.in_features % group == 0]
     if not fitting:
-        raise AsrDeployError(f"{scheme.name} cannot quantise {name}: its {layer.in_features} inputs are no multiple of a group of 32.")
+        raise AsrDeployError(
+            f"{scheme.name} cannot quantise {name}: its {layer.in_features} inputs are not a multiple of 32, the smallest group. "
+            "Choose another scheme with --quant."
+        )
     return fitting[0]
 
 
 def _check_claims(
     constants: Iterable[Constant], shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, str], scheme: Scheme
 ) -> None:
-    """Refuse a file that lacks weights of the sizes and kinds that the scheme claims."""
+    """Refuse a file that lacks weights of the sizes and types that the scheme demands."""
     wanted = Counter((int(np.prod(shapes[name])), KINDS.get(how, how)) for name, how in expected.items() if how != "float32")
     found: Counter[tuple[int, str]] = Counter()
     for each in constants:
@@ -228,17 +237,23 @@ def _check_claims(
     if missing:
         total, (size, kind) = wanted.total(), next(iter(missing))
         raise AsrDeployError(
-            f"{scheme.name} stored {total - missing.total()} of {total} layers as it claims (one of {size} weights is not {kind})."
+            f"{scheme.name} quantised {total - missing.total()} of {total} layers: "
+            f"a layer with {size} weights is not stored as {kind}. Choose another scheme with --quant."
         )
 
 
 def stored_in(path: Path, names: Mapping[str, str]) -> tuple[StoredWeight, ...]:
-    """List the constants of a .pte file as they are stored, by the names that ``names`` gives to their keys."""
+    """List the constants of a .pte file as stored.
+
+    Args:
+        path: The .pte file.
+        names: Names of the weights by the keys of their constants.
+    """
     return tuple(StoredWeight(names.get(each.key, f"other.{each.key}"), each.kind, each.elements, each.bytes) for each in _constants(path))
 
 
 def _named(constants: Iterable[Constant], shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, str]) -> dict[str, str]:
-    """Give constants the names of layers: both are in the order of computation, for each size and kind; of sharers the first names it."""
+    """Match constants to layers: within each size and type both are in the order of computation. The first layer names a shared one."""
     waiting: dict[tuple[int, str], list[str]] = {}
     for name, shape in shapes.items():
         waiting.setdefault((int(np.prod(shape)), KINDS.get(expected[name], expected[name])), []).append(name)
@@ -253,14 +268,14 @@ def _named(constants: Iterable[Constant], shapes: Mapping[str, tuple[int, ...]],
 
 
 def _constants(path: Path) -> list[Constant]:
-    """Return every constant of a .pte file: the delegates' first, each in the order of computation."""
+    """Return all constants of a .pte file in the order of computation, those of the delegates first."""
     with suppressed_output():
         from executorch.exir._serialize._program import deserialize_pte_binary
 
     try:
         file = deserialize_pte_binary(path.read_bytes())
-    except Exception as error:  # the reader trips over whatever a damaged file holds
-        raise AsrDeployError(f"{path} cannot be read as an ExecuTorch program: it is cut, or something else.") from error
+    except Exception as error:  # a damaged file can raise anything in the reader
+        raise AsrDeployError(f"{path} cannot be read as an ExecuTorch program: it is truncated or damaged. Export it again.") from error
     program, sizes = file.program, {}
     found: dict[str, Constant] = {}
     if file.named_data is not None:
@@ -301,14 +316,14 @@ def _xnnpack_graph(payload: bytes) -> dict[str, Any]:
         schema.write_bytes(_get_schema_bytes())
         binary.write_bytes(payload[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
         _flatbuffer._flatc_decompile(folder, str(schema), str(binary))
-        # flatc writes the open side of a clamp, such as ReLU's, as JSON does not know it.
+        # flatc writes the open bound of a clamp, such as ReLU's, as `inf`, which is not JSON.
         text = re.sub(r"(?<=: )(-?)inf\b", r"\1Infinity", (Path(folder) / "graph.json").read_text())
         graph: dict[str, Any] = json.loads(text)
     return graph
 
 
 def _portable(plan: Any) -> Counter[str]:
-    """Count the calls of kernels outside the delegate in a program."""
+    """Count a program's calls of kernels outside the delegate."""
     calls: Counter[str] = Counter()
     for chain in plan.chains:
         for instruction in chain.instructions:

@@ -1,1 +1,1 @@
-"""Export to ONNX and its quantisation."""
+"""Export to ONNX, and quantisation of ONNX graphs."""

@@ -1,4 +1,4 @@
-"""ONNX: the export of a recogniser, its quantisation, and what makes the file at home elsewhere."""
+"""ONNX export: write a model, quantise it, and add the metadata that other runtimes read."""
 
 import itertools
 import tempfile
@@ -25,24 +25,27 @@ from exporters.weights import StoredWeight
 TOKENS = "tokens.txt"
 Speech = Iterable[npt.NDArray[np.float32]]
 KINDS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.INT8: "int8"}
-SCALES = ("_scale", "_zero_point")  # how our quantiser and onnxruntime's name what a quantised weight needs besides
+SCALES = ("_scale", "_zero_point")  # suffixes that our quantiser and onnxruntime's give to the parameters of a weight
 
 
 def export_onnx(
     recogniser: Recogniser, scheme: Scheme, metadata: dict[str, str], sample_rate: int, calibration: Speech, path: Path
 ) -> dict[str, int]:
-    """Write a recogniser as one ONNX file of dynamic length and return how many weights were quantised in which way.
+    """Write a model to one ONNX file that accepts inputs of any length.
 
     Args:
-        recogniser: in evaluation mode, weight norm folded.
-        scheme: the quantisation.
-        metadata: strings for the file's own metadata.
-        sample_rate: of the waveform, in hertz.
-        calibration: waveforms ``[samples]`` for schemes with static activations; read one after the other.
-        path: the file to write.
+        recogniser: Model in evaluation mode, with weight norm folded.
+        scheme: Quantisation scheme.
+        metadata: Metadata to store in the file.
+        sample_rate: Sample rate of the waveform in hertz.
+        calibration: Waveforms, each ``[samples]``, for schemes with static activations. They are read one by one.
+        path: File to write.
+
+    Returns:
+        The number of weights by kind of quantisation.
 
     Raises:
-        AsrDeployError: the scheme quantised less than it claims.
+        AsrDeployError: If fewer weights were quantised than the scheme demands.
     """
     with tempfile.TemporaryDirectory(prefix="asrdeploy-onnx-", dir=path.parent) as folder:
         plain = Path(folder) / "plain.onnx"
@@ -56,7 +59,7 @@ def export_onnx(
             products = [weight.name for weight in weights if weight.name in expected and not weight.convolution]
             done = _calibrate(plain, calibrated, scheme, calibration, products)
             model = onnx.load(calibrated)
-            # A product that onnxruntime left alone must stay visible to the check: only the rest is ours.
+            # Leave products to onnxruntime, so that the check finds those that it did not quantise.
             rest = replace(scheme, products="float32", activations="float")
             done |= {what: number for what, number in quantise(model, rest, is_convolution).items() if what.startswith("convolutions")}
         else:
@@ -68,13 +71,13 @@ def export_onnx(
 
 
 def _calibrate(plain: Path, path: Path, scheme: Scheme, calibration: Speech, weights: list[str]) -> dict[str, int]:
-    """Quantise matrix products by onnxruntime's static quantiser; it sees one recording at a time and keeps ranges only."""
+    """Quantise matrix products with onnxruntime's static quantiser, which reads one recording at a time and keeps only ranges."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     recordings = iter(calibration)
     first = next(recordings, None)
     if first is None:
-        raise AsrDeployError(f"{scheme.name} needs recordings to calibrate with, and there was none.")
+        raise AsrDeployError(f"{scheme.name} requires recordings for calibration, but there are none. Name a data set with --calibrate.")
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -110,28 +113,29 @@ def _calibrate(plain: Path, path: Path, scheme: Scheme, calibration: Speech, wei
 
 
 def _check_claims(model: onnx.ModelProto, scheme: Scheme, expected: list[str]) -> None:
-    """Refuse a file in which weights that the scheme quantises are still in float."""
+    """Refuse a file in which weights that the scheme quantises are still in float32."""
     stored = {weight.name: weight.kind for weight in stored_weights(model) if weight.kind != "scales"}
     left = [name for name in expected if stored.get(name, "float32") == "float32"]
     if left:
         raise AsrDeployError(
-            f"{scheme.name} quantised {len(expected) - len(left)} of {len(expected)} weights ({left[0]} is not); the export is refused."
+            f"{scheme.name} quantised {len(expected) - len(left)} of {len(expected)} weights: {left[0]} is still in float32. "
+            "Nothing was written. Choose another scheme with --quant."
         )
 
 
 def write_tokens(labels: Sequence[str], path: Path) -> None:
-    """Write labels as sherpa-onnx and its relatives read them: a line ``symbol index`` each, the blank ``<blk>``, the space ``\u2581``.
+    """Write labels for sherpa-onnx and similar runtimes: one line ``symbol index`` each, ``<blk>`` for the blank, ``\u2581`` for the space.
 
     Args:
-        labels: by index, the blank first, ``|`` for the space; a label that prints nothing is named after its index, which those need.
-        path: the file to write; our own engines read the manifest instead.
+        labels: Labels by index, the blank first, ``|`` for the space. An empty label is named after its index.
+        path: File to write. The engines of this project read the manifest instead.
     """
     names = ["<blk>", *(label.replace("|", "\u2581") or f"<{index}>" for index, label in enumerate(labels[1:], 1))]
     write_text(path, "".join(f"{name} {index}\n" for index, name in enumerate(names)))
 
 
 def stored_weights(model: onnx.ModelProto) -> list[StoredWeight]:
-    """List the constants of a model as they are stored; quantised weights go by the name that they had in float."""
+    """List the constants of a model as stored. Quantised weights have the names of the float weights."""
     found = []
     for tensor in model.graph.initializer:
         size = int(np.prod(tensor.dims, dtype=np.int64))
@@ -147,13 +151,13 @@ def stored_weights(model: onnx.ModelProto) -> list[StoredWeight]:
 
 
 def operators(model: onnx.ModelProto) -> dict[str, int]:
-    """Count a graph's operators; those outside the standard carry their domain."""
+    """Count the operators of a graph. Names outside the standard start with their domain."""
     names = (f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type for node in model.graph.node)
     return dict(Counter(names).most_common())
 
 
 def _finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
-    """Put our facts in, and take the exporter's notes out: source paths and stack traces of the machine that exported."""
+    """Add our metadata, and remove the exporter's: it holds source paths and stack traces of the exporting machine."""
     graphs = [model.graph, *model.functions]
     for graph in graphs:
         graph.ClearField("doc_string")

@@ -1,4 +1,7 @@
-"""A module as torch exports it to ONNX. Tracing takes most of an export and knows no weights: a process traces an architecture once."""
+"""Export a module to plain float32 ONNX.
+
+Tracing takes most of the time and does not depend on the weights, so a process traces each architecture once.
+"""
 
 import hashlib
 from pathlib import Path
@@ -12,22 +15,27 @@ from device_runner.errors import AsrDeployError
 from exporters.recogniser import Recogniser, not_exported
 from exporters.suppressed_output import suppressed_output
 
-OPSET = 20  # read by onnxruntime from 1.18 on, on phones and on the JVM too
-INPUT, OUTPUT = "input_values", "logits"  # the names that other clients of such models expect
+OPSET = 20  # supported by onnxruntime 1.18 and newer, also on phones and the JVM
+INPUT, OUTPUT = "input_values", "logits"  # names that other programs expect of such models
 EXAMPLE_SECONDS = 2
-KEPT = 4  # architectures
+KEPT = 4  # traced architectures kept in memory
 
 _graphs: dict[str, bytes] = {}
 _OF_EVERY_MODULE = vars(nn.Module()).keys()
 
 
 def export_plain_onnx(recogniser: Recogniser, sample_rate: int, path: Path) -> None:
-    """Write a module in float32 and dynamic length, without our metadata.
+    """Write a module in float32 for inputs of any length, without our metadata.
 
-    The graph is the one that ``torch.onnx.export`` would write; its bytes are the same whether the architecture was traced before or not.
+    The graph is the one that ``torch.onnx.export`` writes. The file is byte-identical whether or not the architecture was traced before.
+
+    Args:
+        recogniser: Model in evaluation mode.
+        sample_rate: Sample rate of the waveform in hertz.
+        path: File to write.
 
     Raises:
-        AsrDeployError: torch cannot export the network, or gives no program.
+        AsrDeployError: If PyTorch cannot export the network.
     """
     key = architecture(recogniser, sample_rate)
     graph = _graphs.get(key) if key else None
@@ -44,14 +52,19 @@ def export_plain_onnx(recogniser: Recogniser, sample_rate: int, path: Path) -> N
             value.const_value = onnx_ir.tensor(state[name].contiguous().numpy(), name=name)
     with suppressed_output():
         program = torch.onnx.ONNXProgram(model, None)
-        program.optimize()  # folds constants, weights among them: after they are in
+        program.optimize()  # folds constants including weights, so the weights must be present
         program.save(str(path))
 
 
 def architecture(recogniser: nn.Module, sample_rate: int) -> str | None:
-    """Return what decides a module's graph, its weights apart: classes, attributes, and names, shapes and types of the weights.
+    """Return a digest of everything that determines a module's graph except the values of its weights.
 
-    None: an attribute is of a kind that is not understood, so that nothing can be said.
+    Args:
+        recogniser: The module.
+        sample_rate: Sample rate of the waveform in hertz.
+
+    Returns:
+        A digest of classes, attributes, and names, shapes and types of weights. None if an attribute has an unknown type.
     """
     digest = hashlib.sha256(f"{torch.__version__} {sample_rate} {OPSET}".encode())
     state = recogniser.state_dict()
@@ -61,7 +74,7 @@ def architecture(recogniser: nn.Module, sample_rate: int) -> str | None:
             facts = _fact({"training": module.training} | plain)
             digest.update(f"{name} {type(module).__module__}.{type(module).__qualname__} {facts}\n".encode())
         for name, tensor in recogniser.named_buffers():
-            if name not in state:  # no weight that is put in: a constant of the graph
+            if name not in state:  # becomes a constant of the graph, not a weight
                 digest.update(f"{name} {_fact(tensor)}\n".encode())
     except TypeError:
         return None
@@ -71,7 +84,7 @@ def architecture(recogniser: nn.Module, sample_rate: int) -> str | None:
 
 
 def _fact(value: object) -> object:
-    """Return what tells an attribute's value, whole; TypeError where that is not known."""
+    """Return a complete printable form of an attribute's value. Raise TypeError for unknown types."""
     if value is None or isinstance(value, bool | int | float | str | type | torch.dtype):
         return value
     if isinstance(value, list | tuple | torch.Size):
@@ -79,13 +92,13 @@ def _fact(value: object) -> object:
     if isinstance(value, dict):
         return [(key, _fact(each)) for key, each in sorted(value.items())]
     if isinstance(value, torch.Tensor):
-        # A tensor that is no weight becomes a constant of the graph.
+        # A tensor that is not a weight becomes a constant of the graph.
         return (str(value.dtype), tuple(value.shape), value.detach().double().numpy().tobytes())
     raise TypeError(type(value).__name__)
 
 
 def _trace(recogniser: Recogniser, sample_rate: int) -> bytes:
-    """Return the graph before any constant is folded, its weights left out."""
+    """Return the graph without weights, before constants are folded."""
     try:
         with suppressed_output():
             program = torch.onnx.export(
@@ -100,10 +113,10 @@ def _trace(recogniser: Recogniser, sample_rate: int) -> bytes:
                 verbose=False,
                 optimize=False,
             )
-    except Exception as error:  # whatever torch stumbles over in a network of somebody's own
+    except Exception as error:  # tracing a custom network can raise anything
         raise not_exported(error, "ONNX") from error
     if program is None:
-        raise AsrDeployError("torch.onnx.export gave no program.")
+        raise AsrDeployError("torch.onnx.export returned no program for this model.")
     model = program.model_proto
     weights = recogniser.state_dict().keys()
     for tensor in model.graph.initializer:

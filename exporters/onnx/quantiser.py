@@ -1,7 +1,7 @@
-"""Quantisation of an ONNX graph: dynamic int8, 4-bit groups, weights stored small and computed in float.
+"""Quantise ONNX graphs: dynamic int8, 4-bit groups, and weights stored in few bits but computed in float.
 
-onnxruntime's own quantiser is used for calibrated int8 only (`int8-static`). By hand here, because its dynamic int8 would quantise every
-slice of a window anew: ours quantises what the windows are cut from once and cuts the 8-bit values.
+Only calibrated int8 (`int8-static`) uses onnxruntime's quantiser. Its dynamic int8 quantises every slice of a window separately; this one
+quantises the common input once and slices the 8-bit values.
 """
 
 from collections import Counter
@@ -18,19 +18,23 @@ from onnx import TensorProto, helper, numpy_helper
 from device_runner.errors import AsrDeployError
 from exporters.schemes import DONE, NARROW, Scheme
 
-MOVES = ("Slice", "Reshape", "Concat", "Transpose", "Unsqueeze", "Squeeze")  # move values and change none
+MOVES = ("Slice", "Reshape", "Concat", "Transpose", "Unsqueeze", "Squeeze")  # operators that move values without changing them
 CONTRIBUTED = "com.microsoft"
-GROUPS = (16, 32, 64, 128, 256)  # what MatMulNBits takes
-SEARCH = np.linspace(0.7, 1.0, 13, dtype=np.float32)  # shares of the largest weight that a 4-bit scale may reach to
+GROUPS = (16, 32, 64, 128, 256)  # group sizes that MatMulNBits supports
+SEARCH = np.linspace(0.7, 1.0, 13, dtype=np.float32)  # candidate ranges of a 4-bit scale, relative to the largest weight
 Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant weight in a graph and the node that computes with it.
+    """A constant weight in a graph and the node that uses it.
 
-    ``product``: a matrix product's second factor; otherwise a convolution's, or one that is scaled first.
-    ``first``: of the convolution that takes the waveform.
+    Args:
+        name: Name of the initialiser.
+        node: Node that uses the weight.
+        product: Whether the weight is the second factor of a matrix product.
+        convolution: Whether the weight belongs to a convolution.
+        first: Whether that convolution reads the waveform.
     """
 
     name: str
@@ -41,7 +45,12 @@ class Weight:
 
 
 def weights_of(graph: onnx.GraphProto, is_convolution: Callable[[str], bool]) -> list[Weight]:
-    """List the weights of matrix products and convolutions, in the order of computation."""
+    """List the weights of matrix products and convolutions in the order of computation.
+
+    Args:
+        graph: A float32 graph.
+        is_convolution: Predicate on a weight's name: whether it belongs to a convolution.
+    """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     found: dict[str, Weight] = {}
     for node in graph.node:
@@ -56,12 +65,15 @@ def weights_of(graph: onnx.GraphProto, is_convolution: Callable[[str], bool]) ->
 
 
 def quantise(model: onnx.ModelProto, scheme: Scheme, is_convolution: Callable[[str], bool]) -> dict[str, int]:
-    """Quantise a graph in place and return how many weights were quantised in which way.
+    """Quantise a graph in place.
 
     Args:
-        model: a float32 graph whose constants are initialisers.
-        scheme: not a calibrated one.
-        is_convolution: tells by its name whether a weight belongs to a convolution.
+        model: A float32 model whose constants are initialisers.
+        scheme: Scheme without calibration.
+        is_convolution: Predicate on a weight's name: whether it belongs to a convolution.
+
+    Returns:
+        The number of weights by kind of quantisation.
     """
     graph = Graph(model)
     done: Counter[str] = Counter()
@@ -82,19 +94,22 @@ def quantise(model: onnx.ModelProto, scheme: Scheme, is_convolution: Callable[[s
 
 
 def storage(weight: Weight, scheme: Scheme) -> str:
-    """Return how a scheme stores a weight of this graph.
+    """Return how a scheme stores a weight.
 
     Raises:
-        AsrDeployError: the scheme computes it in few bits, and it is no matrix product's second factor.
+        AsrDeployError: If the scheme computes it in few bits but it is not the second factor of a matrix product.
     """
     how = scheme.stores(weight.name, convolution=weight.convolution, first=weight.first)
     if how in ("int8", "int4") and not weight.product:
-        raise AsrDeployError(f"{scheme.name} cannot quantise {weight.name}: {weight.node.op_type} is no matrix product with that weight.")
+        raise AsrDeployError(
+            f"{scheme.name} cannot quantise {weight.name}: it is not the second factor of a matrix product (operator "
+            f"{weight.node.op_type}). Choose another scheme with --quant."
+        )
     return how
 
 
 class Graph:
-    """Edits of one graph; nodes are put in order at the end."""
+    """Edits of a graph. ``finish`` applies them and sorts the nodes."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -107,12 +122,17 @@ class Graph:
         self.moved: dict[str, str] = {}
 
     def product_in_int8(self, weight: Weight, largest: int) -> None:
-        """Replace a matrix product by one of 8-bit integers: weight int8 per output channel, activations uint8 while running."""
+        """Replace a matrix product by one of 8-bit integers: int8 weights per output channel, dynamic uint8 activations.
+
+        Args:
+            weight: Second factor of the product.
+            largest: Largest integer of the quantised weight.
+        """
         values = self._take(weight.name)
         scale = np.maximum(np.abs(values).max(axis=-2, keepdims=True), 1e-12) / largest
         integers = np.rint(values / scale).astype(np.int8)
         name = weight.name
-        # Weights of a group of products keep their batch axis; one matrix has a scale vector, which runtimes fuse.
+        # Batched weights keep their batch axis. A single matrix gets a scale vector, which runtimes fuse.
         self._constant(f"{name}_int8", integers)
         self._constant(f"{name}_scale", scale[0] if scale.ndim == 2 else scale)
         origin = self._origin(weight.node.input[0])
@@ -126,9 +146,14 @@ class Graph:
         self.replaced.add(out)
 
     def product_in_int4(self, weight: Weight, group: int) -> None:
-        """Replace a matrix product by MatMulNBits: 4-bit weights, a scale for ``group`` of them, 8-bit activations inside the kernel."""
+        """Replace a matrix product by MatMulNBits: 4-bit weights, one scale per group, 8-bit activations inside the kernel.
+
+        Args:
+            weight: Second factor of the product.
+            group: Largest number of weights that share a scale.
+        """
         values = self._take(weight.name).T
-        # Zeros fill the last group of a row: take the largest group that needs the fewest.
+        # The last group of a row is padded with zeros: take the largest group that needs the fewest.
         group = min((each for each in GROUPS if each <= group), key=lambda each: (-values.shape[1] % each, -each))
         packed, scales = pack_int4(values, group)
         name, (rows, columns) = weight.name, values.shape
@@ -148,15 +173,15 @@ class Graph:
         self.replaced.add(weight.node.output[0])
 
     def store_half(self, weight: Weight) -> None:
-        """Store a weight in half precision; runtimes compute the cast once, when they load."""
+        """Store a weight in half precision. Runtimes cast it once, when they load the model."""
         values = self._take(weight.name)
         self._constant(f"{weight.name}_half", values.astype(np.float16))
         self._add("Cast", [f"{weight.name}_half"], [weight.name], to=TensorProto.FLOAT)
 
     def store_int8(self, weight: Weight) -> None:
-        """Store a weight as int8 with a scale per output channel; runtimes compute the product once, when they load."""
+        """Store a weight as int8 with a scale per output channel. Runtimes multiply once, when they load the model."""
         values = self._take(weight.name)
-        # A convolution's output channels are its first axis, a product's its last (groups before it stay apart).
+        # The output channels are a convolution's first axis and a product's last axis.
         axes = tuple(range(1, values.ndim)) if weight.node.op_type == "Conv" else (values.ndim - 2,)
         scale = np.maximum(np.abs(values).max(axis=axes, keepdims=True), 1e-12) / 127
         self._constant(f"{weight.name}_int8", np.rint(values / scale).astype(np.int8))
@@ -165,7 +190,7 @@ class Graph:
         self._add("Mul", [f"{weight.name}_float", f"{weight.name}_scale"], [weight.name])
 
     def finish(self) -> None:
-        """Put the new nodes in, take what nothing needs any more out, sort."""
+        """Insert the new nodes, remove unused nodes and constants, and sort the nodes."""
         nodes = [node for node in self.graph.node if not self.replaced.intersection(node.output)] + self.added
         nodes = _needed(nodes, [each.name for each in self.graph.output])
         used = {name for node in nodes for name in node.input}
@@ -187,7 +212,7 @@ class Graph:
         self.added.append(helper.make_node(operator, inputs, outputs, name=outputs[0], domain=domain, **attributes))
 
     def _origin(self, name: str) -> str:
-        """Return the tensor that a tensor's values are moved from, without any arithmetic."""
+        """Return the tensor from which a tensor's values were moved without arithmetic."""
         node = self.producers.get(name)
         if node is None or node.op_type not in MOVES:
             return name
@@ -204,7 +229,7 @@ class Graph:
         return self.quantised[origin]
 
     def _move(self, name: str, origin: str) -> str:
-        """Return the 8-bit tensor for a float tensor that is moved from a quantised one."""
+        """Return the 8-bit counterpart of a float tensor that was moved from a quantised tensor."""
         if name not in self.moved:
             node = self.producers[name]
             count = len(node.input) if node.op_type == "Concat" else 1
@@ -219,19 +244,23 @@ class Graph:
 
 
 def pack_int4(values: Array, group: int) -> tuple[npt.NDArray[np.uint8], Array]:
-    """Quantise rows ``[out, in]`` to 4 bits by groups, in MatMulNBits's layout.
+    """Quantise rows to 4 bits by groups, in MatMulNBits's layout.
 
-    Of several scales each group takes the one with the smallest squared error: cutting the largest weights off often pays.
+    Each group takes the scale with the smallest squared error. Clipping the largest weights often reduces it.
+
+    Args:
+        values: Weights ``[out, in]``.
+        group: Number of weights that share a scale.
 
     Returns:
-        Bytes ``[out, groups, group / 2]`` (two weights each, low one first, 8 is zero), and scales ``[out * groups]``.
+        Bytes ``[out, groups, group / 2]`` (two weights each, the low one first; 8 means zero), and scales ``[out * groups]``.
     """
     rows, columns = values.shape
     groups = -(-columns // group)
     padded = np.zeros((rows, groups * group), np.float32)
     padded[:, :columns] = values
     blocks = padded.reshape(rows, groups, group)
-    # The largest weight becomes -8, whose side has one step more.
+    # The largest weight becomes -8, because the negative side has one more step.
     place = np.abs(blocks).argmax(axis=2)[:, :, None]
     full = np.take_along_axis(blocks, place, axis=2) / -8
     full = np.where(full == 0, np.float32(1e-12), full)
@@ -257,7 +286,7 @@ def _needed(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodePr
 
 
 def _sorted(nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Yield nodes so that every input is known before; nothing in it depends on chance, so the same export gives the same bytes."""
+    """Yield nodes in topological order. The order is deterministic, so repeated exports are byte-identical."""
     producers = {name: index for index, node in enumerate(nodes) for name in node.output}
     order = TopologicalSorter({index: [producers[name] for name in node.input if name in producers] for index, node in enumerate(nodes)})
     for index in order.static_order():

@@ -21,9 +21,7 @@ CASES = [
 def run(*arguments: str, memory: int | None = None) -> str:
     """Run the command line in a process of its own; return what it printed, after its peak memory was compared with ``memory``."""
     environment = os.environ | {"COLUMNS": "200"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "asrdeploy", *arguments], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with subprocess.Popen([sys.executable, "-m", "asrdeploy", *arguments], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout
         printed = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)

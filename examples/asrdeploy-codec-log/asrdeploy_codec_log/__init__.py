@@ -1,1 +1,1 @@
-"""A codec for asrdeploy: weights on logarithmic levels, entropy-coded."""
+"""A codec for asrdeploy that codes weights on entropy-coded logarithmic levels."""

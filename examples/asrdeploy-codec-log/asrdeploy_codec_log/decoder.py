@@ -1,4 +1,4 @@
-"""The receiver's side: a record to weights, in numpy and without torch."""
+"""Decoder: from a record to weights, in NumPy without PyTorch."""
 
 import numpy as np
 
@@ -8,15 +8,22 @@ MOST_LEVELS = 1000
 
 
 def decode(record: Record, payload: bytes) -> Weights:
-    """Return the weights of a record of the kind `log`, in the order of its shape.
+    """Decode a record of the kind `log`.
+
+    Args:
+        record: Description of the record.
+        payload: Bytes of the record.
+
+    Returns:
+        Weights ``[elements]`` in the order of the record's shape.
 
     Raises:
-        ValueError: the record is not what the encoder writes; asrdeploy makes a sentence of it.
+        ValueError: If the encoder cannot have written the record. asrdeploy turns it into an error message.
     """
     step, levels = record.parameters["step"], record.parameters["levels"]
-    # A bitstream comes from elsewhere: nothing of it is believed before it was looked at.
+    # A bitstream is untrusted input: check its values before using them.
     if not isinstance(step, float) or not 0 < step < 100 or not isinstance(levels, int) or not 0 < levels <= MOST_LEVELS:
-        raise ValueError("its step or its number of levels is not one of this codec")
+        raise ValueError("its step or number of levels is invalid for the codec log")
     parts = Parts(payload)
     largest = float(parts.array("f4", 1)[0])
     symbols = entropy_decoded(parts, record.elements, 1 + 2 * levels)
@@ -25,6 +32,6 @@ def decode(record: Record, payload: bytes) -> Weights:
 
 
 def magnitudes(largest: float, step: float, levels: int) -> Weights:
-    """Return the weight of each symbol: zero, the positive levels from the largest down, the negative ones."""
+    """Return the weight of each symbol: zero, the positive levels in descending order, then the negative levels."""
     positive = largest * 10 ** (-step * np.arange(levels) / 20)
     return np.concatenate([[0.0], positive, -positive]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The codec: what is lost is bounded by the step, what is damaged is refused."""
+"""Tests of the codec: the step bounds the error, and damaged records are refused."""
 
 import numpy as np
 import pytest
@@ -43,5 +43,5 @@ def test_a_damaged_record_is_refused() -> None:
 
 
 def test_a_step_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(AsrDeployError, match="takes a step"):
+    with pytest.raises(AsrDeployError, match="requires a step"):
         Log(step=0)

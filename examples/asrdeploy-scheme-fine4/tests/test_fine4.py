@@ -1,4 +1,4 @@
-"""The scheme: what asrdeploy finds of it, and what it stores."""
+"""Tests of the scheme: asrdeploy finds it, and it keeps the output layer in float32."""
 
 from asrdeploy_scheme_fine4 import FINE4
 

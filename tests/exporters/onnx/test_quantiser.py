@@ -43,10 +43,7 @@ INT8_EXACT = machine_facts()["int8_exact"]
 @pytest.fixture(scope="module")
 def exported(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     folder = tmp_path_factory.mktemp("schemes")
-    return {
-        name: export_model(tiny, folder / f"DIGITS_ASR_TINY-onnx-{name}", quant=name)[0]
-        for name in EXPORTED
-    }
+    return {name: export_model(tiny, folder / f"DIGITS_ASR_TINY-onnx-{name}", quant=name)[0] for name in EXPORTED}
 
 
 def test_what_was_quantised(exported: dict[str, Artifact]) -> None:
@@ -190,7 +187,7 @@ def test_a_scheme_that_quantised_less_than_it_claims_fails(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_a_weight_that_no_product_can_take_is_refused(tmp_path: Path, scheme: str) -> None:
-    with pytest.raises(AsrDeployError, match=rf"{scheme} cannot quantise network\.weight: it is not the second factor .* \(operator MatMul\)"):
+    with pytest.raises(AsrDeployError, match=rf"{scheme} cannot quantise network\.weight: .* not the second factor .* \(operator MatMul\)"):
         small_export(Functional(), tmp_path / "artifact", scheme)
     assert not list(tmp_path.iterdir())
 

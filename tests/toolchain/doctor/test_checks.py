@@ -209,7 +209,7 @@ def test_the_bundle_where_asrdeploy_is_not_installed(tmp_path: Path, monkeypatch
     monkeypatch.setattr(metadata, "version", lacking)
     row = checks.bundle_row(tmp_path)
     assert row.state == "note" and "asrdeploy is not installed here" in row.found
-    with pytest.raises(AsrDeployError, match=r"^asrdeploy is not installed here, .*; install asrdeploy anew\.$"):
+    with pytest.raises(AsrDeployError, match=r"^asrdeploy is not installed here, .* Reinstall asrdeploy\.$"):
         build_bundle(tmp_path)
 
 
