@@ -1,7 +1,7 @@
-"""The device demo: an emulated phone behind the real adb client, jobs by the app's way and by the shell's, compared with this machine.
+"""Run the device demo: jobs on an emulated phone through the real adb client, in the app and in the shell, compared with this machine.
 
-The phone is `tests/device_runner/phone/emulated_device`. Its app is benchcore on this machine's JVM, its shell runs the Arm bundle under qemu.
-Its times say nothing.
+The phone is `tests/device_runner/phone/emulated_device`. Its app is benchcore on this machine's JVM, and its shell runs the Arm bundle
+under qemu. Its times mean nothing.
 """
 
 import json
@@ -27,19 +27,23 @@ EMULATOR = {"ro.kernel.qemu": "1", "ro.product.model": "Emulated One", "ro.produ
 
 
 def run(*words: object) -> None:
-    """Show a command of `asrdeploy` and run it; its failure ends the demo."""
+    """Print a command of `asrdeploy` and run it. A failure ends the demo."""
     command = ["asrdeploy", *map(str, words)]
     print(f"\n$ {shlex.join(command)}", flush=True)
     subprocess.run([sys.executable, "-m", "asrdeploy", *command[1:]], check=True)
 
 
 def transcripts(name: str) -> list[str]:
-    """Return what a run heard."""
+    """Return the hypotheses of an evaluation."""
     return [json.loads(line)["hypothesis"] for line in (RESULTS / name / "transcripts.jsonl").read_text().splitlines()]
 
 
 def main(jar: str) -> None:
-    """Run the demo with the core's jar."""
+    """Run the demo.
+
+    Args:
+        jar: Path of benchcore's jar file.
+    """
     app = {"versionName": "0.1.0", "versionCode": APP_VERSION_CODE, "path": f"/data/app/{APP}/base.apk"}
     state = {
         "properties": EMULATOR,
@@ -52,7 +56,7 @@ def main(jar: str) -> None:
         (folder / "adb").mkdir()
         with AdbServer(folder / "adb") as server, EmulatedDevice(folder / "phone", state=state) as phone:
             connect(server.adb(), phone)
-            os.environ["ASRDEPLOY_ADB_SERVER"] = server.socket  # the demo's own; another one is not touched
+            os.environ["ASRDEPLOY_ADB_SERVER"] = server.socket  # the demo's own server, so that a user's server is not touched
             serial = phone.serial
             run("devices")
             run("export", "--quant", "int8+reduce_range", "-o", ARTIFACT)
@@ -65,11 +69,11 @@ def main(jar: str) -> None:
     here, app_heard, shell_heard = map(transcripts, ("here", "app", "shell"))
     same = sum(ours == theirs for ours, theirs in zip(here, app_heard, strict=True))
     print(
-        f"\nBy the app's way {same} of {len(here)} transcripts equal this machine's, by the shell's way {len(shell_heard)} were compared: ",
+        f"\nApp: {same} of {len(here)} transcripts equal those of this machine. Shell: {len(shell_heard)} transcripts compared, ",
         end="",
     )
-    print("all equal." if shell_heard == here[: len(shell_heard)] else "they differ.")
-    print(f"Everything is in {RESULTS}.")
+    print("all equal." if shell_heard == here[: len(shell_heard)] else "not all equal.")
+    print(f"Results are in {RESULTS}.")
     if app_heard != here or shell_heard != here[: len(shell_heard)]:
         sys.exit(1)
 

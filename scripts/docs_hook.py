@@ -1,4 +1,4 @@
-"""A hook of mkdocs: writes the reference of the command line from the commands themselves, each time the site is built."""
+"""Hook of MkDocs that generates the reference of the command line from the commands whenever the site is built."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from mkdocs.structure.files import File, Files
 from toolchain.cli.main import app
 
 PAGE = "reference/commands.md"
-EXAMPLE = "Example: "  # stands in front of a command's example, at the end of its help
+EXAMPLE = "Example: "  # precedes a command's example at the end of its help
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page to those that lie in docs/."""
+    """Add the generated page to the pages in docs/."""
     files.append(File.generated(config, PAGE, content=commands_page(app)))
     return files
 
 
 def commands_page(application: typer.Typer) -> str:
-    """Return the reference of a command line as Markdown: every command with its arguments, options and example."""
+    """Return the reference of a command line in Markdown: every command with its arguments, options and example."""
     group: Any = typer.main.get_command(application)
     head = [
         "# Command line",
         "",
-        f"{group.help} This page is made of the commands themselves when the site is built; `asrdeploy COMMAND --help` says the same.",
+        f"{group.help} This page is generated from the commands; `asrdeploy COMMAND --help` shows the same text.",
         "",
     ]
     return "\n".join(head + [line for name in sorted(group.commands) for line in _command(name, group.commands[name])])
@@ -53,7 +53,7 @@ def _command(name: str, command: Any) -> list[str]:
 def _row(names: str, parameter: Any) -> str:
     required = parameter.required and _is_option(parameter)
     default = "required" if required else _default(parameter)
-    again = " May be given again." if parameter.multiple and "again" not in (parameter.help or "") else ""
+    again = " Repeat for several." if parameter.multiple and "Repeat" not in (parameter.help or "") else ""
     return f"| {names} | {_cell(_text((parameter.help or '') + again))} | {default} |"
 
 
@@ -73,7 +73,7 @@ def _metavar(parameter: Any) -> str:
 
 
 def _text(words: str) -> str:
-    """Keep what stands in angle brackets or braces from being read as markup."""
+    """Escape angle brackets and asterisks, so that they are not read as markup."""
     return words.replace("<", "&lt;").replace("*", "\\*")
 
 
