@@ -110,15 +110,23 @@ class Artifact:
         return self.manifest.files[0].sha256
 
 
-def open_artifact(folder: Path) -> Artifact:
+def open_artifact(folder: str | Path) -> Artifact:
     """Open an artifact and check the size and sha256 of every file.
+
+    Example:
+        >>> artifact = asrdeploy.open_artifact("artifacts/tiny")  # doctest: +SKIP
+        >>> artifact.manifest.format, artifact.size_bytes  # doctest: +SKIP
 
     Args:
         folder: Folder of the artifact.
 
+    Returns:
+        The artifact.
+
     Raises:
         AsrDeployError: If the manifest is missing or invalid, or if a file does not match it.
     """
+    folder = Path(folder)
     path = folder / MANIFEST
     if folder.is_file():
         raise AsrDeployError(f"{folder} is a file, not an artifact. Give the folder that `asrdeploy export` wrote; it contains {MANIFEST}.")

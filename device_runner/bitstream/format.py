@@ -168,10 +168,20 @@ def read_header(path: Path) -> Header:
 
 
 def check_bitstream(path: str | Path) -> Header:
-    """Read a whole bitstream file, check every digest in it, and return its header.
+    """Read a whole bitstream file, check all checksums in it, and return its header.
+
+    Example:
+        >>> header = asrdeploy.inspect_bitstream("small.asrb")  # doctest: +SKIP
+        >>> header.codec, header.parameters  # doctest: +SKIP
+
+    Args:
+        path: Bitstream file.
+
+    Returns:
+        The header, which describes the codec, the model and the records.
 
     Raises:
-        AsrDeployError: The file does not exist, is not a bitstream, or is damaged.
+        AsrDeployError: If the file does not exist, is not a bitstream, or is damaged.
     """
     with open_bitstream(Path(path)) as stream:
         reader = BitstreamReader(stream)

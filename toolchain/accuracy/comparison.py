@@ -150,13 +150,25 @@ class RunComparison(BaseModel):
         return sorted((each for each in self.differing if each.loss < 0), key=lambda each: each.loss)
 
 
-def compare_runs(a: Path, b: Path, normalizer: str = NONE) -> RunComparison:
-    """Compare two finished evaluations, utterance by utterance.
+def compare_runs(a: str | Path, b: str | Path, normalizer: str = NONE) -> RunComparison:
+    """Compare two finished evaluations utterance by utterance, and test whether the difference of their WER is significant.
+
+    Example:
+        >>> comparison = asrdeploy.compare("results/fp32", "results/int8")  # doctest: +SKIP
+        >>> comparison.difference, comparison.interval, comparison.p  # doctest: +SKIP
+
+    Args:
+        a: Folder of the first evaluation.
+        b: Folder of the second evaluation.
+        normalizer: Name of the normaliser for references and hypotheses.
+
+    Returns:
+        The WER of both, the difference (B minus A, as a fraction) with its 95 % interval, and the utterances that differ.
 
     Raises:
-        AsrDeployError: there is no such normaliser, a folder holds no finished evaluation, or they are not of the same utterances.
+        AsrDeployError: If the normaliser is unknown, a folder has no finished evaluation, or the utterances or references differ.
     """
-    return compare_with_differences(a, b, normalizer)[0]
+    return compare_with_differences(Path(a), Path(b), normalizer)[0]
 
 
 def compare_with_differences(a: Path, b: Path, normalizer: str = NONE) -> tuple[RunComparison, npt.NDArray[np.float64]]:

@@ -31,7 +31,7 @@ def calibration_of(
     data: str,
     split: str = "dev-clean",
     *,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     progress: Progress = lambda what, share: None,
 ) -> Calibration:
     """Measure statistics of a model's layers on recordings, for codecs that use calibration.
@@ -58,7 +58,8 @@ def calibration_of(
     recordings = list(speech)
     source = f"{data} {split} x {len(recordings)}"
     identity = f"{model.case.name} {model.weights}"
-    measured = calibrate(model.recogniser, recordings, source=source, cache=cache, identity=identity, progress=progress)
+    folder = None if cache is None else Path(cache)
+    measured = calibrate(model.recogniser, recordings, source=source, cache=folder, identity=identity, progress=progress)
     return replace(measured, tuned_on=speech.ids)
 
 

@@ -66,11 +66,17 @@ class DataSet:
 def open_data(data: str, split: str, *, download_allowed: bool = True) -> DataSet:
     """Open a data set by its name or folder.
 
+    Example:
+        >>> data = asrdeploy.open_data("digits", "test-clean").limited(20)  # doctest: +SKIP
+
     Args:
         data: ``digits`` (bundled), ``librispeech`` (in the cache folder, ``ASRDEPLOY_CACHE`` or ~/.cache/asrdeploy) or a folder.
         split: Name of the split, for example ``test-clean``.
         download_allowed: Whether to download a LibriSpeech split that is not in the cache. The source is
             ``ASRDEPLOY_LIBRISPEECH_URL`` or OpenSLR; ``ASRDEPLOY_LIBRISPEECH_SHA256`` replaces the expected checksum.
+
+    Returns:
+        The utterances of the split, sorted by their ids.
 
     Raises:
         AsrDeployError: The set or the split is unknown, damaged, or missing and cannot be downloaded.
