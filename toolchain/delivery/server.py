@@ -138,7 +138,7 @@ def deliver(
         if header.base is not None or header.codec == EXTERNAL or not header.model:
             raise AsrDeployError(f"{path} cannot be decoded without a base or a decoder. Use `asrdeploy receive` with --base or --decoder.")
         if model is None and header.network is not None and header.network.factory is not None:
-            raise AsrDeployError(f"{path} contains weights for {header.network.factory}, but a bitstream contains no code. Give the model with --model.")
+            raise AsrDeployError(f"{path} needs {header.network.factory}, but a bitstream contains no code. Give the model with --model.")
     if folder.exists() and any(folder.iterdir()) and not (folder / "receptions").is_dir():
         raise AsrDeployError(f"{folder} exists but contains no delivery. Choose another folder with -o.")
     files, rates = sorted(files, key=lambda path: path.stat().st_size), sorted(rates)
@@ -192,7 +192,7 @@ def _reception(url: str, size: int, digest: str, rate: float, folder: Path, mode
             timeout=limit,
         )
     except subprocess.TimeoutExpired as error:
-        raise AsrDeployError(f"The receiver exceeded its time limit of {limit:.0f} s for {url}. Repeat the command to resume the delivery.") from error
+        raise AsrDeployError(f"The receiver exceeded its limit of {limit:.0f} s for {url}. Repeat the command to resume.") from error
     if done.returncode != 0:
         raise AsrDeployError(f"The receiver failed: {(done.stderr.strip().splitlines() or [f'exit code {done.returncode}.'])[-1]}")
     made = Reception.model_validate_json(done.stdout.strip().splitlines()[-1])

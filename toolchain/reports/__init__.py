@@ -1,1 +1,1 @@
-"""Tables, plots and the HTML page that present results."""
+"""Presentation of results: tables, plots and the HTML report."""

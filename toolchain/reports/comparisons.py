@@ -1,4 +1,4 @@
-"""Two runs side by side for people: the table, the sentence on chance, the alignments, the plot; and the table of scores."""
+"""Output of `compare` and `score`: the tables, the significance of a difference, alignments and the plot."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,13 +27,14 @@ BAD_IN_PLOTS, BINS = "tab:red", 60
 
 
 def summary(found: RunComparison) -> Table:
-    """Draw both rates, their difference and the counts of utterances."""
-    title = f"{found.utterances} utterances, {found.words} words, normaliser {found.normalizer}; wer and differences in %"
-    caption = f"of {found.utterances} utterances, B has fewer errors in {found.better}, as many in {found.equal}, more in {found.worse}"
+    """Create the table of both WERs, their difference and the counts of utterances."""
+    title = f"{found.utterances} utterances, {found.words} words, normaliser {found.normalizer}; WER and differences in %"
+    counts = f"{found.better} of {found.utterances} utterances, equally many in {found.equal}, more in {found.worse}"
+    caption = f"B has fewer errors than A in {counts}"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1))
     table.add_column("")
-    table.add_column("run", overflow="fold", min_width=25)  # the title in one line
-    for column in ("wer", "95 % interval", "p", "errors"):
+    table.add_column("run", overflow="fold", min_width=25)  # keeps the title on one line
+    for column in ("WER", "95 % interval", "p", "errors"):
         table.add_column(column, justify="right", no_wrap=True)
     runs = (found.a, found.b)
     errors = [run.score.substitutions + run.score.deletions + run.score.insertions for run in runs]
@@ -41,30 +42,31 @@ def summary(found: RunComparison) -> Table:
         table.add_row(side, Text(label), _percent(run.score.wer), _interval(run.score.wer_interval), "", str(wrong))
     table.rows[-1].end_section = True
     change = (_signed(found.difference), _interval(found.interval, signed=True), f"{found.p:.3f}", f"{errors[1] - errors[0]:+d}")
-    table.add_row("", "B less A", *change)
+    table.add_row("", "B minus A", *change)
     return table
 
 
 def verdict(found: RunComparison) -> str:
-    """Return a sentence on whether chance explains the difference."""
+    """Say whether the difference between two runs is significant."""
     if found.better == found.worse == 0:
-        same = "heard the same" if not found.differing else "made as many errors"
-        return f"A and B {same} in every utterance: there is no difference."
+        same = "transcribed every utterance identically" if not found.differing else "made equally many errors in every utterance"
+        return f"A and B {same}. There is no difference."
     chance = f"95 % interval {_interval(found.interval, signed=True)}, p {found.p:.3f}"
-    size = f"B is {'worse' if found.difference > 0 else 'better'} by {abs(100 * found.difference):.2f} points of word error rate"
+    size = f"B is {'worse' if found.difference > 0 else 'better'} by {abs(100 * found.difference):.2f} WER points"
     if found.difference == 0:
-        return f"Both word error rates are the same, by different errors ({chance})."
+        return f"A and B have the same WER with different errors ({chance})."
     if found.by_chance:
-        return f"{size}, which chance explains: other utterances of this kind may say the opposite ({chance})."
-    return f"{size}, more than chance explains ({chance})."
+        return f"{size}. The difference is not significant: other utterances of this kind may give the opposite result ({chance})."
+    return f"{size}. The difference is significant ({chance})."
 
 
 def utterances(found: RunComparison, *, show: int, better: bool) -> Iterable[RenderableType]:
-    """Yield the utterances that got worse, and with ``better`` those that got better, with the alignments of both runs.
+    """Yield the utterances that got worse, with the alignments of both runs.
 
     Args:
-        show: how many of each.
-        better: show those that got better too.
+        found: Comparison of two runs.
+        show: Maximum number of utterances in each group.
+        better: Whether to add the utterances that got better.
     """
     groups = [("B has more errors than A", found.worsened)] + [("B has fewer errors than A", found.bettered)] * better
     if show and any(group for _, group in groups):
@@ -80,7 +82,7 @@ def utterances(found: RunComparison, *, show: int, better: bool) -> Iterable[Ren
 
 
 def aligned(reference: str, hypothesis: str) -> Text:
-    """Return what was heard with every error marked, by a colour and by a sign."""
+    """Return the hypothesis with every error marked by a colour and a sign."""
     marked = Text()
     for tag, said, heard in alignment(_plain(reference), _plain(hypothesis)):
         if tag == "equal":
@@ -89,7 +91,7 @@ def aligned(reference: str, hypothesis: str) -> Text:
             parts = [(f"[-{word}]", DELETED) for word in said.split()]
         elif tag == "insert":
             parts = [(f"[+{word}]", INSERTED) for word in heard.split()]
-        else:  # as many words on both sides
+        else:  # both sides have the same number of words
             parts = [(f"[{word}→{other}]", SUBSTITUTED) for word, other in zip(said.split(), heard.split(), strict=True)]
         for text, style in parts:
             marked.append(" " * bool(marked)).append(text, style)
@@ -97,10 +99,10 @@ def aligned(reference: str, hypothesis: str) -> Text:
 
 
 def scores(runs: Iterable[ScoredRun]) -> Table:
-    """Draw the scores of evaluations, below each the one after a normaliser, where it was asked for."""
-    table = Table(title="Word error rates in %, counted anew", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    """Create the table of recomputed scores, each followed by its score after a normaliser if one was used."""
+    table = Table(title="WER in %, recomputed from saved transcripts", title_justify="left", box=box.SIMPLE, padding=(0, 1))
     table.add_column("run", overflow="fold")
-    for column in ("words", "wer", "95 % interval", "sub", "del", "ins"):
+    for column in ("words", "WER", "95 % interval", "sub", "del", "ins"):
         table.add_column(column, justify="right", no_wrap=True)
     for run in runs:
         rows: list[tuple[str, Score]] = [(str(run.folder), run.result.score)]
@@ -114,24 +116,29 @@ def scores(runs: Iterable[ScoredRun]) -> Table:
 
 
 def check_plot(path: Path) -> None:
-    """Raise AsrDeployError for a file that no plot can be written to, before anything is counted."""
+    """Raise AsrDeployError if matplotlib does not support the suffix of ``path``."""
     _figure(path)
 
 
 def plot(found: RunComparison, drawn: npt.NDArray[np.float64], path: Path) -> None:
-    """Draw the resampled differences with their interval and the line of no difference. The suffix of ``path`` decides the format.
+    """Plot the distribution of the resampled differences with their interval.
+
+    Args:
+        found: Comparison of two runs.
+        drawn: Resampled differences of WER as fractions, ``[resamplings]``.
+        path: File to write; its suffix selects the format.
 
     Raises:
-        AsrDeployError: a suffix that matplotlib does not know, or ``path`` cannot be written.
+        AsrDeployError: matplotlib does not support the suffix, or ``path`` cannot be written.
     """
     figure = _figure(path)
     axes = figure.add_subplot()
     low, high = (100 * each for each in found.interval)
-    axes.hist(100 * drawn, bins=BINS, color="tab:blue", alpha=0.7, label=f"{len(drawn)} resamplings of the utterances")
+    axes.hist(100 * drawn, bins=BINS, color="tab:blue", alpha=0.7, label=f"{len(drawn)} bootstrap resamplings")
     axes.axvspan(low, high, color="tab:blue", alpha=0.12, label=f"95 % interval: {low:+.2f} to {high:+.2f}")
     axes.axvline(100 * found.difference, color="black", label=f"measured: {_signed(found.difference)}, p {found.p:.3f}")
     axes.axvline(0, color=BAD_IN_PLOTS, linestyle="--", label="no difference")
-    axes.set(xlabel="word error rate of B less that of A, in points", ylabel="resamplings", yticks=[])
+    axes.set(xlabel="WER of B minus WER of A, in points", ylabel="number of resamplings", yticks=[])
     names = [fill(label.replace("$", r"\$"), 90) for label in _labels(found)]
     normaliser = "" if found.normalizer == NONE else f", normaliser {found.normalizer}"
     axes.set_title(f"A: {names[0]}\nB: {names[1]}\n{found.utterances} utterances{normaliser}", loc="left", fontsize=10)
@@ -141,12 +148,12 @@ def plot(found: RunComparison, drawn: npt.NDArray[np.float64], path: Path) -> No
 
 
 def _figure(path: Path) -> "Figure":
-    from matplotlib.figure import Figure  # without pyplot there is no window and no global state; a PNG is drawn by Agg
+    from matplotlib.figure import Figure  # without pyplot there is no window and no global state; Agg writes PNG files
 
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
-        raise AsrDeployError(f"Cannot draw {path}: end its name with .png or one of {', '.join(sorted(known))}.")
+        raise AsrDeployError(f"Cannot write a plot to {path}. Use a suffix such as .png; supported are {', '.join(sorted(known))}.")
     return figure
 
 
@@ -161,7 +168,7 @@ def _three_lines(each: Differing) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("said", Text(_plain(each.reference)) if each.reference.strip() else Text("(nothing)", style="dim"))
+    grid.add_row("reference", Text(_plain(each.reference)) if each.reference.strip() else Text("(nothing)", style="dim"))
     for side, heard in (("A", each.hypothesis_a), ("B", each.hypothesis_b)):
         grid.add_row(side, aligned(each.reference, heard))
     return grid
@@ -169,12 +176,13 @@ def _three_lines(each: Differing) -> Table:
 
 def _legend() -> Text:
     return Text.assemble(
-        "\n", ("[said→heard]", SUBSTITUTED), " substituted  ", ("[-said]", DELETED), " left out  ", ("[+heard]", INSERTED), " put in"
+        *("\n", ("[reference→hypothesis]", SUBSTITUTED), " substituted  "),
+        *(("[-reference]", DELETED), " deleted  ", ("[+hypothesis]", INSERTED), " inserted"),
     )
 
 
 def _plain(text: str) -> str:
-    """Return text in which nothing commands a terminal."""
+    """Return text without control characters for the terminal."""
     return "".join(each if each.isprintable() or each == " " else "\ufffd" for each in text)
 
 
@@ -183,7 +191,7 @@ def _percent(rate: float) -> str:
 
 
 def _signed(rate: float) -> str:
-    # Nothing is written as -0.00.
+    # Adding 0.0 avoids -0.00.
     return f"{round(100 * rate, 2) + 0.0:+.2f}"
 
 

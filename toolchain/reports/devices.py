@@ -1,4 +1,4 @@
-"""Tables about devices: what is there, parity, outcomes of test jobs."""
+"""Tables of devices, parity results and test jobs."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -10,11 +10,11 @@ from device_runner.device_choice import Row
 
 if TYPE_CHECKING:
     from toolchain.accuracy.parity import DeviceParity
-    from toolchain.scenario.job_limits import Outcome  # it brings torch in, which a list of devices can do without
+    from toolchain.scenario.job_limits import Outcome  # imports PyTorch, which the list of devices does not need
 
 
 def devices(rows: Iterable[Row]) -> Table:
-    """Draw the devices."""
+    """Create the table of devices."""
     table = Table(title="Devices", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in ("device", "kind", "state", "model", "ABI", "system", "app"):
         table.add_column(column, overflow="fold", no_wrap=column in ("device", "kind"))
@@ -24,10 +24,10 @@ def devices(rows: Iterable[Row]) -> Table:
 
 
 def parity(found: "Iterable[DeviceParity]") -> Table:
-    """Draw devices beside the first one; no times: an emulated device's mean nothing."""
-    title = "Parity with the first device: logits, best labels, word error rate on a fixed subset"
+    """Create the table of devices compared with the first one. It has no times, which mean nothing on emulated devices."""
+    title = "Parity with the first device: logits, labels, transcripts and WER on a fixed subset"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
-    for column in ("device", "kind", "relative", "largest", "equal arg max", "same text", "wer"):
+    for column in ("device", "kind", "relative", "largest", "same labels", "same text", "WER"):
         table.add_column(column, justify="left" if column in ("device", "kind") else "right")
     for each in found:
         distances = (f"{each.relative:.2e}", f"{each.largest:.2e}", f"{each.equal_arg_max:.2%}")
@@ -36,14 +36,14 @@ def parity(found: "Iterable[DeviceParity]") -> Table:
 
 
 def outcomes(found: "Iterable[Outcome]", device: str) -> Table:
-    """Draw every limit of every job."""
+    """Create the table of test jobs with a row for each limit."""
     table = Table(title=f"Test jobs on {device}", title_justify="left", box=box.SIMPLE, padding=(0, 1))
-    for column in ("job", "limit", "found", "at most", "outcome"):
-        table.add_column(column, justify="right" if column in ("found", "at most") else "left")
+    for column in ("job", "limit", "measured", "maximum", "outcome"):
+        table.add_column(column, justify="right" if column in ("measured", "maximum") else "left")
     for each in found:
         if each.problem is not None:
             table.add_row(each.job, "", "", "", "could not run")
         for check in each.checks:
             figure = "—" if check.found is None else f"{check.found:.4g}"
-            table.add_row(each.job, check.limit, figure, f"{check.most:g}", check.ignored or ("BROKEN" if check.broken else "kept"))
+            table.add_row(each.job, check.limit, figure, f"{check.most:g}", check.ignored or ("EXCEEDED" if check.broken else "met"))
     return table

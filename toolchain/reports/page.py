@@ -1,4 +1,4 @@
-"""The report as files: points, savings, comparisons, plots, and one page that needs no network."""
+"""The report's files: points, savings, comparisons, plots, and an HTML page that works without a network."""
 
 import base64
 import json
@@ -18,19 +18,22 @@ from toolchain.reports.plots import plot_curve
 from toolchain.reports.savings import Saving, incomplete, label, savings, transcripts_of
 from toolchain.scenario.points import Curve, Point, pareto, write_curve
 
-WORST = 5  # utterances shown of each configuration
-MOST_AUDIO = 8_000_000  # bytes of recordings in the page
-LARGEST_RECORDING = 500_000
-SIZES = [round(each * 10.0**power, 4) for power in (-3, -2, -1) for each in (1, 1.5, 2, 3, 4, 5, 7)] + [1.0]  # labels of the plot's axis
+WORST = 5  # utterances shown for each configuration
+MOST_AUDIO = 8_000_000  # total bytes of recordings in the page
+LARGEST_RECORDING = 500_000  # bytes
+SIZES = [round(each * 10.0**power, 4) for power in (-3, -2, -1) for each in (1, 1.5, 2, 3, 4, 5, 7)] + [1.0]  # axis labels of the plot
 FORMATS = {".flac": "audio/flac", ".wav": "audio/wav"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """A written report.
 
     Args:
-        missing: a sentence on everything that the page lacks.
+        savings: Bits saved between methods.
+        comparisons: WER differences between configurations.
+        missing: Sentences on what the page lacks.
+        files: Paths of the written files.
     """
 
     savings: list[Saving]
@@ -43,12 +46,12 @@ def write_report(curve: Curve, folder: Path, data: str | None = None) -> Report:
     """Write the report of a curve into a folder: ``points``, ``savings``, ``comparisons``, ``curve`` and ``report.html``.
 
     Args:
-        curve: of one test case, with points of one or several methods.
-        folder: is made.
-        data: where the recordings are; None: the curve's own set.
+        curve: Curve of one test case, with points of one or several methods.
+        folder: Output folder; it is created if needed.
+        data: Name or folder of the data set with the recordings; None uses the data set of the curve.
 
     Raises:
-        AsrDeployError: transcripts are damaged or of different utterances, or the folder cannot be written.
+        AsrDeployError: Transcripts are damaged or cover different utterances, or the folder cannot be written.
     """
     found, missing = transcripts_of(curve)
     saved, comparisons = savings(curve), compare(found)
@@ -66,7 +69,7 @@ def write_report(curve: Curve, folder: Path, data: str | None = None) -> Report:
         curve=curve,
         plot=_plot(curve),
         rows=rows,
-        # A script element ends at "</", whatever stands around it.
+        # "</" ends a script element, even within a JSON string.
         facts=json.dumps({"rows": rows, "recordings": recordings}).replace("<", "\\u003c"),
         methods=sorted({each.method for each in saved}, key=lambda name: -median(each.share for each in saved if each.method == name)),
         savings={(each.method, each.against): each for each in saved},
@@ -79,7 +82,7 @@ def write_report(curve: Curve, folder: Path, data: str | None = None) -> Report:
 
 
 def _row(point: Point, distance: Comparison | None, worst: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the page shows of a point."""
+    """Return what the page shows about a point."""
     return {
         "name": label(point),
         "point": point.model_dump(mode="json", exclude={"evaluation"}),
@@ -90,7 +93,7 @@ def _row(point: Point, distance: Comparison | None, worst: list[dict[str, Any]])
 
 
 def _configuration(point: Point) -> dict[str, Any]:
-    """Return what a point was made of, as the files beside its transcripts say it."""
+    """Return the settings and results of a point from the files next to its transcripts."""
     found: dict[str, Any] = {}
     for path in (point.evaluation.parent / "configuration.json", point.evaluation / "result.json"):
         try:
@@ -103,7 +106,7 @@ def _configuration(point: Point) -> dict[str, Any]:
 
 
 def _worst(lines: list[Transcript], anchors: list[Transcript] | None) -> list[dict[str, Any]]:
-    """Return the utterances with the most errors more than the anchor's, then with the most errors."""
+    """Return the utterances with the most errors above the anchor's, then those with the most errors."""
     before = {each.id: each for each in anchors or []}
     ordered = sorted(lines, key=lambda each: (each.errors - (before[each.id].errors if before else 0), each.errors), reverse=True)
     return [
@@ -121,13 +124,13 @@ def _worst(lines: list[Transcript], anchors: list[Transcript] | None) -> list[di
 
 
 def _recordings(curve: Curve, data: str | None, ids: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Return recordings as data URIs by utterance, and a sentence on what is left out."""
+    """Return recordings as data URIs by utterance id, and a sentence on those that are omitted."""
     if not ids:
         return {}, []
     try:
         chosen = open_data(data or curve.data, curve.split, download_allowed=False)
     except AsrDeployError as error:
-        return {}, [f"The page has no recordings, --data says where they are: {error}"]
+        return {}, [f"The page contains no recordings. Give their location with --data. {error}"]
     paths = {each.id: each.path for each in chosen.utterances}
     found: dict[str, str] = {}
     left_out, size = 0, 0
@@ -139,12 +142,12 @@ def _recordings(curve: Curve, data: str | None, ids: list[str]) -> tuple[dict[st
             continue
         size += length
         found[each] = f"data:{FORMATS[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    sentence = f"{left_out} recordings are not in the page: it takes {MOST_AUDIO / 1e6:g} MB, {LARGEST_RECORDING / 1e6:g} MB each."
+    sentence = f"{left_out} recordings are not in the page (limits: {MOST_AUDIO / 1e6:g} MB in total, {LARGEST_RECORDING / 1e6:g} MB each)."
     return found, [sentence] if left_out else []
 
 
 def _plot(curve: Curve) -> str:
-    """Return the curve as a plot that can be zoomed and clicked, with plotly's script in it."""
+    """Return the curve as an interactive plot in HTML, including plotly's script."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -178,20 +181,20 @@ def _plot(curve: Curve) -> str:
             name=method,
             text=[point.configuration for point in points],
             customdata=[numbers[id(point)] for point in points],
-            hovertemplate="%{text}<br>cSize %{x:.4f}<br>wer %{y:.2%}<extra>%{fullData.name}</extra>",
+            hovertemplate="%{text}<br>cSize %{x:.4f}<br>WER %{y:.2%}<extra>%{fullData.name}</extra>",
         )
     highest = max([top, *(point.wer_high for point in curve.points if point.in_range)])
     figure.update_layout(
         template="plotly_white",
         height=520,
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
-        # By itself a short logarithmic axis is labelled with digits of a power of ten that stands elsewhere.
+        # By default plotly labels a short logarithmic axis with single digits only.
         xaxis={
             "type": "log",
             "title": "cSize: bits transmitted / bits of the anchor",
             "tickvals": SIZES,
             "ticktext": [f"{each:g}" for each in SIZES],
         },
-        yaxis={"tickformat": ".1%", "title": "word error rate", "range": [0, 1.15 * highest]},
+        yaxis={"tickformat": ".1%", "title": "WER", "range": [0, 1.15 * highest]},
     )
     return str(figure.to_html(full_html=False, include_plotlyjs=True, div_id="curve", config={"displaylogo": False}))

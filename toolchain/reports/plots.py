@@ -8,9 +8,9 @@ from textwrap import fill
 import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")  # files only: works without a display
+matplotlib.use("Agg")  # writes files and works without a display
 
-from matplotlib import pyplot as plt  # the backend is chosen before
+from matplotlib import pyplot as plt  # after the backend is selected
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
@@ -20,14 +20,26 @@ from toolchain.delivery.measurements import Delivery, break_even
 from toolchain.scenario.points import Curve, pareto
 
 MARKERS = "os^vDP*X"
-MOST_NAMED = 20  # points; the names of more would cover one another
+MOST_NAMED = 20  # the names of more points would overlap
 
 
-def plot_curve(curve: Curve, path: Path) -> None:
-    """Draw word error rate over cSize with intervals, the anchor as a line and its range shaded (after Figure 2.10-1)."""
+def plot_curve(curve: Curve, path: str | Path) -> None:
+    """Plot WER over cSize with intervals, the anchor as a line and the WER range shaded (after Figure 2.10-1).
+
+    Example:
+        >>> curve = asrdeploy.sweep("ectcq", "results/ectcq")  # doctest: +SKIP
+        >>> asrdeploy.plot_curve(curve, "results/ectcq/curve.png")  # doctest: +SKIP
+
+    Args:
+        curve: Curve to plot.
+        path: File to write. Its suffix selects the format, such as ``.png`` or ``.svg``.
+
+    Raises:
+        AsrDeployError: If the file cannot be written.
+    """
     figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
     top = curve.anchor_wer + curve.wer_range
-    axes.axhspan(curve.anchor_wer, top, color="tab:green", alpha=0.08, label=f"anchor to {100 * curve.wer_range:.0f} points above")
+    axes.axhspan(curve.anchor_wer, top, color="tab:green", alpha=0.08, label=f"WER range: anchor + {100 * curve.wer_range:.0f} points")
     axes.axhline(curve.anchor_wer, color="tab:green", linestyle="--", linewidth=1.2, label=f"anchor, fp32: {curve.anchor_wer:.2%}")
     for number, method in enumerate(dict.fromkeys(point.method for point in curve.points)):
         points = sorted((point for point in curve.points if point.method == method), key=lambda point: point.c_size)
@@ -46,7 +58,7 @@ def plot_curve(curve: Curve, path: Path) -> None:
             label=f"{method}: {points[0].sent} sent to the UE" if points[0].sent != method else f"{method} sent to the UE",
         )
         for point in points if len(curve.points) <= MOST_NAMED else ():
-            # Slanted: neighbours on the flat part of the curve would write over one another.
+            # Slanted, because horizontal names would overlap on the flat part of the curve.
             axes.annotate(
                 _plain(point.configuration), (point.c_size, point.wer), textcoords="offset points", xytext=(3, 4), fontsize=7, rotation=55
             )
@@ -54,22 +66,27 @@ def plot_curve(curve: Curve, path: Path) -> None:
     axes.plot(
         [each.c_size for each in front], [each.wer for each in front], color="0.6", linewidth=4, alpha=0.4, zorder=0, label="Pareto front"
     )
-    # Points far outside the range would press the others flat; they are in the table.
+    # Points far above the range are only in the table, because they would compress the axis.
     axes.set_ylim(bottom=0, top=max(top * 1.25, 1.15 * max((point.wer_high for point in curve.in_range), default=top)))
     _logarithmic(axes, 0.8 * min(point.c_size for point in curve.points), 1.3)
-    axes.set_xlabel("cSize: bits transmitted / bits of the anchor (numParam × 32), logarithmic")
-    axes.set_ylabel(f"word error rate on {curve.data} {curve.split}")
+    axes.set_xlabel("cSize: bits transmitted / bits of the anchor (numParam × 32), logarithmic scale")
+    axes.set_ylabel(f"WER on {curve.data} {curve.split}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    axes.set_title(f"{curve.test_case}: word error rate over transmitted size (bars: 95 % bootstrap)")
+    axes.set_title(f"{curve.test_case}: WER over transmitted size (bars: 95 % bootstrap interval)")
     axes.grid(alpha=0.3)
     _legend_below(figure, axes)
-    with atomic_path(path) as temporary:
+    with atomic_path(Path(path)) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)
 
 
 def plot_delivery(delivery: Delivery, path: Path) -> None:
-    """Draw the time to the first transcript over the rate: measured (marks), between them (lines), and where a smaller one stops paying."""
+    """Plot the time to first transcript over the rate, and the rates below which a smaller bitstream is faster.
+
+    Args:
+        delivery: Measured delivery; markers are measured times, lines are computed.
+        path: File to write; its suffix selects the format.
+    """
     figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
     measured = [each.bits_per_second or np.inf for each in delivery.bitstreams[0].receptions]
     rates = np.geomspace(min(measured) / 3, 30 * max(measured), 400)
@@ -81,10 +98,10 @@ def plot_delivery(delivery: Delivery, path: Path) -> None:
     for number, (smaller, larger) in enumerate(pairwise(delivery.bitstreams)):
         rate = break_even(smaller, larger)
         if rate is not None and rates[0] < rate < rates[-1]:
-            label = f"{smaller.name} stops paying against {larger.name}: {rate / 1e6:.3g} Mbit/s"
+            label = f"{smaller.name} is faster than {larger.name} below {rate / 1e6:.3g} Mbit/s"
             axes.axvline(rate / 1e6, color=f"C{number}", linestyle=":", label=label)
     first = delivery.bitstreams[0].receptions[0]
-    axes.set(xscale="log", yscale="log", xlabel="rate of the content in Mbit/s", ylabel="time to first transcript in s")
+    axes.set(xscale="log", yscale="log", xlabel="transfer rate of the content in Mbit/s", ylabel="time to first transcript in s")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.set_title(f"{first.model}{'' if first.trained else ' (random weights)'}: transfer, decoding, loading, first inference")
@@ -96,7 +113,7 @@ def plot_delivery(delivery: Delivery, path: Path) -> None:
 
 
 def _logarithmic(axes: Axes, low: float, high: float) -> None:
-    """Give the x axis a logarithmic scale with figures at it that read well, some in every decade."""
+    """Give the x axis a logarithmic scale with several readable labels in every decade."""
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     digits = (1, 1.5, 2, 3, 4, 5, 7) if math.log10(high / low) < 2 else (1, 2, 5)
@@ -106,7 +123,7 @@ def _logarithmic(axes: Axes, low: float, high: float) -> None:
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
-    """Put the legend below the plot, where it covers nothing; the figure grows by it."""
+    """Put the legend below the plot and enlarge the figure by its height."""
     handles, labels = axes.get_legend_handles_labels()
     labels = [fill(_plain(label), 62) for label in labels]
     lines = sum(1 + label.count("\n") for label in labels)
@@ -115,5 +132,5 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def _plain(text: str) -> str:
-    """Return text of which matplotlib reads nothing as mathematics."""
+    """Return text in which matplotlib interprets nothing as mathematics."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Several curves of one test case side by side: which method sends fewer bits at the same word error rate, and what chance explains."""
+"""Comparison of methods on one test case: the average bits saved at equal WER."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +15,13 @@ from toolchain.scenario.points import FEWEST_IN_RANGE, Curve, Point, pareto
 
 @dataclass(frozen=True)
 class Saving:
-    """How many bits a method saves against another on average over the word error rates that both reach.
+    """Average bits that one method saves against another, over the WER range that both reach.
 
     Args:
-        share: of the bits; negative where it needs more.
-        wer: the range of word error rates, as fractions.
+        method: Name of the method.
+        against: Name of the method that it is compared with.
+        share: Share of the bits saved; negative if the method needs more bits.
+        wer: WER range, as fractions.
     """
 
     method: str
@@ -29,17 +31,20 @@ class Saving:
 
 
 def merged(curves: Sequence[Curve]) -> Curve:
-    """Return one curve with the points of all.
+    """Merge several curves into one that has the points of all.
+
+    Args:
+        curves: Curves of the same test case, data set and anchor.
 
     Raises:
-        AsrDeployError: they are of different test cases or sets, or the anchor differs.
+        AsrDeployError: The test cases, the data sets or the anchors differ.
     """
     first = curves[0]
     for other in curves[1:]:
         if any(getattr(first, name) != getattr(other, name) for name in ("test_case", "data", "split", "anchor_size_bits", "anchor_wer")):
-            raise AsrDeployError("These curves are of different test cases, sets or anchors; a report needs one of each.")
+            raise AsrDeployError("These curves have different test cases, data sets or anchors. Give folders that share all three.")
     if len({identity for curve in curves if (identity := _anchor_identity(curve)) is not None}) > 1:
-        raise AsrDeployError("These curves' anchors have one name and different weights; a report needs one anchor.")
+        raise AsrDeployError("The anchors of these curves have the same name but different weights. Give folders that share one anchor.")
     points: dict[tuple[str, str, int], Point] = {}
     for curve in curves:
         points |= {(point.method, point.configuration, point.size_bits): point for point in curve.points}
@@ -47,7 +52,7 @@ def merged(curves: Sequence[Curve]) -> Curve:
 
 
 def _anchor_identity(curve: Curve) -> str | None:
-    """Return what tells a curve's anchor from others; None where its evaluation is no longer there."""
+    """Return the identity of a curve's anchor, or None if its evaluation no longer exists."""
     try:
         return read_evaluation(curve.anchor_evaluation)[0].identity
     except AsrDeployError:
@@ -55,11 +60,14 @@ def _anchor_identity(curve: Curve) -> str | None:
 
 
 def savings(curve: Curve) -> list[Saving]:
-    """Compare every pair of methods that have enough points.
+    """Compute the bits saved between every pair of methods that have enough points.
 
     After Bjøntegaard, "Calculation of average PSNR differences between RD-curves" (VCEG-M33, 2001): the mean difference of the logarithms
-    of the sizes over the word error rates that both reach. Piecewise linear instead of a cubic, through the points that no smaller one is
-    as good as: word error rates of a finite set are not monotone.
+    of the sizes over the WER range that both methods reach. The curves are piecewise linear through the Pareto front instead of cubic,
+    because the WER of a finite set is not monotone in the size.
+
+    Args:
+        curve: Curve with the points of several methods.
     """
     hulls = {
         method: hull
@@ -84,33 +92,39 @@ def savings(curve: Curve) -> list[Saving]:
 
 
 def label(point: Point) -> str:
-    """Return a configuration's name with what is fixed of its method, which tells methods of one codec apart."""
+    """Return the name of a configuration with the fixed parameters of its method, which distinguish methods of one codec."""
     return ", ".join([point.configuration, *point.method.split(", ")[1:]])
 
 
 def transcripts_of(curve: Curve) -> tuple[dict[str, list[Transcript]], list[str]]:
-    """Return the transcripts of the anchor and of every configuration by its label, and a sentence on each that has none.
+    """Read the transcripts of the anchor and of every configuration.
+
+    Args:
+        curve: Curve whose points name the evaluation folders.
+
+    Returns:
+        The transcripts by label, and a sentence for each configuration without transcripts.
 
     Raises:
-        AsrDeployError: transcripts are not of the same utterances.
+        AsrDeployError: The transcripts do not cover the same utterances.
     """
     folders = {ANCHOR: curve.anchor_evaluation} | {label(point): point.evaluation for point in curve.points}
     found = {name: read_transcripts(folder / TRANSCRIPTS) for name, folder in folders.items()}
-    missing = [f"{folders[name]} has no transcripts: {name} is not compared." for name, lines in found.items() if not lines]
+    missing = [f"{folders[name]} contains no transcripts, so {name} is not compared." for name, lines in found.items() if not lines]
     found = {name: lines for name, lines in found.items() if lines}
     ids = {tuple(each.id for each in lines) for lines in found.values()}
     if len(ids) > 1:
-        raise AsrDeployError("These curves' transcripts are not of the same utterances; run the sweeps again.")
+        raise AsrDeployError("The transcripts of these curves do not cover the same utterances. Run the sweeps again on one data set.")
     return found, missing
 
 
 def incomplete(curve: Curve) -> list[str]:
-    """Return a sentence for every method that has too few points in the range."""
+    """Return a sentence for every method with too few points in the WER range."""
     counts: Counter[str] = Counter()
     for point in curve.points:
         counts[point.method] += point.in_range
     return [
-        f"{method} has {count} points in the range; a complete test case has {FEWEST_IN_RANGE}."
+        f"{method} has {count} points in the WER range; a complete test case has {FEWEST_IN_RANGE}."
         for method, count in counts.items()
         if count < FEWEST_IN_RANGE
     ]

@@ -1,4 +1,4 @@
-"""Tables of the command line."""
+"""Tables that the commands print."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +18,7 @@ from toolchain.models.test_cases import TestCase
 from toolchain.scenario.points import Curve
 
 if TYPE_CHECKING:
-    from exporters.inspection import Inspection  # it brings onnx and torch in, which most tables can do without
+    from exporters.inspection import Inspection  # imports onnx and PyTorch, which most tables do not need
     from toolchain.accuracy.comparison import Comparison
     from toolchain.compression.codec import Codec
     from toolchain.delivery.measurements import Delivery
@@ -39,16 +39,16 @@ def _facts(title: str, rows: dict[str, str]) -> Table:
 
 
 def test_cases(cases: Iterable[TestCase]) -> Table:
-    """Draw the test cases, narrow enough for 80 columns."""
-    table = Table(title="Test cases (norm: the waveform is normalised)", title_justify="left", box=box.SIMPLE, padding=0)
-    for column in ("no", "model", "numParam", "sizeAnc", "werAnc", "wer range", "norm"):
+    """Create the table of test cases; it fits 80 columns."""
+    table = Table(title="Test cases (norm: waveforms are normalised)", title_justify="left", box=box.SIMPLE, padding=0)
+    for column in ("no.", "model", "numParam", "sizeAnc", "werAnc", "WER range", "norm"):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for case in cases:
         wer = case.anchor.wer
         rates = ("measured", "+5 points") if wer is None else (f"{wer:.1%}", f"{100 * wer:.1f} .. {wer + case.wer_range:.1%}")
         sizes = (f"{case.anchor.num_param:,}", _megabit(case.anchor.size_bits))
         table.add_row(
-            "own" if case.number is None else str(case.number),
+            "—" if case.number is None else str(case.number),
             case.name,
             *sizes,
             *rates,
@@ -58,25 +58,25 @@ def test_cases(cases: Iterable[TestCase]) -> Table:
 
 
 def custom_labels(case: TestCase, weights: str) -> str:
-    """Return in words what is not in the row of a test case: labels, sample rate, and where the weights come from."""
+    """Describe what the table of test cases omits: labels, sample rate and the origin of the weights."""
     shown = " ".join(label or "(nothing)" for label in case.labels[1:41]) + (" …" if len(case.labels) > 41 else "")
     return f"{len(case.labels)} labels at {case.sample_rate:,} Hz: the blank, then {shown}\nWeights: {weights}"
 
 
 def schemes(known: Iterable[Scheme]) -> Table:
-    """Draw the schemes."""
-    table = Table("scheme", "formats", "calibrated", "what it does", title="Schemes", title_justify="left", box=box.SIMPLE)
+    """Create the table of schemes."""
+    table = Table("scheme", "formats", "calibrated", "description", title="Schemes", title_justify="left", box=box.SIMPLE)
     for each in known:
         table.add_row(each.name, "\n".join(each.formats), "yes" if each.calibrated else "no", each.summary)
     return table
 
 
 def codecs(known: "Mapping[str, Callable[..., Codec]]") -> Table:
-    """Draw the codecs with their parameters and what they do."""
+    """Create the table of codecs with their parameters and descriptions."""
     from toolchain.compression import defaults
 
     table = Table(title="Codecs", title_justify="left", box=box.SIMPLE, padding=(0, 1))
-    for column in ("codec", "parameters (--set)", "what it does"):
+    for column in ("codec", "parameters (--set)", "description"):
         table.add_column(column)
     for name, made in known.items():
         parameters = [f"{parameter}={value}" for parameter, value in defaults(made).items()]
@@ -85,7 +85,13 @@ def codecs(known: "Mapping[str, Callable[..., Codec]]") -> Table:
 
 
 def bitstream(header: Header, size: int, depth: int) -> Table:
-    """Draw a bitstream's header; with a depth, its bytes by module too."""
+    """Create the table of a bitstream.
+
+    Args:
+        header: Header of the bitstream.
+        size: Size of the bitstream in bytes.
+        depth: Number of module levels for the list of bytes by module; 0 omits the list.
+    """
     weights = sum(each.elements for each in header.records)
     kinds: Counter[str] = Counter()
     modules: Counter[str] = Counter()
@@ -94,12 +100,12 @@ def bitstream(header: Header, size: int, depth: int) -> Table:
         modules[".".join(record.name.split(".")[:depth])] += record.bytes
     rows = {
         "codec": header.configuration,
-        "model": f"{header.model}, {header.weights}" if header.model else "not said",
-        "bitstream": f"{size:,} bytes, {8 * size / max(weights, 1):.3f} bits a weight",
+        "model": f"{header.model}, {header.weights}" if header.model else "unknown",
+        "bitstream": f"{size:,} bytes, {8 * size / max(weights, 1):.3f} bits per weight",
         "weights": f"{weights:,} in {len(header.records)} tensors",
     }
     rows |= {f"coded as {kind}": f"{number:,} bytes" for kind, number in kinds.most_common()}
-    rows["not weights"] = f"{size - sum(kinds.values()):,} bytes"
+    rows["overhead"] = f"{size - sum(kinds.values()):,} bytes"
     if header.base:
         rows["update of"] = f"weights with digest {header.base[:16]}"
     if depth:
@@ -108,25 +114,30 @@ def bitstream(header: Header, size: int, depth: int) -> Table:
 
 
 def inspection(found: "Inspection", depth: int) -> list[Table]:
-    """Draw what an artifact holds: facts, bytes by kind, a tree of modules (largest first), its operators."""
+    """Create the tables of an artifact: facts, bytes by kind, bytes by module and operators.
+
+    Args:
+        found: Inspection of the artifact.
+        depth: Number of module levels for the bytes by module.
+    """
     manifest = found.artifact.manifest
     rate = manifest.sample_rate
-    longest = "no bound" if manifest.maximum_samples is None else f"{manifest.maximum_samples / rate:g} s"
+    longest = "no limit" if manifest.maximum_samples is None else f"{manifest.maximum_samples / rate:g} s"
     rows = {
         "model, format, scheme": f"{manifest.model}, {manifest.format}, {manifest.scheme}",
         "weights": manifest.weights + ("" if manifest.trained else " (for size and latency only)"),
         "parameters": f"{manifest.parameters:,}; numParam x 8 x 4 = {_megabit(32 * manifest.parameters)}",
-        "file": f"{found.artifact.size_bytes / 1e6:,.2f} MB = {_megabit(8 * found.artifact.size_bytes)}, not weights: {found.overhead:.2%}",
-        "weights by bits": ", ".join(f"{number:,} in {bits}" for bits, number in found.elements_by_bits.items()),
-        "numParam x 8 x N": f"{_megabit(found.nominal_bits)} with the N of each weight as stored",
+        "file": f"{found.artifact.size_bytes / 1e6:,.2f} MB = {_megabit(8 * found.artifact.size_bytes)}, overhead: {found.overhead:.2%}",
+        "weights by bit width": ", ".join(f"{number:,} in {bits} bits" for bits, number in found.elements_by_bits.items()),
+        "numParam x 8 x N": f"{_megabit(found.nominal_bits)}, with N of each weight as stored",
         "quantised": ", ".join(f"{what}: {number}" for what, number in manifest.quantised.items()) or "nothing",
         "rewrites": ", ".join(manifest.rewrites) or "none",
         "input": f"{manifest.minimum_samples / rate:g} s .. {longest} at {rate} Hz",
         "runtime": found.runtime,
-        "lacking in mobile builds": found.lacking or "none known",
+        "missing in mobile builds": found.lacking or "nothing known",
     }
     if manifest.planned_bytes is not None:
-        rows["memory planned"] = f"{manifest.planned_bytes / 1e6:,.1f} MB for the longest input"
+        rows["planned memory"] = f"{manifest.planned_bytes / 1e6:,.1f} MB for the longest input"
     rows |= _parities(manifest.parity)
     kinds = Table("stored as", "bytes", "share", title="Bytes by kind", title_justify="left")
     for kind, size in found.bytes_by_kind.items():
@@ -134,14 +145,20 @@ def inspection(found: "Inspection", depth: int) -> list[Table]:
     modules = Table("module", "bytes", "share", title="Bytes by module, largest first", title_justify="left")
     for name, size in found.bytes_by_module(depth).items():
         modules.add_row(name, f"{size:,}", f"{size / found.artifact.size_bytes:.1%}")
-    operators = Table("operator", "number", "runs in", title="Operators", title_justify="left")
+    operators = Table("operator", "count", "runtime", title="Operators", title_justify="left")
     for each in found.operators:
         operators.add_row(each.name, str(each.number), each.runs_in)
     return [_facts("Artifact", rows), kinds, modules, operators]
 
 
 def artifact(made: Artifact, case: TestCase, seconds: float) -> Table:
-    """Draw what an export made, with its distance to torch."""
+    """Create the table of an exported artifact, with its difference from PyTorch.
+
+    Args:
+        made: The artifact.
+        case: Test case of the model.
+        seconds: Duration of the export in seconds.
+    """
     manifest = made.manifest
     rows = {
         "model": manifest.model,
@@ -150,20 +167,20 @@ def artifact(made: Artifact, case: TestCase, seconds: float) -> Table:
         "parameters": f"{manifest.parameters:,}",
         "anchor size": _megabit(case.anchor.size_bits),
         "artifact size": f"{made.size_bytes / 1e6:,.2f} MB, cSize {made.size_bytes * 8 / case.anchor.size_bits:.4f}",
-        "export": f"{seconds:.1f} s",
+        "export time": f"{seconds:.1f} s",
     }
     rows |= {f"quantised: {what}": str(count) for what, count in manifest.quantised.items()}
     if manifest.planned_bytes is not None and manifest.maximum_samples is not None:
         longest = manifest.maximum_samples / manifest.sample_rate
-        rows["memory planned"] = f"{manifest.planned_bytes / 1e6:,.1f} MB for {longest:g} s of audio"
+        rows["planned memory"] = f"{manifest.planned_bytes / 1e6:,.1f} MB for {longest:g} s of audio"
     if manifest.portable:
-        rows["left to portable kernels"] = ", ".join(f"{name} {number}" for name, number in manifest.portable.items())
+        rows["portable kernels"] = ", ".join(f"{name} {number}" for name, number in manifest.portable.items())
     return _facts("Artifact", rows | _parities(manifest.parity))
 
 
 def _parities(measured: Iterable[Parity]) -> dict[str, str]:
     return {
-        f"distance to torch, {each.seconds:g} s of speech": (
+        f"difference from PyTorch, {each.seconds:g} s of speech": (
             f"largest {each.largest:.2g}, mean {each.mean:.2g}, relative {each.relative:.2%}, same label {each.equal_arg_max:.1%}"
         )
         for each in measured
@@ -171,12 +188,12 @@ def _parities(measured: Iterable[Parity]) -> dict[str, str]:
 
 
 def evaluation(result: Evaluation) -> Table:
-    """Draw the result of an accuracy run."""
+    """Create the table of an evaluation."""
     low, high = result.wer_interval
     rows = {
         "configuration": result.configuration,
         "data": f"{result.data} {result.split}, {result.utterances} utterances, {result.words} words",
-        "word error rate": f"{result.wer:.2%} (95 % interval {low:.2%} .. {high:.2%})",
+        "WER": f"{result.wer:.2%} (95 % interval {low:.2%} .. {high:.2%})",
         "errors": f"{result.substitutions} substitutions, {result.deletions} deletions, {result.insertions} insertions",
         **_normalised(result),
         "size": _megabit(result.size_bits) + (f", cSize {result.c_size:.4f}" if result.c_size is not None else ""),
@@ -185,10 +202,10 @@ def evaluation(result: Evaluation) -> Table:
     if result.device != "local":
         rows["device"] = f"{result.device}: {result.machine['model']}"
     if result.kind in FUNCTION_ONLY:
-        rows["real-time factor"] = f"not told: {result.kind} devices show that things work, not how fast"
+        rows["real-time factor"] = f"not reported: {result.kind} devices show whether a model works, not how fast it is"
     else:
-        rows["real-time factor"] = f"{result.real_time_factor:.4f} of a worker, {result.compute_seconds:.1f} s"
-        rows["workers"] = f"{result.workers} of {result.threads} thread(s)"
+        rows["real-time factor"] = f"{result.real_time_factor:.4f} per worker, {result.compute_seconds:.1f} s of computing time"
+        rows["workers"] = f"{result.workers} with {result.threads} thread(s) each"
     return _facts("Evaluation", rows)
 
 
@@ -196,45 +213,45 @@ def _normalised(result: Evaluation) -> dict[str, str]:
     if (found := result.normalised) is None:
         return {}
     low, high = found.wer_interval
-    return {f"after {found.normalizer}": f"{found.wer:.2%} of {found.words} words (95 % interval {low:.2%} .. {high:.2%})"}
+    return {f"WER after {found.normalizer}": f"{found.wer:.2%} of {found.words} words (95 % interval {low:.2%} .. {high:.2%})"}
 
 
 def smallest(found: "Smallest") -> Table:
-    """Draw the smallest bitstream within a budget."""
+    """Create the table of the smallest bitstream within a WER budget."""
     result = found.evaluation
     rows = {
         "configuration": found.configuration,
         "bitstream": f"{_megabit(result.size_bits)}, cSize {result.c_size:.4f}",
-        "word error rate": f"{result.wer:.2%}, the anchor's {found.anchor_wer:.2%}",
+        "WER": f"{result.wer:.2%} (anchor: {found.anchor_wer:.2%})",
         "above the anchor": f"{100 * (result.wer - found.anchor_wer):+.2f} points, "
-        f"95 % interval {100 * found.loss[0]:+.2f} .. {100 * found.loss[1]:+.2f} (paired by utterances)",
+        f"95 % interval {100 * found.loss[0]:+.2f} .. {100 * found.loss[1]:+.2f} (paired by utterance)",
     }
-    return _facts("Smallest within the budget", rows)
+    return _facts("Smallest bitstream within the WER budget", rows)
 
 
 def savings(found: "Iterable[Saving]") -> Table:
-    """Draw the average savings of methods against each other."""
-    table = Table(title="Bits saved on average at equal word error rate", title_justify="left", box=box.SIMPLE, padding=(0, 1))
-    for column in ("method", "against", "saving", "between wer"):
+    """Create the table of average bits saved between methods."""
+    table = Table(title="Average bits saved at equal WER", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for column in ("method", "against", "saving", "WER range"):
         table.add_column(column)
     for each in sorted(found, key=lambda saving: -saving.share):
-        table.add_row(each.method, each.against, f"{each.share:+.1%}", f"{each.wer[0]:.2%} and {each.wer[1]:.2%}")
+        table.add_row(each.method, each.against, f"{each.share:+.1%}", f"{each.wer[0]:.2%} .. {each.wer[1]:.2%}")
     return table
 
 
 def curve(drawn: Curve) -> Table:
-    """Draw the points of a curve, narrow enough for 80 columns; the rest is in its files."""
+    """Create the table of a curve's points; it fits 80 columns and omits what is only in the files."""
     from toolchain.reports.savings import label
 
     methods = Counter(method.split(", ")[0] for method in {point.method for point in drawn.points})
     sent = Counter(point.sent for point in drawn.points).most_common()
     usual, others = (sent[0][0] if sent else ""), " and ".join(kind for kind, _ in sent[1:])
-    title = f"{drawn.test_case} on {drawn.data} {drawn.split}; sizes in Mbit; wer and its 95 % interval in %; above: points over the anchor"
-    caption = f"* {others}, otherwise the {usual} is sent to the UE" if others else None
+    title = f"{drawn.test_case} on {drawn.data} {drawn.split}; sizes in Mbit; WER and 95 % interval in %; above: points above the anchor"
+    caption = f"* {others} sent to the UE, otherwise the {usual}" if others else None
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=0)
-    # A name that is too long goes on in the next line; no figure is ever cut.
+    # Long names are wrapped; figures are never cut.
     table.add_column("configuration", overflow="fold", min_width=20)
-    for column in ("size", "cSize", "wer", "interval", "above", "", "range"):
+    for column in ("size", "cSize", "WER", "interval", "above", "", "range"):
         table.add_column(column, justify="right", no_wrap=True)
     digits = 1 if drawn.anchor_size_bits >= 1e9 else 2
 
@@ -242,7 +259,7 @@ def curve(drawn: Curve) -> Table:
         return [f"{bits / 1e6:.{digits}f}", f"{c_size:.4f}", f"{100 * wer:.2f}", f"{100 * low:.1f}..{100 * high:.1f}"]
 
     anchor = figures(drawn.anchor_size_bits, 1, drawn.anchor_wer, *drawn.anchor_wer_interval)
-    table.add_row("anchor, torch", *anchor, "", "", "", end_section=True)
+    table.add_row("anchor, PyTorch", *anchor, "", "", "", end_section=True)
     for point in drawn.points:
         name = label(point) if methods[point.method.split(", ")[0]] > 1 else point.configuration
         place = "in" if point.in_range else ("below" if point.wer < drawn.anchor_wer else "above")
@@ -254,8 +271,8 @@ def curve(drawn: Curve) -> Table:
 
 
 def distances(comparisons: "Iterable[Comparison]") -> Table:
-    """Draw how far configurations are from the anchor, and whether chance explains it."""
-    title = "Points of word error rate above the anchor (paired bootstrap); utterances not worse than the anchor's"
+    """Create the table of WER differences between configurations and the anchor, with their significance."""
+    title = "WER points above the anchor (paired bootstrap); share of utterances that are not worse"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
     for column in ("configuration", "points", "95 % interval", "p", "not worse"):
         table.add_column(column, justify="left" if column == "configuration" else "right")
@@ -267,26 +284,27 @@ def distances(comparisons: "Iterable[Comparison]") -> Table:
 
 
 def reception(made: "Reception") -> Table:
-    """Draw one reception."""
+    """Create the table of one reception."""
     seconds = made.seconds
     rows = {
         "model": made.model + ("" if made.trained else " (random weights)"),
         "codec": made.configuration,
         "received": f"{made.size_bytes / 1e6:,.3f} MB, {made.connections} connection(s)"
-        + (f", gone on from byte {made.resumed_from:,}" if made.resumed_from else ""),
+        + (f", resumed at byte {made.resumed_from:,}" if made.resumed_from else ""),
         "time to first transcript": f"{seconds.total:.3f} s",
     }
     rows |= {name.replace("_", " "): f"{value:.3f} s, {value / seconds.total:.1%}" for name, value in seconds}
-    rows["decoding in all"] = f"{made.decode_busy:.3f} s"
-    rows["peak memory"] = f"{(made.peak_bytes - made.baseline_bytes) / 1e6:,.1f} MB = {made.memory:.2f} times the float model"
+    rows["total decoding time"] = f"{made.decode_busy:.3f} s"
+    rows["peak memory"] = f"{(made.peak_bytes - made.baseline_bytes) / 1e6:,.1f} MB = {made.memory:.2f} times the float32 weights"
     rows["transcript"] = made.transcript
     return _facts("Reception", rows)
 
 
 def delivery(result: "Delivery") -> Table:
-    """Draw the time to the first transcript and its shares, a row for each bitstream and rate."""
+    """Create the table of times to first transcript and their shares, with a row for each bitstream and rate."""
     first = result.bitstreams[0].receptions[0]
-    title = f"{first.model}{'' if first.trained else ' (random weights)'}: seconds to the first transcript; memory in float models"
+    model = first.model + ("" if first.trained else " (random weights)")
+    title = f"{model}: seconds to the first transcript; memory in multiples of the float32 weights"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
     for column in ("bitstream", "MB", "Mbit/s", "seconds", "transfer", "decode", "load", "infer", "memory"):
         table.add_column(column, justify="left" if column == "bitstream" else "right", no_wrap=True)
@@ -300,15 +318,15 @@ def delivery(result: "Delivery") -> Table:
 
 
 def paying(result: "Delivery") -> list[str]:
-    """Return a sentence on every bitstream and the next larger one: up to which rate the smaller one is earlier."""
+    """Return a sentence for each bitstream and the next larger one: the rates at which the smaller one is faster."""
     from toolchain.delivery.measurements import break_even
 
     sentences = []
     for smaller, larger in pairwise(result.bitstreams):
         rate = break_even(smaller, larger)
         sentences.append(
-            f"{smaller.name} is earlier than {larger.name} at every rate up to 10 Gbit/s."
+            f"{smaller.name} is faster than {larger.name} at every rate up to 10 Gbit/s."
             if rate is None
-            else f"{smaller.name} stops paying against {larger.name} at {rate / 1e6:.3g} Mbit/s."
+            else f"{smaller.name} is faster than {larger.name} below {rate / 1e6:.3g} Mbit/s."
         )
     return sentences
