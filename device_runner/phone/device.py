@@ -1,6 +1,6 @@
-"""A phone or an emulator as a device for jobs, by adb: files pushed by sha256, the job started, followed, and its result pulled.
+"""Run jobs on a phone or an emulator over adb: push the files, start the job, follow its lines and pull the result.
 
-The job runs on without the connection; every step can be repeated, so a lost connection is waited for and the step done again.
+The job continues without the connection, and every step can be repeated. If the connection is lost, the step waits and is retried.
 """
 
 import contextlib
@@ -24,22 +24,22 @@ from device_runner.phone.transfers import ROOT, batches_of, exists, pull_result,
 from device_runner.runner import why_not_quotable
 
 FILES, JOBS = f"{ROOT}/files", f"{ROOT}/jobs"
-MOST_LOSSES = 200  # of the connection in one step
-RESTARTS = 3  # of a runner that ends without a result and without a finished line
+MOST_LOSSES = 200  # lost connections in one step
+RESTARTS = 3  # consecutive ends of the runner without a result and without a new line
 Step = TypeVar("Step")
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a device is waited for. In seconds.
+    """Waiting times for a device, in seconds.
 
     Args:
-        connection: for a lost connection.
-        silence: for a runner that lives and finishes nothing.
-        poll: between two looks at a running job.
-        cool_down: between two latency jobs on a phone.
-        heat: for a hot device to get cool enough for a latency job.
-        heat_poll: between two looks at its temperature.
+        connection: Time limit for a lost connection to return.
+        silence: Time limit for a running job to finish its next line.
+        poll: Interval between checks of a running job.
+        cool_down: Pause between two latency jobs on a phone.
+        heat: Time limit for a hot device to become cool enough for a latency job.
+        heat_poll: Interval between checks of the temperature.
     """
 
     connection: float = 120.0
@@ -55,10 +55,10 @@ class AdbDevice:
     """One adb device; see ``devices.Device``.
 
     Args:
-        phone: the connection.
-        runner: the way onto it: the app, or the Arm bundle.
-        patience: how long to wait.
-        say: is told what is waited for.
+        phone: Connection to the device.
+        runner: Runner to use: the app or the Arm bundle.
+        patience: Waiting times.
+        say: Function that receives progress messages.
     """
 
     phone: Phone
@@ -75,13 +75,13 @@ class AdbDevice:
         """Run a job; see ``devices.Device``.
 
         Raises:
-            AsrDeployError: the device stays away, is full or hot, its runner ends again and again, or the job failed there.
+            AsrDeployError: If the device does not return, is full or stays hot, its runner keeps ending, or the job fails there.
         """
         text = job_text(task.job.model_copy(update={"files": "../../files"}))
         digest = job_digest(text)
         there = self.runner.place(digest[:16])
         self._steadily(lambda: self.runner.prepare(self.phone, self.properties))
-        if task.job.mode == "latency":  # what an earlier call left was measured under other conditions
+        if task.job.mode == "latency":  # earlier lines were measured under other conditions
             self._steadily(lambda: self._remove(there))
         self._send(task)
         self._send_job(text, there)
@@ -92,7 +92,7 @@ class AdbDevice:
             self._follow(there, progress)
             result = self._steadily(lambda: pull_result(self.phone, there.result))
         except KeyboardInterrupt:
-            with contextlib.suppress(AsrDeployError):  # the device may be the reason for the interruption
+            with contextlib.suppress(AsrDeployError):  # the user may have interrupted because the device does not answer
                 self.runner.stop(self.phone, there)
             raise
         after = self._steadily(lambda: read_state(self.phone))
@@ -100,7 +100,7 @@ class AdbDevice:
             self._latency_ended = time.monotonic()
         if result.error is None:
             self._steadily(lambda: self._remove(there))
-        else:  # the next call goes on after the lines that are finished
+        else:  # keep the finished lines, so that the next call resumes after them
             self._steadily(lambda: self.phone.shell(quoted("rm", "-f", there.result)))
         return finished(self._with_facts(task.job, result, before, after), digest, self.name)
 
@@ -110,7 +110,7 @@ class AdbDevice:
         self.phone.shell(quoted("rm", "-rf", *there.everything))
 
     def _with_facts(self, job: Job, result: Result, before: State, after: State) -> Result:
-        """Add what adb knows and the runner does not."""
+        """Add the facts that adb knows and the runner does not."""
         device = result.device.model_copy(
             update={"model": model_of(self.properties), "system": system_of(self.properties), "kind": self._kind(result)}
         )
@@ -122,20 +122,20 @@ class AdbDevice:
     def _kind(self, result: Result) -> Kind:
         return "emulated" if result.device.kind == "emulated" else self.kind
 
-    # Every step that talks to the device
+    # Steps that communicate with the device
 
     def _steadily(self, step: Callable[[], Step]) -> Step:
-        """Do a step that can be repeated, again after every loss of the connection."""
+        """Do a repeatable step, and retry it whenever the connection is lost."""
         for _ in range(MOST_LOSSES):
             try:
                 return step()
             except DeviceLost as error:
-                self.say(f"{error} Waiting for it.")
+                self.say(f"{error} Waiting for the device to return.")
                 self.phone.wait(self.patience.connection)
-        raise DeviceLost(f"The connection to {self.phone.serial} was lost {MOST_LOSSES} times; look at its cable, and run this again.")
+        raise DeviceLost(f"The connection to {self.phone.serial} was lost {MOST_LOSSES} times. Check its cable and repeat the command.")
 
     def _send(self, task: Task) -> None:
-        """Push the files that the device does not have, under their sha256."""
+        """Push the files that the device does not have, each named after its sha256."""
         self._steadily(lambda: self.phone.shell(quoted("mkdir", "-p", FILES, JOBS)))
         have = set(self._steadily(lambda: said(self.phone, quoted("ls", FILES), seconds=120)).split())
         missing = {digest: path for digest, path in task.files.items() if digest not in have}
@@ -143,7 +143,7 @@ class AdbDevice:
             self._steadily(lambda: require_space(self.phone, sum(path.stat().st_size for path in missing.values())))
         for number, batch in enumerate(batches := batches_of(missing), 1):
             size = sum(path.stat().st_size for path in batch.values())
-            self.say(f"sending {len(batch)} files, {size / 1e6:.1f} MB ({number} of {len(batches)})")
+            self.say(f"Sending {len(batch)} files, {size / 1e6:.1f} MB (batch {number} of {len(batches)})")
             self._steadily(partial(push_batch, self.phone, batch, FILES))
 
     def _send_job(self, text: str, there: Place) -> None:
@@ -157,11 +157,11 @@ class AdbDevice:
         self._steadily(lambda: push_checked(self.phone, local, remote, digest))
 
     def _settle(self, job: Job) -> None:
-        """Wait until a latency job may start: after the last one's cool-down, and while the device is hot or throttled."""
+        """Wait until a latency job may start: until the cool-down is over and the device is neither hot nor throttled."""
         if self._latency_ended is not None and self.kind == "phone":
             rest = self._latency_ended + self.patience.cool_down - time.monotonic()
             if rest > 0:
-                self.say(f"cooling down for {rest:.0f} s")
+                self.say(f"Cooling down for {rest:.0f} s")
                 time.sleep(rest)
         end = time.monotonic() + self.patience.heat
         while True:
@@ -171,18 +171,19 @@ class AdbDevice:
                 return
             if time.monotonic() >= end:
                 raise DeviceFailed(
-                    f"{self.name} stayed {reasons[0].replace(' before the job', '')} for {self.patience.heat:g} s: let it cool."
+                    f"{self.name} did not cool down within {self.patience.heat:g} s ({reasons[0].replace(' before the job', '')}). "
+                    "Let it cool down and repeat the command."
                 )
-            self.say(f"waiting: {reasons[0]}")
+            self.say(f"Waiting for the device to cool down: {reasons[0]}")
             time.sleep(self.patience.heat_poll)
 
     def _follow(self, there: Place, progress: Progress) -> None:
-        """Start the job where it does not run, hand on its lines, and start it again where its runner was killed."""
+        """Start the job if it is not running, report its lines, and restart it if its runner was killed."""
         offset = finished_lines = lines_at_start = failures = told = 0
         self._start(there)
         since = time.monotonic()
         while True:
-            # In this order: what a runner wrote before its end is seen after it has ended.
+            # Check the process first, so that lines written just before its end are still read.
             lives = self._steadily(lambda: alive(self.phone, there))
             new, offset = self._new_lines(there, offset)
             told, known = max(told - len(new), 0), told
@@ -196,15 +197,17 @@ class AdbDevice:
                 failures = 0 if finished_lines > lines_at_start else failures + 1
                 if failures >= RESTARTS:
                     reason = self._steadily(lambda: last_words(self.phone, there))
-                    raise DeviceFailed(f"The runner on {self.name} ended {RESTARTS} times without a result: {reason}.")
-                self.say("the runner ended early; it is started again and goes on")
-                # A runner writes the lines that it keeps anew; those that were told already are passed over.
+                    raise DeviceFailed(f"The runner on {self.name} ended {RESTARTS} times without a result. Its last message: {reason}.")
+                self.say("The runner ended early and is restarted. The job resumes after the last finished line.")
+                # A restarted runner rewrites the lines that it keeps; those that were reported already are skipped.
                 lines_at_start = told = finished_lines
                 offset = 0
                 self._start(there)
             elif time.monotonic() - since > self.patience.silence:
                 self._steadily(lambda: self.runner.stop(self.phone, there))
-                raise DeviceFailed(f"The runner on {self.name} finished nothing for {self.patience.silence:g} s and was stopped.")
+                raise DeviceFailed(
+                    f"The runner on {self.name} finished no line within {self.patience.silence:g} s and was stopped. Repeat the command."
+                )
             else:
                 time.sleep(self.patience.poll)
 
@@ -212,7 +215,7 @@ class AdbDevice:
         self._steadily(lambda: start(self.phone, there, self.runner))
 
     def _new_lines(self, there: Place, offset: int) -> tuple[list[Heard | Timed], int]:
-        """Return the whole lines behind ``offset`` bytes of a job's lines, and where they end."""
+        """Return the complete lines after the first ``offset`` bytes of a job's lines file, and the offset of their end."""
         lines = quoted(there.lines)
         text = self._steadily(lambda: said(self.phone, f"[ ! -e {lines} ] || tail -c +{offset + 1} {lines}", seconds=120))
         whole = text[: text.rfind("\n") + 1]

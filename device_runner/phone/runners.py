@@ -1,4 +1,4 @@
-"""The two ways onto a phone: the app, and the Arm bundle in adb's shell. Both read the same job and write the same result."""
+"""Run jobs on a phone with the app, or with the Arm bundle in adb's shell. Both read the same job file and write the same result file."""
 
 import re
 import shlex
@@ -17,19 +17,19 @@ from device_runner.phone.transfers import ROOT, exists, push_checked, require_sp
 
 APP, APP_VERSION_CODE = "org.asrdeploy.bench", 1
 INSTRUMENTATION = f"{APP}/.JobInstrumentation"
-APP_FILES = f"/sdcard/Android/data/{APP}/files"  # the app's own folder, which adb's shell reads too
+APP_FILES = f"/sdcard/Android/data/{APP}/files"  # the app's folder, which adb's shell can also read
 ARM64 = "arm64-v8a"
-STARTING = 100  # tenths of a second for a started job to say its process number
+STARTING = 100  # tenths of a second for a started job to write its process ID
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job lies on the device.
+    """Paths of a job on the device.
 
     Args:
-        id: names it, also in its process's command line.
-        folder: of the job file, and of the log.
-        result: the result file.
+        id: Identifier of the job, which also appears in the command line of its process.
+        folder: Folder of the job file and the log.
+        result: Path of the result file.
     """
 
     id: str
@@ -38,41 +38,41 @@ class Place:
 
     @property
     def lines(self) -> str:
-        """The file of lines beside the result."""
+        """Path of the lines file, in the folder of the result."""
         return str(lines_path(Path(self.result)))
 
     @property
     def everything(self) -> tuple[str, str]:
-        """The folders that hold nothing but this job."""
+        """Folders that contain only this job."""
         return self.folder, self.result.rpartition("/")[0]
 
 
 class PhoneRunner(Protocol):
-    """A way onto a phone."""
+    """Runs jobs on a phone."""
 
     def place(self, job: str) -> Place:
-        """Return where a job lies, by the first digits of its sha256."""
+        """Return the paths of a job, given the first digits of its sha256."""
         ...
 
     def prepare(self, phone: Phone, properties: Mapping[str, str]) -> None:
-        """Put what runs jobs onto the device, where it is not there yet; can be repeated."""
+        """Install the runner on the device if it is not there yet. The call can be repeated."""
         ...
 
     def command(self, there: Place) -> str:
-        """Return the shell command that runs a job to its end."""
+        """Return the shell command that runs a job until it ends."""
         ...
 
     def stop(self, phone: Phone, there: Place) -> None:
-        """End a running job; what it finished stays."""
+        """Stop a running job and keep the lines that it has finished."""
         ...
 
 
 @dataclass(frozen=True)
 class AppRunner:
-    """The app, started as an instrumentation.
+    """Runs jobs with the app, started as an Android instrumentation.
 
     Args:
-        apk: what is installed where the device has no app or an older one.
+        apk: APK to install if the device has no app or an older one.
     """
 
     apk: Path | None = None
@@ -85,35 +85,35 @@ class AppRunner:
         """Install or update the app.
 
         Raises:
-            AsrDeployError: it is missing or too old, and there is no APK to install.
+            AsrDeployError: If the app is missing or too old, and there is no APK to install.
         """
         version = installed_version(phone)
         if version is not None and version >= APP_VERSION_CODE:
             return
         if self.apk is None:
-            what = "has no app" if version is None else f"has version {version} of the app, older than {APP_VERSION_CODE}"
-            raise AsrDeployError(f"{phone.serial} {what}: build it as android/README.md says and name it with --apk, or use --via shell.")
+            what = "does not have the app" if version is None else f"has version {version} of the app, but {APP_VERSION_CODE} is required"
+            raise AsrDeployError(f"{phone.serial} {what}. Build it (see android/README.md) and add --apk FILE, or use --via shell.")
         phone.install(self.apk)
         version = installed_version(phone)
         if version is None or version < APP_VERSION_CODE:
-            raise AsrDeployError(f"{self.apk} holds version {version} of the app; {APP_VERSION_CODE} is needed: build it again.")
+            raise AsrDeployError(f"{self.apk} contains version {version} of the app, but {APP_VERSION_CODE} is required. Build it again.")
 
     def command(self, there: Place) -> str:
-        """Return how the app is started."""
+        """Return the shell command that runs a job in the app."""
         return quoted("am", "instrument", "-w", "-e", "job", f"{there.folder}/job.json", "-e", "result", there.result, INSTRUMENTATION)
 
     def stop(self, phone: Phone, there: Place) -> None:
-        """End the app and what waits for it."""
+        """Stop the app and the process that waits for it."""
         phone.shell(quoted("am", "force-stop", APP))
         kill(phone, there)
 
 
 @dataclass(frozen=True)
 class ShellRunner:
-    """The Arm bundle in adb's shell: no app, no root.
+    """Runs jobs with the Arm bundle in adb's shell, without an app and without root.
 
     Args:
-        say: is told what is built or sent.
+        say: Function that receives progress messages.
     """
 
     say: Callable[[str], None] = lambda sentence: None
@@ -123,45 +123,45 @@ class ShellRunner:
         return Place(job, f"{ROOT}/jobs/{job}-shell", f"{ROOT}/jobs/{job}-shell/result.json")
 
     def prepare(self, phone: Phone, properties: Mapping[str, str]) -> None:
-        """Push the bundle's layers that the device does not have.
+        """Push the layers of the bundle that the device does not have.
 
         Raises:
-            AsrDeployError: the device's processor is another one, its disk is full, or the bundle cannot be built.
+            AsrDeployError: If the device is not arm64, its disk is full, or the bundle cannot be built.
         """
         if properties.get(ABI) != ARM64:
-            raise AsrDeployError(f"{phone.serial} runs {properties.get(ABI, 'unknown')} code; --via shell needs {ARM64}: use --via app.")
+            raise AsrDeployError(f"--via shell requires {ARM64}, but {phone.serial} is {properties.get(ABI, 'unknown')}. Use --via app.")
         phone.shell(quoted("mkdir", "-p", ROOT))
         for archive in pack_bundle(build_bundle(progress=self.say)):
             folder = f"{ROOT}/{archive.stem}"
             if exists(phone, folder):
                 continue
-            require_space(phone, 2 * archive.stat().st_size)  # the archive, and what it holds
-            self.say(f"sending {archive.name} ({archive.stat().st_size / 1e6:.0f} MB)")
+            require_space(phone, 2 * archive.stat().st_size)  # the archive and its unpacked content
+            self.say(f"Sending {archive.name} ({archive.stat().st_size / 1e6:.0f} MB)")
             packed, unpacked = f"{folder}.tar", f"{folder}.unpacked"
             push_checked(phone, archive, packed, sha256_of(archive))
             steps = (
                 ("rm", "-rf", unpacked),
                 ("mkdir", unpacked),
                 ("tar", "-xf", packed, "-C", unpacked),
-                ("mv", f"{unpacked}/{archive.stem}", folder),  # only a whole layer has the name that is looked for
+                ("mv", f"{unpacked}/{archive.stem}", folder),  # so that only a complete layer has the final name
                 ("rm", "-rf", unpacked, packed),
             )
             phone.shell(" && ".join(quoted(*words) for words in steps), seconds=300)
 
     def command(self, there: Place) -> str:
-        """Return how the bundle is started."""
+        """Return the shell command that runs a job with the bundle."""
         bundle = f"{ROOT}/{build_bundle().name}"
         return quoted(*command(Path(bundle), emulated=False), f"{there.folder}/job.json", there.result)
 
     def stop(self, phone: Phone, there: Place) -> None:
-        """End the job's processes."""
+        """Stop the job's processes."""
         kill(phone, there)
 
 
 def start(phone: Phone, there: Place, runner: PhoneRunner) -> None:
-    """Start a job in the background, unless it runs or has ended with a result; it lives on without the connection."""
+    """Start a job in the background, unless it is running or has a result. It continues without the connection."""
     job = f"echo $$ >pid; {runner.command(there)} >log 2>&1; echo $? >exit"
-    # The job's id as the script's name: it tells this process from one that has its number after a restart of the phone.
+    # The job's id is the script's name, because after a restart of the phone another process may have the same process ID.
     background = f"setsid sh -c {shlex.quote(job)} {shlex.quote(there.id)} </dev/null >/dev/null 2>&1 &"
     phone.shell(
         f"cd {shlex.quote(there.folder)} || exit 1\n"
@@ -173,21 +173,21 @@ def start(phone: Phone, there: Place, runner: PhoneRunner) -> None:
 
 
 def alive(phone: Phone, there: Place) -> bool:
-    """Tell whether a job's process lives."""
+    """Tell whether a job's process is running."""
     return said(phone, f"cd {shlex.quote(there.folder)} && {{ {_alive(there)} && echo yes || echo no; }}").strip() == "yes"
 
 
 def kill(phone: Phone, there: Place) -> None:
-    """End a job's processes, a group of their own."""
+    """Kill a job's process group."""
     phone.shell(f"cd {shlex.quote(there.folder)} && {_alive(there)} && kill -9 -$(cat pid) || true")
 
 
 def last_words(phone: Phone, there: Place) -> str:
-    """Return what a job's log complains of: an instrumentation's own error, else its last line."""
+    """Return the error in a job's log: the error of the instrumentation, or else the last line."""
     log = said(phone, f"cd {shlex.quote(there.folder)} && tail -n 20 log 2>/dev/null || true").strip().splitlines()
     lines = [line.strip().rstrip(".") for line in log if line.strip() and not line.startswith("INSTRUMENTATION_CODE")]
     errors = [line.partition("error=")[2] for line in lines if "error=" in line]
-    return (errors or lines or ["it said nothing"])[-1]
+    return (errors or lines or ["its log is empty"])[-1]
 
 
 def _alive(there: Place) -> str:
@@ -195,7 +195,7 @@ def _alive(there: Place) -> str:
 
 
 def installed_version(phone: Phone) -> int | None:
-    """Return the version code of the app on the device; None: it is not there."""
+    """Return the version code of the app on the device, or None if it is not installed."""
     try:
         if not said(phone, quoted("pm", "path", APP)).strip().startswith("package:"):
             return None

@@ -1,4 +1,4 @@
-"""What an Android device says of itself: build, battery, heat and screen, from `getprop` and `dumpsys`."""
+"""Read an Android device's build, battery, temperatures and screen state from `getprop` and `dumpsys`."""
 
 import re
 from collections.abc import Mapping
@@ -9,24 +9,24 @@ from device_runner.phone.adb_output import parse_properties
 from device_runner.phone.transfers import said
 
 ABI = "ro.product.cpu.abi"
-# What an emulator's build says; a phone's has none of them.
+# Properties of an emulator's build; a phone has none of them.
 EMULATED = {"ro.kernel.qemu": "1", "ro.boot.qemu": "1", "ro.hardware": "ranchu"}
 
 
 def kind_of(properties: Mapping[str, str]) -> Kind:
-    """Tell an emulator from a phone by its system properties."""
+    """Return whether the system properties are those of an emulator or a phone."""
     return "emulator" if any(properties.get(name) == value for name, value in EMULATED.items()) else "phone"
 
 
 def model_of(properties: Mapping[str, str]) -> str:
-    """Return maker, model and system on chip, as far as the properties name them."""
+    """Return manufacturer, model and system on chip, if the properties name them."""
     words = [properties.get(name, "") for name in ("ro.product.manufacturer", "ro.product.model")]
     chip = properties.get("ro.soc.model") or properties.get("ro.board.platform") or ""
     return " ".join(word for word in words if word) + (f" ({chip})" if chip else "") or "unknown"
 
 
 def system_of(properties: Mapping[str, str]) -> str:
-    """Return Android's version and build."""
+    """Return the Android version and build."""
     release, level = (properties.get(name, "?") for name in ("ro.build.version.release", "ro.build.version.sdk"))
     return f"Android {release} (API {level}), {properties.get('ro.build.fingerprint', 'build unknown')}"
 
@@ -35,23 +35,23 @@ def read_properties(phone: Phone) -> dict[str, str]:
     """Return the device's system properties.
 
     Raises:
-        DeviceLost: the device is gone.
+        DeviceLost: If the connection is lost.
     """
     return parse_properties(said(phone, "getprop"))
 
 
 def read_state(phone: Phone) -> State:
-    """Return battery, heat and screen; what this Android does not tell is None.
+    """Return battery, temperatures and screen state. Values that this Android version does not report are None.
 
     Raises:
-        DeviceLost: the device is gone.
+        DeviceLost: If the connection is lost.
     """
     battery, thermal, power = (_dumpsys(phone, service) for service in ("battery", "thermalservice", "power"))
     return parse_state(battery, thermal, power)
 
 
 def parse_state(battery: str, thermal: str, power: str) -> State:
-    """Return the state from the three services' own words."""
+    """Parse the state from the output of the three services."""
     tenths, level, scale = (_number(battery, name) for name in ("temperature", "level", "scale"))
     plugged = re.findall(r"^\s*(?:AC|USB|Wireless|Dock) powered: (true|false)\s*$", battery, re.MULTILINE)
     status = re.search(r"Thermal Status: (\d+)", thermal)
@@ -67,13 +67,13 @@ def parse_state(battery: str, thermal: str, power: str) -> State:
 
 
 def merged(ours: State, theirs: State) -> State:
-    """Return the runner's own state with what adb saw beside it; the runner's word counts where both say something."""
+    """Combine the state from the runner (``ours``) with the state from adb (``theirs``). The runner's values take precedence."""
     seen = {name: value for name, value in ours if value not in (None, {}, ())}
     return theirs.model_copy(update=seen)
 
 
 def _sensors(thermal: str) -> dict[str, float]:
-    """Return temperatures by sensor; the current ones follow the cached ones and replace them."""
+    """Return temperatures in degrees C by sensor. Current values come after cached ones and replace them."""
     found = re.findall(r"Temperature\{mValue=(-?[\d.]+), mType=\d+, mName=([^,}]+)", thermal)
     return {name: float(value) for value, name in found}
 
@@ -86,5 +86,5 @@ def _number(text: str, name: str) -> int | None:
 def _dumpsys(phone: Phone, service: str) -> str:
     try:
         return said(phone, f"dumpsys {service}")
-    except CommandFailed:  # an older Android has no thermalservice
+    except CommandFailed:  # older Android versions have no thermalservice
         return ""

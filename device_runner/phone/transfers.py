@@ -1,4 +1,4 @@
-"""Files between this machine and a device, compared by sha256 on both sides: adb has no checksum of its own."""
+"""Transfer files between this machine and a device, and compare their sha256 on both sides, because adb has no checksum."""
 
 import contextlib
 import hashlib
@@ -14,26 +14,26 @@ from device_runner.files import sha256_of
 from device_runner.phone.adb import SLOWEST_LINK, CommandFailed, DeviceLost, Phone, quoted
 from device_runner.phone.adb_output import parse_free_bytes
 
-ROOT = "/data/local/tmp/asrdeploy"  # the shell may write there, apps may read
-SPARE_BYTES = 50_000_000  # left free on the device
-TRANSFERS = 5  # of one file that arrives damaged
-BATCH_FILES, BATCH_BYTES = 250, 64_000_000  # of one call of adb; the names of the files fit into one command
+ROOT = "/data/local/tmp/asrdeploy"  # adb's shell can write here, and apps can read
+SPARE_BYTES = 50_000_000  # to leave free on the device
+TRANSFERS = 5  # attempts for a file that arrives damaged
+BATCH_FILES, BATCH_BYTES = 250, 64_000_000  # per adb call; this many file names fit into one command
 
 
 def said(phone: Phone, command: str, *, seconds: float = 30.0) -> str:
-    """Run a command in the device's shell and return what it printed, compared with its sha256 on the device.
+    """Run a command in the device's shell and return its output, after comparing it with its sha256 on the device.
 
     Args:
-        phone: the device.
-        command: as ``Phone.shell`` takes it.
-        seconds: the limit.
+        phone: Device to use.
+        command: Shell command; see ``Phone.shell``.
+        seconds: Time limit in seconds.
 
     Raises:
-        DeviceLost: the connection is gone.
-        CommandFailed: the exit code is not 0.
-        AsrDeployError: it arrives damaged again and again.
+        DeviceLost: If the connection is lost.
+        CommandFailed: If the exit code is not 0.
+        AsrDeployError: If the output arrives damaged ``TRANSFERS`` times.
     """
-    # By a file: an argument of printf may be too long for the device.
+    # The output goes through a file, because it may be too long for an argument of printf.
     script = (
         f"mkdir -p {ROOT} && f={ROOT}/said.$$ || exit 1\n( {command}\n) >$f 2>&1; code=$?\n"
         "cat $f; echo; sha256sum <$f; rm -f $f; exit $code"
@@ -48,7 +48,7 @@ def said(phone: Phone, command: str, *, seconds: float = 30.0) -> str:
             if failed is not None:
                 raise CommandFailed(phone.serial, command, failed.code, text)
             return text
-    raise DeviceFailed(f"{phone.serial} answers with damaged text, {TRANSFERS} times in turn; try another cable or port.")
+    raise DeviceFailed(f"The output of a command on {phone.serial} arrived damaged {TRANSFERS} times. Try another cable or port.")
 
 
 def exists(phone: Phone, path: str) -> bool:
@@ -57,21 +57,21 @@ def exists(phone: Phone, path: str) -> bool:
 
 
 def require_space(phone: Phone, need: int) -> None:
-    """Raise AsrDeployError where the device has not so many bytes free, and some to spare."""
+    """Raise AsrDeployError if the device has less than ``need`` plus ``SPARE_BYTES`` bytes free."""
     free = parse_free_bytes(said(phone, quoted("df", "-k", ROOT)), ROOT)
     if need + SPARE_BYTES > free:
         raise AsrDeployError(
-            f"{phone.serial} has {free / 1e6:,.0f} MB free in {ROOT}, and {(need + SPARE_BYTES) / 1e6:,.0f} MB are needed: make room, "
-            f"or remove what earlier jobs left with `asrdeploy devices --clean {phone.serial}`."
+            f"{phone.serial} has {free / 1e6:,.0f} MB free in {ROOT}, but {(need + SPARE_BYTES) / 1e6:,.0f} MB are required. "
+            f"Free some space, or remove the files of earlier jobs with `asrdeploy devices --clean {phone.serial}`."
         )
 
 
 def push_checked(phone: Phone, local: Path, remote: str, digest: str) -> None:
-    """Push a file; it has its name on the device only once its sha256 was compared there.
+    """Push a file, and give it its final name on the device only after its sha256 was compared there.
 
     Raises:
-        DeviceLost: the connection is gone; repeat.
-        AsrDeployError: the device refuses it, or it arrives damaged again and again.
+        DeviceLost: If the connection is lost. The call can be repeated.
+        AsrDeployError: If the device refuses the file, or it arrives damaged ``TRANSFERS`` times.
     """
     part = f"{remote}.part"
     for _ in range(TRANSFERS):
@@ -80,11 +80,11 @@ def push_checked(phone: Phone, local: Path, remote: str, digest: str) -> None:
             if _digest_of(phone, part) == digest:
                 phone.shell(f"{quoted('chmod', '644', part)} && {quoted('mv', part, remote)}")
                 return
-    raise DeviceFailed(f"{local} arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
+    raise DeviceFailed(f"{local} arrived damaged on {phone.serial} {TRANSFERS} times. Try another cable or port.")
 
 
 def batches_of(files: Mapping[str, Path]) -> list[dict[str, Path]]:
-    """Split files into batches that one transfer moves: a call of adb for every recording would take longer than the recordings."""
+    """Split files into batches for one adb call each, because one call per recording would take longer than the transfer itself."""
     batches: list[dict[str, Path]] = []
     left = 0
     for digest, path in files.items():
@@ -98,11 +98,11 @@ def batches_of(files: Mapping[str, Path]) -> list[dict[str, Path]]:
 
 
 def push_batch(phone: Phone, batch: Mapping[str, Path], folder: str) -> None:
-    """Push files into a folder of the device, each under its sha256, which is compared there before it gets that name.
+    """Push files into a folder of the device. Each is named after its sha256 once that was compared on the device.
 
     Raises:
-        DeviceLost: the connection is gone; repeat.
-        AsrDeployError: the device refuses them, or one arrives damaged again and again.
+        DeviceLost: If the connection is lost. The call can be repeated.
+        AsrDeployError: If the device refuses the files, or one arrives damaged ``TRANSFERS`` times.
     """
     part = f"{folder}.part"
     left = dict(batch)
@@ -110,7 +110,7 @@ def push_batch(phone: Phone, batch: Mapping[str, Path], folder: str) -> None:
         with tempfile.TemporaryDirectory(prefix="asrdeploy-") as name:
             for digest, path in left.items():
                 _link(path.resolve(), Path(name) / digest)
-            phone.shell(quoted("rm", "-rf", part))  # into a folder that is there adb would put another one
+            phone.shell(quoted("rm", "-rf", part))  # adb would push into an existing folder as a subfolder
             with _no_part_left(phone, part):
                 phone.push(Path(name), part, seconds=30 + sum(path.stat().st_size for path in left.values()) / SLOWEST_LINK)
         listed = said(phone, f"cd {quoted(part)} && chmod 644 * && sha256sum *", seconds=300)
@@ -123,24 +123,24 @@ def push_batch(phone: Phone, batch: Mapping[str, Path], folder: str) -> None:
         if not left:
             phone.shell(quoted("rm", "-rf", part))
             return
-    raise DeviceFailed(f"{len(left)} files arrived damaged on {phone.serial} {TRANSFERS} times; try another cable or port.")
+    raise DeviceFailed(f"{len(left)} files arrived damaged on {phone.serial} {TRANSFERS} times. Try another cable or port.")
 
 
 @contextlib.contextmanager
 def _no_part_left(phone: Phone, part: str) -> Iterator[None]:
-    """Remove what was pushed of something that the device refuses; after a lost connection it stays, and the step is repeated."""
+    """Remove an incomplete file that the device refused. After a lost connection it stays, because the step is repeated."""
     try:
         yield
     except DeviceLost:
         raise
     except AsrDeployError:
-        with contextlib.suppress(CommandFailed):  # a part on a full disk is in the way of everything else
+        with contextlib.suppress(CommandFailed):  # on a full disk, an incomplete file would block everything else
             phone.shell(quoted("rm", "-rf", part))
         raise
 
 
 def _link(path: Path, name: Path) -> None:
-    """Give a file another name; a copy where the file systems differ. A symbolic link would be pushed as one."""
+    """Hard-link a file, or copy it across file systems. adb would push a symbolic link as a link."""
     try:
         name.hardlink_to(path)
     except OSError:
@@ -148,11 +148,11 @@ def _link(path: Path, name: Path) -> None:
 
 
 def pull_result(phone: Phone, remote: str) -> Result:
-    """Pull a result, compared with its sha256 on the device.
+    """Pull a result file, and compare it with its sha256 on the device.
 
     Raises:
-        DeviceLost: the connection is gone; repeat.
-        AsrDeployError: there is none, it arrives damaged again and again, or it is no result.
+        DeviceLost: If the connection is lost. The call can be repeated.
+        AsrDeployError: If there is no result, it is not valid, or it arrives damaged ``TRANSFERS`` times.
     """
     with tempfile.TemporaryDirectory(prefix="asrdeploy-") as folder:
         local = Path(folder) / "result.json"
@@ -160,11 +160,11 @@ def pull_result(phone: Phone, remote: str) -> Result:
             phone.pull(remote, local)
             if sha256_of(local) == _digest_of(phone, remote):
                 return read_result(local)
-    raise DeviceFailed(f"The result {remote} arrived damaged from {phone.serial} {TRANSFERS} times; try another cable or port.")
+    raise DeviceFailed(f"The result {remote} arrived damaged from {phone.serial} {TRANSFERS} times. Try another cable or port.")
 
 
 def _digest_of(phone: Phone, remote: str) -> str:
     size = said(phone, quoted("stat", "-c", "%s", remote)).strip()
-    seconds = 30 + int(size) / 5e6 if size.isdecimal() else 30  # slow phones hash some 50 MB a second
+    seconds = 30 + int(size) / 5e6 if size.isdecimal() else 30  # far below the roughly 50 MB/s that slow phones hash
     words = re.findall(r"[0-9a-f]{64}", said(phone, quoted("sha256sum", remote), seconds=seconds))
     return words[0] if words else ""

@@ -1,4 +1,4 @@
-"""What the tests of jobs on an emulated phone share: hasty patience, tasks, the Python runner in the app's place."""
+"""Helpers for tests of jobs on an emulated phone: short waiting times, tasks, and the Python runner in place of the app."""
 
 import sys
 
@@ -26,7 +26,7 @@ def latency(artifact: Artifact, data: DataSet, **settings: object) -> Task:
 
 
 def with_app(device: EmulatedDevice, *command: str, version: int = 1) -> None:
-    """Install an app whose instrumentation is a command: by default the Python runner, which reads and writes the same files."""
+    """Install an app whose instrumentation is a command (default: the Python runner, which reads and writes the same files)."""
     words = command or (sys.executable, "-m", "device_runner")
     device.change(
         packages={APP: {"versionName": f"0.{version}.0", "versionCode": version, "path": f"/data/app/{APP}/base.apk"}}, instrument=[*words]

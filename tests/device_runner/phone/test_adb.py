@@ -1,4 +1,4 @@
-"""Phones through the real adb clients and servers, by a device that is told what goes wrong; and the parsers of what they print."""
+"""Test phones through the real adb clients and servers, with an emulated device that fails on demand."""
 
 import hashlib
 import importlib.util
@@ -24,7 +24,7 @@ from tests.device_runner.phone.emulated_device.server import AdbServer
 
 TMP = "/data/local/tmp"
 BENCH = "org.asrdeploy.bench"
-SOON = 60.0  # seconds; no test waits so long unless it fails
+SOON = 60.0  # seconds; only a failing test waits this long
 FEW = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NASTY = [
     "",
@@ -65,13 +65,13 @@ def program_of(which: str) -> Path:
 
 @pytest.fixture(scope="module", params=["path", "adbutils"])
 def adb_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbServer]:
-    """Every test with both clients, and both servers."""
+    """Run every test with both clients and both servers."""
     with AdbServer(tmp_path_factory.mktemp("adb"), program=program_of(request.param)) as server:
         yield server
 
 
 def sentence(call: Callable[[], object], kind: type[AsrDeployError] = AsrDeployError) -> str:
-    """Return the one sentence with which a call ends."""
+    """Return the message of the error that a call raises."""
     with pytest.raises(AsrDeployError) as caught:
         call()
     assert type(caught.value) is kind, repr(caught.value)
@@ -126,17 +126,17 @@ def test_commands_and_their_codes(emulated: Connected) -> None:
         with pytest.raises(CommandFailed) as caught:
             phone.shell(command)
         assert (caught.value.code, caught.value.output) == (code, output)
-    assert "ended with code 137" in sentence(lambda: phone.shell("kill -9 $$"), CommandFailed)
-    assert "ended with code 2" in sentence(lambda: phone.shell("if ("), CommandFailed)
-    assert "ended with code 127" in sentence(lambda: phone.shell("no-such-program"), CommandFailed)
-    assert phone.shell("cat") == ""  # nothing of our standard input
+    assert "exited with code 137" in sentence(lambda: phone.shell("kill -9 $$"), CommandFailed)
+    assert "exited with code 2" in sentence(lambda: phone.shell("if ("), CommandFailed)
+    assert "exited with code 127" in sentence(lambda: phone.shell("no-such-program"), CommandFailed)
+    assert phone.shell("cat") == ""  # the command does not read our standard input
 
 
 def test_output_that_is_not_text_or_looks_like_a_mark(emulated: Connected) -> None:
     assert emulated.phone.shell(r"printf 'a\377\000b'") == "a\ufffd\0b"
     marks = f"{EXITED}:0123456789abcdef:3:\n{EXITED}:$?:"
     assert emulated.phone.shell(quoted("printf", "%s", marks)) == marks
-    assert EXITED in emulated.phone.shell("cat /proc/$PPID/cmdline")  # the outer shell's: our own command
+    assert EXITED in emulated.phone.shell("cat /proc/$PPID/cmdline")  # the command line of the outer shell contains our own command
     assert len(emulated.phone.shell("head -c 3000000 /dev/zero")) == 3_000_000
 
 
@@ -150,7 +150,7 @@ def test_quoted_words_arrive_as_they_are(emulated: Connected, words: list[str]) 
 def test_a_long_command(emulated: Connected) -> None:
     word = "x" * 64_900
     assert emulated.phone.shell(quoted("printf", "%s", word)) == word
-    assert "longer than the 65000 bytes" in sentence(lambda: emulated.phone.shell(f"echo {word * 2}"))
+    assert "longer than adb's limit of 65000 bytes" in sentence(lambda: emulated.phone.shell(f"echo {word * 2}"))
 
 
 def test_a_device_that_dies_in_a_command(emulated: Connected) -> None:
@@ -158,7 +158,7 @@ def test_a_device_that_dies_in_a_command(emulated: Connected) -> None:
         running = pool.submit(emulated.phone.shell, f"echo some; touch {TMP}/begun; sleep 600", seconds=SOON)
         until(emulated.device.local(f"{TMP}/begun").exists)
         emulated.device.drop()
-        assert "look at its cable or network" in sentence(running.result, DeviceLost)
+        assert "Check its cable or network" in sentence(running.result, DeviceLost)
 
 
 def test_a_connection_that_ends_anywhere_never_cuts_an_answer(emulated: Connected) -> None:
@@ -187,7 +187,7 @@ def test_a_device_that_is_too_slow(emulated: Connected, tmp_path: Path) -> None:
     (tmp_path / "a.apk").write_text("asrdeploy-version 1")
     emulated.device.slow(600)
     started = time.monotonic()
-    assert "did not end “echo x” within 0.3 s" in sentence(lambda: emulated.phone.shell("echo x", seconds=0.3), DeviceLost)
+    assert "did not finish “echo x” within 0.3 s" in sentence(lambda: emulated.phone.shell("echo x", seconds=0.3), DeviceLost)
     for call in (
         lambda: emulated.phone.push(tmp_path / "a.apk", f"{TMP}/a", seconds=0.3),
         lambda: emulated.phone.pull(f"{TMP}/a", tmp_path / "a", seconds=0.3),
@@ -233,7 +233,7 @@ def test_devices_that_are_not_there(emulated: Connected, tmp_path: Path) -> None
             lambda: phone.install(tmp_path / "offline.apk"),  # noqa: B023
             lambda: phone.wait(0.2),  # noqa: B023
         ):
-            assert f"{serial} is not there (not found)" in sentence(call, DeviceLost)
+            assert f"{serial} is not connected (not found, " in sentence(call, DeviceLost)
 
 
 def test_a_device_that_does_not_trust_this_computer(adb_server: AdbServer, tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_a_device_that_does_not_trust_this_computer(adb_server: AdbServer, tmp_p
         with pytest.raises(DeviceLost):
             phone.wait(0.3)
         until(lambda: [each.state for each in adb.devices() if each.serial == device.serial] == ["unauthorized"])
-        assert "unlock it and allow USB debugging" in sentence(lambda: phone.wait(0.3), DeviceLost)
-        assert "unlock it and allow USB debugging" in sentence(lambda: phone.shell("echo x"), DeviceLost)
+        assert "Unlock it and allow USB debugging" in sentence(lambda: phone.wait(0.3), DeviceLost)
+        assert "Unlock it and allow USB debugging" in sentence(lambda: phone.shell("echo x"), DeviceLost)
         device.authorise()
         phone.wait(SOON)
         disconnect(adb, device)
@@ -291,7 +291,7 @@ def test_refused_transfers(emulated: Connected, tmp_path: Path) -> None:
     local.write_bytes(bytes(300_000))
     assert "Permission denied" in sentence(lambda: phone.push(local, "/system/bin/x"))
     assert "Cannot read" in sentence(lambda: phone.push(tmp_path / "none", f"{TMP}/x"))
-    assert "has no file /data/local/tmp/none" in sentence(lambda: phone.pull(f"{TMP}/none", tmp_path / "x"))
+    assert "has no readable file /data/local/tmp/none" in sentence(lambda: phone.pull(f"{TMP}/none", tmp_path / "x"))
     assert "No such file" in sentence(lambda: phone.pull(f"{TMP}/none", tmp_path / "x", seconds=SOON))
     assert "Cannot pull" in sentence(lambda: phone.pull(TMP, tmp_path / "x"))
     assert "Cannot write" in sentence(lambda: phone.pull(f"{TMP}/x", local / "x", seconds=SOON))
@@ -334,12 +334,14 @@ def test_apps_are_installed_or_refused(streamed: bool, adb_server: AdbServer, tm
         assert phone.shell(f"pm path {BENCH}") == f"package:/data/app/{BENCH}/base.apk\n"
         assert "versionCode=45" in phone.shell(f"dumpsys package {BENCH}")
         device.change(install_failure="INSTALL_FAILED_VERSION_DOWNGRADE: Package [a] is newer")
-        assert "refuses Success.apk: INSTALL_FAILED_VERSION_DOWNGRADE: Package [a] is newer" in sentence(lambda: phone.install(apk))
+        assert "refused to install Success.apk: INSTALL_FAILED_VERSION_DOWNGRADE: Package [a] is newer" in sentence(
+            lambda: phone.install(apk)
+        )
         text.write_text("no app")
-        assert "refuses Failure.apk: INSTALL_PARSE_FAILED_NOT_APK" in sentence(lambda: phone.install(text))
+        assert "refused to install Failure.apk: INSTALL_PARSE_FAILED_NOT_APK" in sentence(lambda: phone.install(text))
         assert "There is no app" in sentence(lambda: phone.install(tmp_path / "none.apk"))
         other.write_text("")
-        assert "is not named .apk" in sentence(lambda: phone.install(other))
+        assert "is not an .apk file" in sentence(lambda: phone.install(other))
         device.fill_disk(1000)
         assert any(word in sentence(lambda: phone.install(apk)) for word in ("INSTALL_FAILED_INSUFFICIENT_STORAGE", "No space left"))
         device.empty_disk()
@@ -372,8 +374,8 @@ def test_adb_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ("echo Android Debug Bridge version 1.0.39; echo Version 0.0.1", "too old (at least 1.0.41, platform-tools 28)"),
-        ("echo Android Debug Bridge version 1.0.41; echo Version 27.0.1-debian", "is version 27.0.1-debian, too old"),
+        ("echo Android Debug Bridge version 1.0.39; echo Version 0.0.1", "too old (required: 1.0.41, platform-tools 28)"),
+        ("echo Android Debug Bridge version 1.0.41; echo Version 27.0.1-debian", "is version 27.0.1-debian, which is too old"),
         ("echo hello", "is not Android's adb"),
         ("exit 1", "is not Android's adb"),
     ],

@@ -1,4 +1,4 @@
-"""The parsers of what adb and a phone's programs print."""
+"""Test the parsers of the output of adb and of programs on a phone."""
 
 import pytest
 from hypothesis import given

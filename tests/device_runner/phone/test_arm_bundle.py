@@ -1,4 +1,4 @@
-"""The Arm bundle: built from Debian's and PyPI's arm64 packages, run by qemu-user with the bundled model, packed for a device."""
+"""Test the Arm bundle: build it from Debian's and PyPI's arm64 packages, run it with qemu-user, and pack it for a device."""
 
 import json
 import os
@@ -46,13 +46,13 @@ print(json.dumps([sys.argv[1:], sys.executable, tempfile.gettempdir(), os.enviro
 
 @pytest.fixture(scope="session")
 def bundle() -> Path:
-    """In the cache folder, so that it is built only once for many runs of the tests."""
+    """Return the bundle in the cache folder, so that it is built only once for many test runs."""
     return build_bundle()
 
 
 @pytest.fixture
 def copy(bundle: Path, tmp_path: Path) -> Path:
-    """A bundle with other times whose files are links to those of the cache; not to be written into."""
+    """Return a bundle with other folder times, whose files are links to the cache. Tests must not write into these files."""
     for layer in layers(bundle):
         shutil.copytree(layer, tmp_path / "copy" / layer.name, copy_function=os.link)
     return tmp_path / "copy" / bundle.name
@@ -77,7 +77,7 @@ def refused(folder: Path) -> str:
 def arm(
     bundle: Path, tiny_fp32: Artifact, tiny_int8: Artifact, speech: tuple[Utterance, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """The machine that Arm code sees, and the logits of the fp32 and the int8 model there."""
+    """Return the machine facts that Arm code reports, and its logits of the fp32 and int8 models."""
     out = tmp_path_factory.mktemp("arm")
     done = run(command(bundle, emulated=True, program="python"), "-c", PROBE, speech[0].path, out, tiny_fp32.folder, tiny_int8.folder)
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ def test_int8_agrees_to_its_rounding(
     assert select_labels(there, labels) == select_labels(here, labels) == select_labels(arm[1][0], labels) == speech[0].reference
 
 
-# As a device gets it
+# On a device
 
 
 def test_archives_unpacked_in_a_path_with_a_space(bundle: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_archives_unpacked_in_a_path_with_a_space(bundle: Path, tmp_path: Path) 
     there = folder / bundle.name
     for layer in layers(there):
         assert not any(path.is_symlink() for path in layer.rglob("*"))
-    # Android's shell is mksh.
+    # Run it with mksh, which is Android's shell.
     words = [*command(there, emulated=True, program="python")[:-2], "mksh", str(there / "python")]
     done = run(
         words, "-c", SURROUNDINGS, "a  b", "", LD_LIBRARY_PATH="/none", PYTHONSTARTUP="/none", PYTHONHOME="/none", PYTHONPATH="/none"
@@ -153,11 +153,11 @@ def test_equal_layers_give_equal_archives(bundle: Path, copy: Path) -> None:
     assert [sha256_of(each) for each in pack_bundle(copy)] == [sha256_of(each) for each in archives]
 
 
-# Built once, and never half
+# Built once, and never incomplete
 
 
 def test_only_what_changed_is_built(copy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # neither apt-get nor anything else
+    monkeypatch.setenv("PATH", str(tmp_path))  # without apt-get and all other programs
     source = arm_bundle.own_source()
     monkeypatch.setattr(arm_bundle, "own_source", lambda: source)  # a checkout may change while its tests run
     first = build_bundle(copy.parent)
@@ -185,23 +185,23 @@ def test_an_interrupted_build_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tm
     assert not any((tmp_path / "tmp").iterdir())
 
 
-# What a user can mend
+# Errors that a user can fix
 
 
 def test_not_on_debian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "build it on Debian or Ubuntu" in refused(tmp_path / "cache")
+    assert "Build it on Debian or Ubuntu" in refused(tmp_path / "cache")
 
 
 def test_without_debians_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(arm_bundle, "KEYRING", tmp_path / "none.gpg")
-    assert "install the package debian-archive-keyring" in refused(tmp_path / "cache")
+    assert "Install the package debian-archive-keyring" in refused(tmp_path / "cache")
 
 
 def test_without_a_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert "check the connection to Debian" in refused(tmp_path / "cache")
+    assert "Check the connection to Debian" in refused(tmp_path / "cache")
 
 
 def test_on_a_machine_without_a_debian_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -209,13 +209,13 @@ def test_on_a_machine_without_a_debian_archive(monkeypatch: pytest.MonkeyPatch, 
     apt.write_text("#!/bin/sh\necho http://archive.example/ubuntu/\n")
     apt.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert "name the address of one with ASRDEPLOY_DEBIAN_ARCHIVE" in refused(tmp_path / "cache")
+    assert "Set ASRDEPLOY_DEBIAN_ARCHIVE to the address of one" in refused(tmp_path / "cache")
     monkeypatch.setenv("ASRDEPLOY_DEBIAN_ARCHIVE", "http://archive.example/debian")
     assert arm_bundle._archives() == [("bookworm", "http://archive.example/debian")]
 
 
 def test_a_wheel_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(AsrDeployError, match=r"No matching distribution found for numpy==0\.0\.1\): check the connection to PyPI"):
+    with pytest.raises(AsrDeployError, match=r"No matching distribution found for numpy==0\.0\.1\)\. Check the connection to PyPI"):
         arm_bundle._fetch_wheels({"numpy": "0.0.1"}, tmp_path / "site")
 
 
@@ -227,7 +227,7 @@ def test_a_folder_that_cannot_hold_it(tmp_path: Path) -> None:
 
 def test_without_qemu(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(AsrDeployError, match="install Debian's package qemu-user-static"):
+    with pytest.raises(AsrDeployError, match="Install Debian's package qemu-user-static"):
         command(bundle, emulated=True)
     assert command(bundle, emulated=False) == ["sh", str(bundle / "run")]
     other = tmp_path / "qemu-aarch64"

@@ -1,4 +1,4 @@
-"""The emulated device: its apps, its heat, its faults, its command line; whatever goes wrong, files arrive whole or not at all."""
+"""Test the emulated device: its apps, heat, faults and command line. Despite faults, files arrive complete or not at all."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ BENCH = "org.asrdeploy.bench"
 INSTRUMENT = quoted(
     "am", "instrument", "-w", "-e", "job", f"{TMP}/job.json", "-e", "result", "/sdcard/result.json", f"{BENCH}/.JobInstrumentation"
 )
-SOON = 60.0  # seconds; no test waits so long unless it fails
+SOON = 60.0  # seconds; only a failing test waits this long
 
 
 def until(happened: Callable[[], bool]) -> None:
@@ -38,7 +38,7 @@ def until(happened: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def with_app(emulated: Connected, tmp_path: Path) -> Connected:
-    """A device with the app, whose instrumentation copies the job to the result, or fails, or hangs, as the job says."""
+    """Return a device whose app copies the job to the result, fails or hangs, as the job file tells it."""
     (tmp_path / "app.apk").write_text("asrdeploy-version 1.0 7")
     emulated.phone.install(tmp_path / "app.apk")
     program = 'case $(cat "$1") in fail) echo oh no; exit 3;; hang) touch "$1.begun"; sleep 600;; *) cp "$1" "$2";; esac'
@@ -133,7 +133,7 @@ def test_paths_are_led_into_the_folder(emulated: Connected) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_goes_wrong_files_arrive(kind: str, seed: int, emulated: Connected, tmp_path: Path) -> None:
-    """A caller that repeats what was lost and compares sha256 gets every file; nothing hangs, nothing is silently cut."""
+    """A caller that retries lost steps and compares sha256 gets every file: nothing hangs or is cut silently."""
     phone, local, back = emulated.phone, tmp_path / "local", tmp_path / "back"
     local.write_bytes(os.urandom(700_000))
     digest = hashlib.sha256(local.read_bytes()).hexdigest()

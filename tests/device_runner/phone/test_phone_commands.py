@@ -1,4 +1,4 @@
-"""The commands on an emulated phone, and files of jobs: `devices`, and `evaluate`, `bench`, `transcribe` and `test` with `--device`."""
+"""Test commands on an emulated phone (`devices`, and `evaluate`, `bench`, `transcribe` and `test` with `--device`) and job files."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from toolchain.data.datasets import DataSet
 
 @pytest.fixture
 def reached(emulated: Connected, adb_server: AdbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connected]:
-    """The emulated phone for commands: they talk to the tests' own adb server."""
+    """Return an emulated phone for commands, which use the adb server of the tests."""
     monkeypatch.setenv("ASRDEPLOY_ADB_SERVER", adb_server.socket)
     with_app(emulated.device)
     yield emulated
@@ -27,7 +27,7 @@ def reached(emulated: Connected, adb_server: AdbServer, monkeypatch: pytest.Monk
 def test_devices_are_listed(reached: Connected, cli: Callable[..., Completed]) -> None:
     shown = cli("devices").stdout
     assert "local" in shown and "qemu-arm64" in shown
-    row = shown[shown.index(reached.serial) :]  # to the end: it is the last
+    row = shown[shown.index(reached.serial) :]  # its row is the last one
     assert all(word in row for word in ("phone", "ready", "Folder", "One", "arm64-v8a", "Android", "version 1"))
 
 
@@ -41,14 +41,16 @@ def test_a_phone_is_evaluated_by_command(reached: Connected, cli: Callable[..., 
     result = json.loads((tmp_path / "there" / "result.json").read_text())
     assert (result["device"], result["kind"], result["machine"]["runner"]) == (reached.serial, "phone", "python")
     reached.device.refuse(60)
-    assert cli(*command).stdout == done.stdout  # the same command again needs nothing of the device
+    assert cli(*command).stdout == done.stdout  # repeating the command does not need the device
 
 
 def test_a_phone_is_benched_and_transcribes_by_command(
     reached: Connected, cli: Callable[..., Completed], tiny_int8: Artifact, tiny_fp32: Artifact, speech: tuple, tmp_path: Path
 ) -> None:
     arguments = ("--seconds", "0.5", "--protocol", "quick", "--rounds", 2, "-o", "out", "--device", reached.serial)
-    reached.device.change(properties=reached.device.state["properties"] | {"ro.kernel.qemu": "1"})  # no wait between its jobs
+    reached.device.change(
+        properties=reached.device.state["properties"] | {"ro.kernel.qemu": "1"}
+    )  # an emulator does not cool down between jobs
     done = cli("bench", tiny_int8.folder, tiny_fp32.folder, *arguments)
     assert done.returncode == 0, done.stderr
     assert "function only" in done.stdout.replace("\n", " ") and "say nothing about a phone" in done.stderr
@@ -61,7 +63,9 @@ def test_a_phone_is_benched_and_transcribes_by_command(
 
 def test_mistakes_about_devices(reached: Connected, cli: Callable[..., Completed], tiny_int8: Artifact) -> None:
     assert "Unknown device “lokal”. Did you mean local?" in complaint(cli("bench", tiny_int8.folder, "--device", "lokal"))
-    assert "--via air is unknown. Use app or shell." in complaint(cli("bench", tiny_int8.folder, "--device", reached.serial, "--via", "air"))
+    assert "--via air is unknown. Use app or shell." in complaint(
+        cli("bench", tiny_int8.folder, "--device", reached.serial, "--via", "air")
+    )
     assert "DIGITS_ASR_TINY is not an artifact, and " in complaint(cli("evaluate", "DIGITS_ASR_TINY", "--device", reached.serial))
     assert "There is no program nowhere" in complaint(cli("devices", "--adb", "nowhere"))
     assert "Did you mean arm64?" in complaint(cli("setup", "arm46"))
@@ -99,7 +103,7 @@ def test_jobs_are_tested_by_command(reached: Connected, cli: Callable[..., Compl
     assert done.stdout.count(" met ") == 7
     suite = ElementTree.parse(tmp_path / "report.xml").getroot()[0]
     assert suite.get("tests") == "7" and suite.get("failures") == suite.get("errors") == suite.get("skipped") == "0"
-    # Of an emulator, times are not judged; a limit that is broken is code 1.
+    # Times of an emulator are not judged. An exceeded limit gives exit code 1.
     reached.device.change(properties=reached.device.state["properties"] | {"ro.kernel.qemu": "1"})
     (tmp_path / "jobs.toml").write_text(JOBS.format(artifact=tiny_int8.folder, wer=0).replace("c_size = 0.4", "c_size = 0.3"))
     done = cli("test", "jobs.toml", "--device", reached.serial, "--junit", "report.xml", "-o", "out", "--cool-down", 0)
@@ -107,7 +111,7 @@ def test_jobs_are_tested_by_command(reached: Connected, cli: Callable[..., Compl
     suite = ElementTree.parse(tmp_path / "report.xml").getroot()[0]
     assert suite.get("skipped") == "2" and int(suite.get("failures") or 0) >= 1
     assert any("is emulated" in (each.get("message") or "") for each in suite.iter("skipped"))
-    # What could not run is code 2, whatever the others say.
+    # A job that could not run gives exit code 2, whatever the other jobs give.
     (tmp_path / "jobs.toml").write_text(JOBS.format(artifact="nowhere", wer=20))
     done = cli("test", "jobs.toml", "--device", reached.serial, "--junit", "report.xml", "-o", "out", "--cool-down", 0)
     assert done.returncode == 2 and "could not run" in done.stderr

@@ -1,1 +1,1 @@
-"""A phone that is a folder: a small adbd over TCP that the real adb client talks to, and that can be told to fail."""
+"""An emulated phone: a small adbd over TCP for the real adb client, with a folder as its file system and faults on demand."""

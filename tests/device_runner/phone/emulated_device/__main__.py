@@ -1,4 +1,7 @@
-"""``python -m tests.device_runner.phone.emulated_device --port N --folder DIR``: a device until Ctrl-C; then ``adb connect 127.0.0.1:N``."""
+"""Run an emulated device until Ctrl-C: ``python -m tests.device_runner.phone.emulated_device --port N --folder DIR``.
+
+Connect to it with ``adb connect 127.0.0.1:N``.
+"""
 
 import argparse
 import json
@@ -12,21 +15,28 @@ from tests.device_runner.phone.emulated_device.faults import KINDS
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="emulated_device", description=__doc__)
-    made.add_argument("--folder", type=Path, required=True, help="the device's files and state.json, which may be edited meanwhile")
-    made.add_argument("--port", type=int, default=0, help="0: a free one; it is printed")
-    made.add_argument("--state", type=json.loads, default={}, help="JSON: changes of the first state")
-    made.add_argument("--without-cmd", action="store_true", help="apps are pushed before they are installed")
-    made.add_argument("--unauthorized", action="store_true", help="trust no host")
-    made.add_argument("--drop-after-bytes", type=int, metavar="N")
-    made.add_argument("--drop-at-message", type=int, metavar="N")
-    made.add_argument("--refuse", type=float, metavar="S", help="refuse connections for this many seconds at first")
-    made.add_argument("--free-bytes", type=int, metavar="N", help="what is left of its disk")
-    made.add_argument("--hot", action="store_true", help="battery at 45 C, thermal status 3")
-    made.add_argument("--delay", type=float, default=0.0, metavar="S", help="before every message")
-    made.add_argument("--kill-app", type=float, metavar="S", help="kill the first app that runs, after this many seconds")
-    made.add_argument("--fault-seed", type=int, default=0)
-    made.add_argument("--fault-probability", type=float, default=0.0, help="of every message")
-    made.add_argument("--fault-kinds", default=",".join(KINDS), help="some of %(default)s")
+    made.add_argument(
+        "--folder",
+        type=Path,
+        required=True,
+        help="Folder of the device's files and of state.json, which may be edited while the device runs.",
+    )
+    made.add_argument("--port", type=int, default=0, help="TCP port, which is printed (default: 0, any free port).")
+    made.add_argument("--state", type=json.loads, default={}, help="Changes of the initial state, as JSON.")
+    made.add_argument("--without-cmd", action="store_true", help="Push apps before installing them, like old devices.")
+    made.add_argument("--unauthorized", action="store_true", help="Trust no host.")
+    made.add_argument("--drop-after-bytes", type=int, metavar="N", help="Drop the connection after N bytes.")
+    made.add_argument("--drop-at-message", type=int, metavar="N", help="Drop the connection at message N.")
+    made.add_argument("--refuse", type=float, metavar="S", help="Refuse connections for the first S seconds.")
+    made.add_argument("--free-bytes", type=int, metavar="N", help="Free space on the device's disk, in bytes.")
+    made.add_argument("--hot", action="store_true", help="Report a battery temperature of 45 C and thermal status 3.")
+    made.add_argument("--delay", type=float, default=0.0, metavar="S", help="Delay before every message, in seconds.")
+    made.add_argument("--kill-app", type=float, metavar="S", help="After S seconds, kill the app as soon as it runs.")
+    made.add_argument("--fault-seed", type=int, default=0, help="Seed of the random faults (default: %(default)s).")
+    made.add_argument(
+        "--fault-probability", type=float, default=0.0, help="Probability of a fault for each message (default: %(default)s)."
+    )
+    made.add_argument("--fault-kinds", default=",".join(KINDS), help="Kinds of random faults, separated by commas (default: %(default)s).")
     return made
 
 

@@ -1,4 +1,4 @@
-"""adb's device protocol: messages over TCP, streams within a connection, one WRTE in flight per stream."""
+"""The device side of adb's protocol: messages over TCP, streams within a connection, and one WRTE in flight per stream."""
 
 import contextlib
 import itertools
@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from tests.device_runner.phone.emulated_device.faults import Faults
 
-HEADER = struct.Struct("<4s5I")  # command, two arguments, length of the payload, checksum (0: none), complement of the command
+HEADER = struct.Struct("<4s5I")  # command, two arguments, payload length, checksum (0: none), complement of the command
 VERSION = 0x01000001  # no checksums
-MOST = 1 << 20  # bytes of a payload
+MOST = 1 << 20  # largest payload in bytes
 AUTH_TOKEN = 1
 
 
@@ -30,7 +30,7 @@ class Message(NamedTuple):
 
 
 class Stream:
-    """One service of a connection. ``read`` gives payloads, ``b""`` at the end; ``write`` raises BrokenPipeError once it is closed."""
+    """One service of a connection. ``read`` returns payloads, or ``b""`` at the end. ``write`` raises BrokenPipeError after the end."""
 
     def __init__(self, connection: "Connection", local: int, remote: int) -> None:
         self._connection, self.local, self.remote = connection, local, remote
@@ -38,7 +38,7 @@ class Stream:
         self._changed = threading.Condition()
         self._writing = threading.Lock()
         self._may_write, self.closed = True, False
-        self.known = False  # to the host, by its number
+        self.known = False  # whether the host knows the stream's number
         self._rest = b""
 
     def read(self) -> bytes:
@@ -52,7 +52,7 @@ class Stream:
         return payload
 
     def read_exactly(self, size: int) -> bytes:
-        """Return ``size`` bytes; raises EOFError where the stream ends before."""
+        """Return ``size`` bytes. Raise EOFError if the stream ends earlier."""
         parts, have = [self._rest], len(self._rest)
         while have < size:
             part = self.read()
@@ -97,14 +97,14 @@ class Stream:
 
 
 class Connection:
-    """One host: reads its messages in the thread that calls ``serve``, runs every service in a thread of its own.
+    """Connection to one host. ``serve`` reads its messages in the calling thread, and each service runs in a separate thread.
 
     Args:
-        peer: the socket.
-        banner: what the device says of itself.
-        trusts: whether the host is authorised; asked once, the connection waits while it is not.
-        services: returns what serves a name (``shell:…``, ``sync:``), None where there is no such service.
-        faults: what goes wrong.
+        peer: Socket of the connection.
+        banner: Description of the device for the host.
+        trusts: Function that tells whether the host is authorised. It is called once; otherwise the connection waits for ``welcome``.
+        services: Function that returns the handler of a service (``shell:…``, ``sync:``), or None if there is none.
+        faults: Faults to inject.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Connection:
             self.drop()
 
     def drop(self) -> None:
-        """End it without a word."""
+        """End the connection without a message."""
         self.gone = True
         with contextlib.suppress(OSError):
             self._peer.shutdown(socket.SHUT_RDWR)
@@ -149,7 +149,7 @@ class Connection:
             each.ended()
 
     def send(self, message: Message) -> None:
-        """Send a message; one on a connection that is gone is lost, as its stream is told otherwise."""
+        """Send a message. A message on a dropped connection is lost, because its streams end by other means."""
         with self._sending, contextlib.suppress(OSError):
             changed = self._troubled(message, sent=True)
             if changed is not None:
@@ -182,7 +182,7 @@ class Connection:
                 self.welcome()
             else:
                 self.send(Message(b"AUTH", AUTH_TOKEN, 0, os.urandom(20)))
-        elif command == b"AUTH":  # a signature by an unknown key is answered by another token, the offered key by silence
+        elif command == b"AUTH":  # answer a signature of an unknown key with another token, and an offered key with silence
             if first != 3:
                 self.send(Message(b"AUTH", AUTH_TOKEN, 0, os.urandom(20)))
         elif not self.authorised:
@@ -219,13 +219,13 @@ class Connection:
         threading.Thread(target=run, daemon=True).start()
 
     def _troubled(self, message: Message, *, sent: bool) -> Message | None:
-        """Return what becomes of a message; None: it is lost. Raises EOFError or OSError where the connection ends."""
+        """Return the message after a possible fault, or None if it is lost. Raise OSError if the connection ends."""
         size = HEADER.size + len(message.payload)
         fault = self._faults.next(size, stream=message.command == b"WRTE", opened=self.authorised and message.command != b"CNXN")
         self._faults.pause()
         if fault in ("drop", "truncate"):
             with contextlib.suppress(OSError):
-                if sent and fault == "truncate":  # its length is announced, its end never comes
+                if sent and fault == "truncate":  # the announced length is longer than what is sent
                     self._peer.sendall(message.packed()[: HEADER.size + len(message.payload) // 2])
                 self._peer.shutdown(socket.SHUT_RDWR)
             raise OSError("told to drop the connection")
@@ -236,7 +236,7 @@ class Connection:
             with self._known:
                 stream = self._streams.get(number)
             if stream is not None:
-                opening = sent and message.command == b"OKAY" and not stream.known  # the host knows no number of ours yet
+                opening = sent and message.command == b"OKAY" and not stream.known  # the host does not know our number yet
                 self._peer.sendall(Message(b"CLSE", 0 if opening else stream.local, stream.remote, b"").packed())
                 stream.ended()
                 return None

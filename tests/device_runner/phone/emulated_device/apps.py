@@ -1,4 +1,4 @@
-"""Apps on an emulated device: installing them, and running one's instrumentation as a process of this machine."""
+"""Apps on an emulated device: install them, and run their instrumentation as a process on this machine."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ from typing import Any
 from tests.device_runner.phone.emulated_device.programs import unknown
 from tests.device_runner.phone.emulated_device.state import change_state, free_bytes, read_state
 
-ENTRY = "asrdeploy-version"  # of an app's file: VERSION [CODE [PACKAGE]]
-RUNNING = "running"  # folder of pid files by package
+ENTRY = "asrdeploy-version"  # entry of an app's file, whose content is VERSION [CODE [PACKAGE]]
+RUNNING = "running"  # folder with one pid file per package
 
 
 def pm(folder: Path, arguments: list[str]) -> int:
@@ -41,7 +41,7 @@ def pm(folder: Path, arguments: list[str]) -> int:
 
 
 def _install(folder: Path, arguments: list[str]) -> int:
-    """``install -r FILE``, or ``install -r -S SIZE`` with the file on the standard input."""
+    """Run ``install -r FILE``, or ``install -r -S SIZE`` with the file on standard input."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".install.") as received:
         if "-S" in arguments:
             left = int(arguments[arguments.index("-S") + 1])
@@ -75,7 +75,7 @@ def _install(folder: Path, arguments: list[str]) -> int:
 
 
 def _version(path: Path, default: dict[str, Any]) -> dict[str, Any] | None:
-    """Return package and version of an app's file: a zip, or a text of one line that begins with the entry's name; None: it is neither."""
+    """Return package and version of an app's file: a zip, or one line that starts with ``ENTRY``. Return None for other files."""
     try:
         with zipfile.ZipFile(path) as archive:
             said = archive.read(ENTRY).decode().split() if ENTRY in archive.namelist() else []
@@ -100,7 +100,7 @@ def am(folder: Path, arguments: list[str]) -> int:
 
 
 def kill(folder: Path, package: str) -> bool:
-    """Kill the app with all that it started; returns whether it ran."""
+    """Kill an app and the processes that it started, and return whether it was running."""
     try:
         pid = int((folder / RUNNING / package).read_text())
         os.killpg(pid, signal.SIGKILL)
@@ -110,7 +110,7 @@ def kill(folder: Path, package: str) -> bool:
 
 
 def _instrument(folder: Path, arguments: list[str]) -> int:
-    """Run the state's command with the values of ``-e job`` and ``-e result``, and tell its end as Android does."""
+    """Run the command in the state with the values of ``-e job`` and ``-e result``, and report its end like Android."""
     component = arguments[-1]
     package = component.partition("/")[0]
     extras = {arguments[place + 1]: arguments[place + 2] for place, word in enumerate(arguments) if word == "-e"}
@@ -120,7 +120,7 @@ def _instrument(folder: Path, arguments: list[str]) -> int:
         print(f"INSTRUMENTATION_STATUS: Error=Unable to find instrumentation info for: ComponentInfo{{{component}}}")
         print(f"INSTRUMENTATION_STATUS_CODE: -1\nandroid.util.AndroidException: INSTRUMENTATION_FAILED: {component}")
         return 1
-    kill(folder, package)  # an instrumentation starts its app anew
+    kill(folder, package)  # an instrumentation restarts its app
     pid_file = folder / RUNNING / package
     pid_file.parent.mkdir(exist_ok=True)
     log = folder / "instrument.log"
@@ -130,7 +130,7 @@ def _instrument(folder: Path, arguments: list[str]) -> int:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # it is not the child of the program that asks for it, and outlives it
+            start_new_session=True,  # the app outlives the program that starts it
         )
     pid_file.write_text(str(process.pid))
     code = process.wait()

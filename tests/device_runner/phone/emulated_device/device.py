@@ -1,4 +1,4 @@
-"""An emulated device: listens on a port of this machine, keeps its files in a folder, and fails when it is told to."""
+"""The emulated device: it listens on a port of this machine, stores its files in a folder, and fails on demand."""
 
 import contextlib
 import os
@@ -26,14 +26,14 @@ FEATURES = ("shell_v2", "cmd", "stat_v2")
 
 
 class EmulatedDevice:
-    """A device while its block runs; every method may be called from any thread.
+    """An emulated device that runs inside a ``with`` block. Its methods may be called from any thread.
 
     Args:
-        folder: its files, made where there is none. A device of an earlier time goes on with what lies there.
-        port: of this machine; 0: a free one.
-        state: changes of the first state, by key of ``state.DEFAULTS``.
-        features: what it tells the host that it knows; without ``cmd`` an app is pushed before it is installed.
-        authorised: whether it trusts the host.
+        folder: Folder of the device's files, created if necessary. The files of an earlier device in it are used again.
+        port: TCP port on this machine (default: 0, any free port).
+        state: Changes of the initial state, by key of ``state.DEFAULTS``.
+        features: Features that the device announces. Without ``cmd``, apps are pushed before they are installed.
+        authorised: Whether the device trusts the host.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class EmulatedDevice:
         self._closed = False
         self._refusing_until = 0.0
         self._listener: socket.socket | None = None
-        # Bound and not listening: the port stays this device's while it refuses connections.
+        # Bound but not listening, so that the port stays reserved while the device refuses connections.
         self._reservation = _bound(port)
         self.port: int = self._reservation.getsockname()[1]
         self.serial = f"127.0.0.1:{self.port}"
@@ -74,7 +74,7 @@ class EmulatedDevice:
         self.close()
 
     def close(self) -> None:
-        """Switch it off: connections, and every process that a command left."""
+        """Close all connections, and kill every process that a command left."""
         with self._lock:
             self._closed = True
         self._hang_up()
@@ -90,7 +90,7 @@ class EmulatedDevice:
     # Files
 
     def local(self, name: str) -> Path:
-        """Return where a path of the device lies on this machine; one out of the folder lies nowhere."""
+        """Return the path on this machine for a path on the device. Raise PermissionError for paths outside the folder."""
         whole = lead_into(self.folder, name)
         path = Path(os.path.normpath(whole if whole.startswith(f"{self.folder}/") else f"{self.folder}/{whole}"))
         if path != self.folder and self.folder not in path.parents:
@@ -98,47 +98,47 @@ class EmulatedDevice:
         return path
 
     def may_write(self, name: str) -> bool:
-        """Tell whether a path is that of a file in a folder that the shell's user may write."""
+        """Tell whether a path is a file in a folder that the shell user may write."""
         path = self.local(name)
         return not path.is_dir() and any(self.local(each) in path.parents for each in DEVICE_FOLDERS)
 
     def free_bytes(self) -> int | None:
-        """Return what is left of its disk; None: no limit."""
+        """Return the free space in bytes, or None if the disk has no limit."""
         return free_bytes(self.folder)
 
-    # What it can be told
+    # Faults and state on demand
 
     @property
     def state(self) -> dict[str, Any]:
-        """What it remembers, as a copy; see ``change``."""
+        """Copy of the device's state; see ``change``."""
         return read_state(self.folder)
 
     def change(self, **values: Any) -> None:
-        """Replace entries of its state, by key of ``state.DEFAULTS``."""
+        """Replace entries of the state, by key of ``state.DEFAULTS``."""
         change_state(self.folder, lambda state: state.update(values))
 
     @property
     def fault_counts(self) -> Counter[str]:
-        """How often each kind of fault happened."""
+        """Number of faults of each kind so far."""
         return self.faults.counts
 
     def drop(self) -> None:
-        """End all connections now."""
+        """Drop all connections now."""
         with self._lock:
             connections, self._connections = self._connections, []
         for each in connections:
             each.drop()
 
     def drop_after_bytes(self, count: int) -> None:
-        """End the connection when ``count`` more bytes have passed, in the middle of a message."""
+        """Drop the connection after ``count`` more bytes, in the middle of a message."""
         self.faults.drop_after_bytes(count)
 
     def drop_at_message(self, number: int) -> None:
-        """End the connection at the ``number``-th message from now on; 1 is the next."""
+        """Drop the connection at the ``number``-th message from now on, where 1 is the next."""
         self.faults.drop_at_message(number)
 
     def refuse(self, seconds: float) -> None:
-        """End all connections and refuse new ones for a while."""
+        """Drop all connections, and refuse new ones for ``seconds``."""
         with self._lock:
             self._refusing_until = time.monotonic() + seconds
         self._hang_up()
@@ -148,31 +148,31 @@ class EmulatedDevice:
         timer.start()
 
     def fill_disk(self, free: int = 0) -> None:
-        """Leave ``free`` bytes on its disk from now on; what is removed makes room."""
+        """Limit the disk to its current use plus ``free`` bytes. Removed files free space."""
         self.change(disk_bytes=used_bytes(self.folder) + free)
 
     def empty_disk(self) -> None:
-        """Let its disk have no limit again."""
+        """Remove the limit of the disk."""
         self.change(disk_bytes=None)
 
     def run_hot(self, celsius: float = 45.0, status: int = 3) -> None:
-        """Be too hot: battery and skin at ``celsius``, Android's thermal ``status`` (3: severe)."""
+        """Report battery and skin at ``celsius`` degrees C, and Android's thermal ``status`` (3: severe)."""
         self._set_heat(celsius, status)
 
     def cool_down(self, celsius: float = 29.0) -> None:
-        """Be cool again."""
+        """Report a normal temperature again."""
         self._set_heat(celsius, 0)
 
     def slow(self, seconds: float) -> None:
-        """Wait before every message; 0: no more."""
+        """Delay every message by ``seconds``; 0 ends the delay."""
         self.faults.slow(seconds)
 
     def random_faults(self, seed: int, probability: float, kinds: Sequence[str] = faults_module.KINDS) -> None:
-        """Let each message suffer one of ``kinds`` with ``probability``; see ``Faults``."""
+        """Inject one of ``kinds`` into each message with ``probability``; see ``Faults``."""
         self.faults.at_random(seed, probability, kinds)
 
     def kill_app(self, package: str = "org.asrdeploy.bench", *, seconds: float = 30.0) -> bool:
-        """Kill the process of a running instrumentation, waiting for it to run at most ``seconds``; returns whether it ran."""
+        """Kill a running instrumentation, after waiting at most ``seconds`` for it to start, and return whether it was running."""
         end = time.monotonic() + seconds
         while not apps.kill(self.folder, package):
             if time.monotonic() >= end:
@@ -181,7 +181,7 @@ class EmulatedDevice:
         return True
 
     def authorise(self) -> None:
-        """Trust the host, also where it waits already."""
+        """Trust the host, including hosts that are already waiting."""
         with self._lock:
             self._authorised = True
             waiting = [each for each in self._connections if not each.authorised]
@@ -189,7 +189,7 @@ class EmulatedDevice:
             each.welcome()
 
     def distrust(self) -> None:
-        """Trust no host from now on: connections end."""
+        """Trust no host from now on, and drop all connections."""
         with self._lock:
             self._authorised = False
         self.drop()
@@ -221,7 +221,7 @@ class EmulatedDevice:
             listener, self._listener = self._listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+                listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
             listener.close()
 
     def _accept(self, listener: socket.socket) -> None:

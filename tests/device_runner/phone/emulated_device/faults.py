@@ -1,4 +1,4 @@
-"""What goes wrong on the way: on demand, or at random from a seed; counted."""
+"""Faults in the transport, on demand or at random from a seed, with counts of each kind."""
 
 import random
 import threading
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 KINDS = ("drop", "truncate", "corrupt", "delay", "close")
 RANDOM_DELAY = 0.05  # seconds
-FRAMING = 16  # bytes at both ends of a payload that are not corrupted: in them stand the lengths of what is inside
+FRAMING = 16  # bytes at both ends of a payload that are never corrupted, because they contain the lengths of its content
 
 
 class Faults:
-    """Decides the fate of every message. Thread-safe.
+    """Decides what happens to each message. Thread-safe.
 
-    - drop: the connection ends before the message.
-    - truncate: it ends in the middle of a payload.
-    - corrupt: one byte in the middle of a payload is another.
-    - delay: the message waits a little.
-    - close: its stream is closed instead.
+    - drop: The connection ends before the message.
+    - truncate: The connection ends in the middle of the payload.
+    - corrupt: One byte in the middle of the payload is changed.
+    - delay: The message is delayed by ``RANDOM_DELAY``.
+    - close: The message's stream is closed instead.
     """
 
     def __init__(self) -> None:
@@ -30,35 +30,41 @@ class Faults:
         self._random, self._probability, self._kinds = random.Random(0), 0.0, KINDS  # type: tuple[random.Random, float, Sequence[str]]
 
     def slow(self, seconds: float) -> None:
-        """Wait before every message from now on; who waits already goes on."""
+        """Delay every message from now on, and release the messages that are waiting already."""
         with self._lock:
             self._delay, hurry, self._hurry = seconds, self._hurry, threading.Event()
         hurry.set()
 
     def pause(self) -> None:
-        """Wait as told, before a message."""
+        """Wait for the delay set by ``slow``."""
         with self._lock:
             delay, hurry = self._delay, self._hurry
         if delay:
             hurry.wait(delay)
 
     def at_random(self, seed: int, probability: float, kinds: Sequence[str] = KINDS) -> None:
-        """From now on, let each message suffer one of ``kinds`` with ``probability``; 0 ends it."""
+        """From now on, inject one of ``kinds`` into each message with ``probability``; 0 ends it."""
         with self._lock:
             self._random, self._probability, self._kinds = random.Random(seed), probability, kinds
 
     def drop_after_bytes(self, count: int) -> None:
-        """End the connection, within a message, when ``count`` more bytes have passed in both directions."""
+        """Drop the connection within a message, after ``count`` more bytes in both directions together."""
         with self._lock:
             self._bytes_left = count
 
     def drop_at_message(self, number: int) -> None:
-        """End the connection instead of the ``number``-th message from now on, of both directions; 1 is the next."""
+        """Drop the connection instead of the ``number``-th message from now on in both directions together, where 1 is the next."""
         with self._lock:
             self._messages_left = number
 
     def next(self, size: int, *, stream: bool, opened: bool) -> str | None:
-        """Return what happens to a message of ``size`` bytes; ``stream``: it holds a stream's, ``opened``: it is not of the greeting."""
+        """Return the fault for the next message, or None.
+
+        Args:
+            size: Size of the message in bytes.
+            stream: Whether the message carries data of a stream.
+            opened: Whether the message comes after the connection's greeting.
+        """
         with self._lock:
             fault = self._on_demand(size, stream)
             if fault is None and opened and self._random.random() < self._probability:

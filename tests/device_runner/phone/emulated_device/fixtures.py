@@ -1,4 +1,4 @@
-"""Fixtures: an adb server of the session, and a device that is connected to it."""
+"""Fixtures: an adb server for the test session, and a device that is connected to it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tests.device_runner.phone.emulated_device.server import AdbServer
 
 @dataclass(frozen=True)
 class Connected:
-    """A device, and the phone that the client under test sees."""
+    """An emulated device, and the phone that the client under test sees."""
 
     device: EmulatedDevice
     phone: Phone
@@ -35,20 +35,20 @@ def connect(adb: Adb, device: EmulatedDevice, *, seconds: float = 20.0) -> Phone
 
 
 def disconnect(adb: Adb, device: EmulatedDevice) -> None:
-    """Let the server forget a device, so that it does not try to reach it for ever."""
+    """Disconnect a device, so that the server does not try to reach it forever."""
     adb.run("disconnect", device.serial, seconds=10)
 
 
 @pytest.fixture(scope="session")
 def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbServer]:
-    """An adb server of the tests' own."""
+    """Run an adb server for the tests only."""
     with AdbServer(tmp_path_factory.mktemp("adb")) as server:
         yield server
 
 
 @pytest.fixture
 def emulated(adb_server: AdbServer, tmp_path: Path) -> Iterator[Connected]:
-    """A connected device: ``.device`` to tell it what goes wrong, ``.phone``, ``.serial``, ``.folder``."""
+    """Connect an emulated device: ``.device`` injects faults; ``.phone``, ``.serial`` and ``.folder`` belong to it."""
     adb = adb_server.adb()
     with EmulatedDevice(tmp_path / "device") as device:
         yield Connected(device, connect(adb, device))

@@ -1,4 +1,4 @@
-"""Android's programs on an emulated device: ``python programs.py NAME ARGUMENT…``, in a process of its own, by the state in the folder."""
+"""Android's programs on an emulated device, which use the state in its folder: ``python programs.py NAME ARGUMENT…``."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def settings(folder: Path, arguments: list[str]) -> int:
 
 
 def input_program(folder: Path, arguments: list[str]) -> int:
-    """``input keyevent``: the keys that wake a device and send it to sleep."""
+    """Run ``input keyevent`` with the keys that wake a device or send it to sleep."""
     wakefulness = {"224": "Awake", "KEYCODE_WAKEUP": "Awake", "223": "Asleep", "KEYCODE_SLEEP": "Asleep"}.get(arguments[-1])
     if wakefulness:
         change_state(folder, lambda state: state.update(wakefulness=wakefulness))
@@ -116,7 +116,7 @@ def _package(packages: dict[str, Any], name: str) -> str:
 
 
 def pm(folder: Path, arguments: list[str]) -> int:
-    from tests.device_runner.phone.emulated_device import apps  # its imports take longer than the other programs
+    from tests.device_runner.phone.emulated_device import apps  # imported here because it would slow down the other programs
 
     return apps.pm(folder, arguments)
 
@@ -132,7 +132,7 @@ def cmd(folder: Path, arguments: list[str]) -> int:
 
 
 def df(folder: Path, arguments: list[str]) -> int:
-    """Toybox's table where the disk is limited; the machine's own df elsewhere."""
+    """Print Toybox's table if the disk has a limit, or else run the df of this machine."""
     free, size = free_bytes(folder), read_state(folder)["disk_bytes"]
     if free is None:
         own = str(Path(__file__).resolve())
@@ -149,7 +149,7 @@ def df(folder: Path, arguments: list[str]) -> int:
 
 
 def unknown(name: str, arguments: list[str]) -> int:
-    print(f"{name}: the emulated device does not know: {' '.join(arguments)}", file=sys.stderr)
+    print(f"{name}: the emulated device does not support: {' '.join(arguments)}", file=sys.stderr)
     return 255
 
 

@@ -1,4 +1,4 @@
-"""An adb server of one's own, so that a user's server and its phones are never touched."""
+"""A separate adb server, so that the tests never touch a user's server and its phones."""
 
 import contextlib
 import os
@@ -10,16 +10,21 @@ from types import TracebackType
 
 from device_runner.phone.adb import Adb, find_adb
 
-OWN = {"ADB_USB": "0", "ADB_EMU": "0", "ADB_MDNS": "0", "ADB_MDNS_AUTO_CONNECT": "0"}  # neither USB nor Android's emulators nor the network
+OWN = {
+    "ADB_USB": "0",
+    "ADB_EMU": "0",
+    "ADB_MDNS": "0",
+    "ADB_MDNS_AUTO_CONNECT": "0",
+}  # do not look for devices on USB, in the network or in Android's emulators
 START = 20.0  # seconds
 
 
 class AdbServer:
-    """An adb server as a child of this process, while its block runs.
+    """An adb server that runs as a child process inside a ``with`` block.
 
     Args:
-        folder: for its key, its log and its temporary files.
-        program: the adb to use; None: the one that ``find_adb`` finds.
+        folder: Folder of its key, its log and its temporary files.
+        program: Path of the adb to use (default: the one that ``find_adb`` finds).
     """
 
     def __init__(self, folder: Path, *, program: Path | None = None) -> None:
@@ -42,7 +47,7 @@ class AdbServer:
                 env=os.environ | self.variables,
             )
         end = time.monotonic() + START
-        while not self._answers():  # a client that came earlier would start another server
+        while not self._answers():  # an earlier client would start another server
             if self._process.poll() is not None or time.monotonic() > end:
                 self._process.kill()
                 raise RuntimeError(f"adb's server did not start: {(self.folder / 'adb-server.log').read_text(errors='replace')}")
@@ -56,7 +61,7 @@ class AdbServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._answers():  # a client started it anew meanwhile
+        if self._answers():  # a client has restarted it meanwhile
             with contextlib.suppress(Exception):
                 self.adb().run("kill-server", seconds=5)
 

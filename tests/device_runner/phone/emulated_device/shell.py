@@ -1,4 +1,4 @@
-"""The services ``shell:``, ``shell,v2:`` and ``exec:``: commands in /bin/sh, with Android's paths and programs led into the folder."""
+"""The services ``shell:``, ``shell,v2:`` and ``exec:``: run commands in /bin/sh with Android's paths and programs in the folder."""
 
 import contextlib
 import os
@@ -26,13 +26,13 @@ BINARIES = "system/bin"
 
 
 def lead_into(folder: Path, command: str) -> str:
-    """Return the command with the device's folders replaced by those in ``folder``; what is led there already stays."""
+    """Return the command with the device's folders replaced by those in ``folder``. Paths in ``folder`` stay unchanged."""
     names = "|".join(map(re.escape, DEVICE_FOLDERS))
     return re.sub(rf"(?:{re.escape(str(folder))})?({names})(?![\w.-])", lambda found: f"{folder}{found[1]}", command)
 
 
 def write_programs(folder: Path) -> None:
-    """Write the programs that stand for Android's into the device's ``/system/bin``."""
+    """Write the replacements of Android's programs into the device's ``/system/bin``."""
     binaries = folder / BINARIES
     binaries.mkdir(parents=True, exist_ok=True)
     for name in programs.PROGRAMS:
@@ -42,7 +42,7 @@ def write_programs(folder: Path) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the variables of a command on the device; only the PATH is the machine's, behind the device's own."""
+    """Return the environment of a command on the device. Only the PATH of this machine is inherited, after the device's."""
     return {
         "PATH": f"{folder / BINARIES}:{os.environ.get('PATH', os.defpath)}",
         "HOME": str(folder),
@@ -53,7 +53,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def serve_exec(device: "EmulatedDevice", command: str, stream: Stream) -> None:
-    """Run a command whose standard input and output are the stream itself."""
+    """Run a command with the stream as its standard input and output."""
     process = _start(device.folder, command, merged=True)
     threading.Thread(target=_feed_raw, args=(stream, process), daemon=True).start()
     with _ending(process):
@@ -61,7 +61,7 @@ def serve_exec(device: "EmulatedDevice", command: str, stream: Stream) -> None:
 
 
 def serve_shell(device: "EmulatedDevice", command: str, stream: Stream) -> None:
-    """Run a command whose inputs, outputs and exit code come in packets."""
+    """Run a command, and exchange its input, outputs and exit code in packets."""
     process = _start(device.folder, command, merged=False)
     threading.Thread(target=_feed_packets, args=(stream, process), daemon=True).start()
     with _ending(process):
@@ -89,7 +89,7 @@ def _start(folder: Path, command: str, *, merged: bool) -> subprocess.Popen[byte
 
 @contextlib.contextmanager
 def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Wait for the process at the end; one whose host is gone goes on until it writes."""
+    """Wait for the process at the end. Without a host, it runs until it writes."""
     try:
         yield
     finally:
@@ -127,5 +127,5 @@ def _feed_packets(stream: Stream, process: subprocess.Popen[bytes]) -> None:
                 break
     with contextlib.suppress(OSError):
         process.stdin.close()
-    while stream.read():  # packets behind the end of the input
+    while stream.read():  # packets after the end of the input
         pass

@@ -1,4 +1,4 @@
-"""What an emulated device remembers: one JSON file in its folder, for the device and for its programs, which are processes of their own."""
+"""State of an emulated device: one JSON file in its folder, shared by the device and the processes of its programs."""
 
 import fcntl
 import json
@@ -28,16 +28,16 @@ DEFAULTS: dict[str, Any] = {
     "wakefulness": "Awake",
     "settings": {},
     "packages": {},  # name: {"versionName", "versionCode", "path"}
-    "app": {"package": "org.asrdeploy.bench", "versionName": "0.1.0", "versionCode": 1},  # of a file that says nothing of itself
+    "app": {"package": "org.asrdeploy.bench", "versionName": "0.1.0", "versionCode": 1},  # for an APK without a version
     "install_failure": None,  # such as "INSTALL_FAILED_VERSION_DOWNGRADE: …"
-    "instrument": [],  # the command that stands for an app's instrumentation
-    "environment": {},  # of every command
-    "disk_bytes": None,  # the size of the disk; None: no limit
+    "instrument": [],  # the command that replaces an app's instrumentation
+    "environment": {},  # environment variables of every command
+    "disk_bytes": None,  # size of the disk; None for no limit
 }
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return the state; it is replaced as a whole, so that it is never half of one."""
+    """Return the state, which is never incomplete because its file is replaced as a whole."""
     state: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
     return state
 
@@ -58,18 +58,18 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def used_bytes(folder: Path) -> int:
-    """Return what lies on the device's disk."""
+    """Return the size of the files on the device's disk, in bytes."""
     used = 0
     for name in ("data", "sdcard"):
         for path in (folder / name).rglob("*"):
             try:
                 used += path.lstat().st_size if not path.is_dir() else 0
-            except OSError:  # gone meanwhile
+            except OSError:  # removed meanwhile
                 continue
     return used
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Return what is left of the disk; None: it has no limit."""
+    """Return the free space in bytes, or None if the disk has no limit."""
     size = read_state(folder)["disk_bytes"]
     return None if size is None else max(0, size - used_bytes(folder))

@@ -1,4 +1,4 @@
-"""The service ``sync:``: files to and from the device, versions 1 and 2 of stat."""
+"""The service ``sync:``: transfer files to and from the device, with versions 1 and 2 of stat."""
 
 import contextlib
 import os
@@ -22,11 +22,11 @@ NO_SPACE = "No space left on device"
 
 
 class Refused(Exception):
-    """What a FAIL says."""
+    """Reason in a FAIL response."""
 
 
 def serve_sync(device: "EmulatedDevice", stream: Stream) -> None:
-    """Answer requests until QUIT or the end of the stream."""
+    """Serve requests until QUIT or the end of the stream."""
     while True:
         kind, size = HEAD.unpack(stream.read_exactly(HEAD.size))
         if kind == b"QUIT":
@@ -91,11 +91,11 @@ def _receive(device: "EmulatedDevice", stream: Stream, kind: bytes, name: str) -
             stream.write(HEAD.pack(b"DATA", len(data)) + data)
             data = file.read(CHUNK)
     last = HEAD.pack(b"DATA", len(data)) + data if data else b""
-    stream.write(last + HEAD.pack(b"DONE", 0))  # in one: a message of its own would cost a delayed acknowledgement
+    stream.write(last + HEAD.pack(b"DONE", 0))  # in one message, because a second one would wait for a delayed acknowledgement
 
 
 def _send(device: "EmulatedDevice", stream: Stream, kind: bytes, name: str) -> None:
-    """Write a file as it comes; cut, it stays as far as it came, as after the death of a phone."""
+    """Write a file as it arrives. After a cut, the incomplete file remains, as on a real phone."""
     target, _, mode = name.rpartition(",")
     path = device.local(target)
     if not device.may_write(target):
@@ -119,16 +119,16 @@ def _send(device: "EmulatedDevice", stream: Stream, kind: bytes, name: str) -> N
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         if not isinstance(error, BrokenPipeError):
-            _drain(stream)  # an old client sends on before it listens
+            _drain(stream)  # an old client sends all data before it reads the response
         raise
     path.chmod((int(mode) & 0o777) or 0o644)
     stream.write(HEAD.pack(b"OKAY", 0))
 
 
 def _data(stream: Stream) -> bytes | None:
-    """Return the next piece of a file; None after the last."""
+    """Return the next chunk of a file, or None after the last."""
     kind, size = HEAD.unpack(stream.read_exactly(HEAD.size))
-    if kind == b"DONE":  # its size is the time of the file
+    if kind == b"DONE":  # its size field contains the file's modification time
         return None
     if kind != b"DATA" or size > CHUNK:
         raise EOFError
