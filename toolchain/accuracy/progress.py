@@ -1,7 +1,7 @@
 """Progress displays of the command line."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 from types import TracebackType
 from typing import Protocol
@@ -70,10 +70,17 @@ def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[OnUtte
 
 @contextmanager
 def share_progress() -> Iterator[Callable[[str, float], None]]:
-    """Show what is being done and the share of the whole."""
-    with _bars(counted=False) as bars:
-        task = bars.add_task("", total=1.0)
-        yield lambda what, share: bars.update(task, completed=share, description=what)
+    """Yield what shows the current step and the finished share, 0 to 1. The bar appears with the first step."""
+    bars = _bars(counted=False)
+    task = bars.add_task("", total=1.0)
+    with ExitStack() as shown:
+
+        def show(step: str, share: float) -> None:
+            if not bars.live.is_started:
+                shown.enter_context(bars)
+            bars.update(task, completed=share, description=step)
+
+        yield show
 
 
 class Watcher(Protocol):
