@@ -120,7 +120,7 @@ def test_decoders_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.syspath_prepend(tmp_path)
     names = {"plug-ones": "ones", "plug-nothing": "nothing", "plug-missing": "missing", "fp32": "ones"}
     points = [EntryPoint(name, f"their_decoders:{value}", decoders.ENTRY_POINTS) for name, value in names.items()]
-    monkeypatch.setattr(decoders, "entry_points", lambda group, name: [each for each in points if each.name == name])
+    monkeypatch.setattr("device_runner.plugins.entry_points", lambda group, name: [each for each in points if each.name == name])
 
     def decoded(kind: str, payload: bytes) -> list[float]:
         record = Record(name="w", kind=kind, shape=(2,), bytes=len(payload))

@@ -278,7 +278,7 @@ def test_another_packages_decoder_that_stumbles_is_a_sentence(monkeypatch: pytes
     def stumbles(record: Record, payload: bytes) -> np.ndarray:
         raise struct.error("unpack requires a buffer of 4 bytes")
 
-    monkeypatch.setattr(decoders, "theirs", lambda kind: stumbles)
+    monkeypatch.setattr(decoders, "decoder_plugin", lambda kind: stumbles)
     with pytest.raises(AsrDeployError, match="record a is not valid: unpack requires"):
         decode_record(Record(name="a", kind="foreign", shape=(1,), bytes=0), b"")
 
