@@ -193,18 +193,18 @@ def test_latency_waits_until_the_device_is_cool(emulated: Connected, tiny_int8: 
     with_app(emulated.device)
     emulated.device.run_hot()
     said: list[str] = []
-    with pytest.raises(AsrDeployError, match=r"did not cool down within 0 s \(hot: 45 C, more than 37 C\)\. Let it cool down"):
+    with pytest.raises(AsrDeployError, match=r"did not cool down within 0 s \(battery too hot: 45 °C, more than 37 °C\)\. Let it cool"):
         opened(emulated).run(latency(tiny_int8, test_clean, limits={"celsius": 37.0}))
 
     def say(sentence: str) -> None:
         said.append(sentence)
-        if "cool down: hot" in sentence:
+        if "cool down: battery too hot" in sentence:
             emulated.device.cool_down()
 
     device = AdbDevice(emulated.phone, AppRunner(), replace(HASTY, heat=60.0, cool_down=2.0), say)
     job = latency(tiny_int8, test_clean, limits={"celsius": 37.0})
     result = device.run(job)
-    assert result.valid and len(result.timings) == 2 and any("Waiting for the device to cool down: hot" in each for each in said)
+    assert result.valid and len(result.timings) == 2 and any("the device to cool down: battery too hot" in each for each in said)
     again = device.run(job)
     assert any("Cooling down" in each for each in said) and again.timings != result.timings
 
