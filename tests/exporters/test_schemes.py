@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from device_runner import plugins
 from device_runner.errors import AsrDeployError
 from exporters import schemes
 from exporters.schemes import SCHEMES, Scheme, find_scheme, scheme_plugins
@@ -29,7 +30,7 @@ def test_variants_say_what_they_do() -> None:
         ("int8+reduce_range", "executorch", "Supported: onnx"),
         ("int4+reduce_range", "onnx", "requires int8 weights"),
         ("int8+conv9", "onnx", r"Did you mean conv8\?"),
-        ("int8+conv8+conv8", "onnx", "twice"),
+        ("int8+conv8+conv8", "onnx", "repeats a variant"),
         ("in8", "onnx", r"Did you mean int8\?"),
     ],
 )
@@ -55,7 +56,7 @@ def test_schemes_of_other_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     )
     monkeypatch.syspath_prepend(tmp_path)
     points = [EntryPoint(name, f"their_schemes:{name}", schemes.ENTRY_POINTS) for name in ("one", "several", "nothing", "missing")]
-    monkeypatch.setattr(schemes, "entry_points", lambda group: points if group == schemes.ENTRY_POINTS else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == schemes.ENTRY_POINTS else [])
     found, broken = scheme_plugins()
     assert list(found) == ["int4-fine"] and set(broken) == {"nothing", "missing", "int8"}
     assert find_scheme("int4-fine+conv8", "onnx").group == 16 and find_scheme("int8", "onnx") is SCHEMES["int8"]
@@ -86,7 +87,7 @@ def test_the_list_names_schemes_and_variants(cli: Callable[..., Completed]) -> N
     ("arguments", "words"),
     [
         (["--format", "executorch", "--quant", "int8-static"], "Supported: onnx"),
-        (["--quant", "int8-static", "--calibrate-split", "test-clean"], "use dev-clean"),
+        (["--quant", "int8-static", "--calibrate-split", "test-clean"], "Cannot calibrate on test-clean"),
         (["--max-seconds", "0.01"], "below the model's shortest input"),
         (["--max-seconds", "nan"], "below the model's shortest input"),
         (["--max-seconds", "1000"], "exceeds 300 s"),
