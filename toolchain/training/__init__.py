@@ -1,1 +1,1 @@
-"""Training of the bundled model DIGITS_ASR_TINY, from speech synthesisers and recorded digits to its weights."""
+"""Training of the bundled model DIGITS_ASR_TINY from synthesised speech and recorded digits."""

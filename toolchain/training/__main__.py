@@ -1,6 +1,6 @@
-"""`python -m toolchain.training run`: from synthesisers (and recorded digits, where given) to trained weights.
+"""Commands of the training: `python -m toolchain.training run` trains DIGITS_ASR_TINY, `speech` makes the bundled test sets.
 
-`python -m toolchain.training speech` makes the bundled sets anew.
+`score` computes the WER of trained weights.
 """
 
 from dataclasses import asdict
@@ -26,12 +26,12 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def run(
-    output: Annotated[Path, typer.Option("-o", help="Folder of the run; a stopped run goes on there.")],
+    output: Annotated[Path, typer.Option("-o", help="Output folder. An interrupted run resumes there.")],
     fsdd: Annotated[Path | None, typer.Option(help="Folder of Free Spoken Digit Dataset recordings.")] = None,
-    leave_out: Annotated[str, typer.Option(help="Recorded speaker that only the second phase hears.")] = "nicolas",
-    steps: Annotated[int, typer.Option(help="Steps of the first phase.")] = 5000,
-    more_steps: Annotated[int, typer.Option(help="Steps of the second phase.")] = 1600,
-    mixed: Annotated[float, typer.Option(help="Share of the first phase's weights in the result.")] = 0.35,
+    leave_out: Annotated[str, typer.Option(help="Recorded speaker that only the second phase uses.")] = "nicolas",
+    steps: Annotated[int, typer.Option(help="Number of steps in the first phase.")] = 5000,
+    more_steps: Annotated[int, typer.Option(help="Number of steps in the second phase.")] = 1600,
+    mixed: Annotated[float, typer.Option(help="Share of the first phase's weights in the result, 0 to 1.")] = 0.35,
     seed: int = 1,
 ) -> None:
     """Train DIGITS_ASR_TINY."""
@@ -54,17 +54,17 @@ def run(
     first, last = (output / f"{phase.name}.safetensors" for phase in phases)
     mix(first, last, mixed, output / "model.safetensors")
     plot_log(output / "log.csv", output / "log.png")
-    typer.echo(f"Weights, log and its plot are in {output}.")
+    typer.echo(f"Wrote weights, log and plot to {output}.")
 
 
 @app.command()
 def speech(
-    output: Annotated[Path, typer.Option("-o", help="Folder that gets dev-clean and test-clean.")],
+    output: Annotated[Path, typer.Option("-o", help="Output folder for dev-clean and test-clean.")],
     seed: int = 7,
 ) -> None:
-    """Synthesise the bundled sets."""
+    """Synthesise the bundled test sets."""
     synthesise_sets(output, seed)
-    typer.echo(f"The sets are in {output}.")
+    typer.echo(f"Wrote dev-clean and test-clean to {output}.")
 
 
 @app.command()
@@ -73,7 +73,7 @@ def score(
     fsdd: Annotated[Path | None, typer.Option(help="Folder of Free Spoken Digit Dataset recordings.")] = None,
     seed: int = 11,
 ) -> None:
-    """Print the word error rates of the model card: bundled sets per voice, held-out recordings per speaker."""
+    """Print the WER values of the model card: bundled test sets per voice, held-out recordings per speaker."""
     network = load_model("0", str(weights)).network
     sets = bundled_sets()
     if fsdd:

@@ -1,7 +1,7 @@
-"""Augmentation of training speech: what rooms, microphones and telephones do to a voice.
+"""Augmentation of training speech: effects of rooms, microphones and telephones.
 
-All filters of one utterance (equaliser, telephone band, room) are one multiplication in the frequency domain, so that
-augmentation costs a tenth of a training step on the same processor.
+All filters of an utterance (equaliser, telephone band, room) are applied in one multiplication in the frequency domain, so augmentation
+takes a tenth of the time of a training step.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Waveform = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Probabilities and ranges; every range is drawn uniformly."""
+    """Probabilities and ranges of augmentations. Values are drawn uniformly from their range."""
 
-    speed: tuple[float, float] = (0.82, 1.2)  # resampling: tempo, pitch and formants together
+    speed: tuple[float, float] = (0.82, 1.2)  # resampling, which changes tempo, pitch and formants together
     formants: float = 0.5
-    formant_shift: tuple[float, float] = (0.86, 1.16)  # the spectral envelope alone: another vocal tract at the same pitch
+    formant_shift: tuple[float, float] = (0.86, 1.16)  # only the spectral envelope: another vocal tract at the same pitch
     equaliser_db: float = 10.0
     equaliser: float = 0.7
-    low_pass: float = 0.35  # an 8 kHz recording
+    low_pass: float = 0.35  # simulates a recording at 8 kHz
     telephone: float = 0.25
     room: float = 0.35
     noise: float = 0.65
@@ -33,7 +33,7 @@ class Augmentation:
     silence: tuple[float, float] = (0.0, 0.35)  # seconds before and after
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return an augmented copy of ``waveform [samples]``; its length changes with speed and silence."""
+        """Return an augmented copy of a waveform ``[samples]``. Speed and silence change its length."""
         waveform = change_speed(waveform, rng.uniform(*self.speed))
         if rng.random() < self.formants:
             waveform = shift_formants(waveform, rng.uniform(*self.formant_shift))
@@ -47,7 +47,7 @@ class Augmentation:
         return (waveform * (10 ** (rng.uniform(*self.level_db) / 20) / peak)).astype(np.float32)
 
     def response(self, size: int, rng: np.random.Generator) -> npt.NDArray[Any]:
-        """Draw the frequency response ``[size // 2 + 1]`` of microphone, band and room."""
+        """Draw a frequency response ``[size // 2 + 1]`` of microphone, telephone band and room."""
         frequencies = np.linspace(1.0, SAMPLE_RATE / 2, size // 2 + 1, dtype=np.float32)
         response: npt.NDArray[Any] = np.ones_like(frequencies)
         if rng.random() < self.equaliser:
@@ -64,16 +64,22 @@ class Augmentation:
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:
-    """Resample by linear interpolation: above 1 is faster, higher and of a shorter vocal tract."""
+    """Resample by linear interpolation. A factor above 1 makes speech faster and higher, with a shorter vocal tract."""
     positions = np.arange(0, len(waveform) - 1, factor, dtype=np.float64)
     return np.interp(positions, np.arange(len(waveform)), waveform).astype(np.float32)
 
 
 def shift_formants(waveform: Waveform, factor: float, frame: int = 512, lifter: int = 30) -> Waveform:
-    """Stretch the spectral envelope of a waveform ``[samples]`` along frequency and keep its pitch and timing.
+    """Stretch the spectral envelope of a waveform along frequency, keeping pitch and timing.
 
-    The envelope of each frame is its cepstrum's first ``lifter`` coefficients (Oppenheim and Schafer, 1968); each frame
-    is filtered by the ratio of the stretched envelope to its own and overlap-added at a quarter of a frame.
+    The envelope of a frame is given by the first ``lifter`` coefficients of its cepstrum (Oppenheim and Schafer, 1968). Each frame is
+    filtered by the ratio of the stretched to the original envelope, and frames are overlap-added with a hop of a quarter of a frame.
+
+    Args:
+        waveform: Waveform ``[samples]``.
+        factor: Factor on the frequencies of the formants.
+        frame: Frame length in samples.
+        lifter: Number of cepstral coefficients.
     """
     hop, window = frame // 4, np.hanning(frame + 1)[:-1].astype(np.float32)
     padded = np.pad(waveform, (frame, frame + hop - len(waveform) % hop))
@@ -93,13 +99,13 @@ def shift_formants(waveform: Waveform, factor: float, frame: int = 512, lifter: 
 
 
 def band(frequencies: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[Any]:
-    """Return a band pass from ``low`` to ``high`` Hz with slopes of about 24 dB an octave below and 72 dB above."""
+    """Return a band pass from ``low`` to ``high`` Hz with slopes of about 24 dB per octave below and 72 dB above."""
     rise = 1 / (1 + (low / frequencies) ** 4) if low else 1.0
     return rise / (1 + (frequencies / high) ** 12)
 
 
 def room(rng: np.random.Generator) -> Waveform:
-    """Draw a room's impulse response: the direct sound and an exponential tail of 0.1 to 0.5 s (60 dB)."""
+    """Draw a room's impulse response: direct sound and an exponential tail with a reverberation time (60 dB) of 0.1 to 0.5 s."""
     reverberation = rng.uniform(0.1, 0.5)
     times = np.arange(int(min(reverberation, 0.45) * SAMPLE_RATE)) / SAMPLE_RATE
     tail = rng.standard_normal(len(times), dtype=np.float32) * np.exp(-6.9 * times / reverberation)
@@ -110,12 +116,19 @@ def room(rng: np.random.Generator) -> Waveform:
 
 
 def noise(samples: int, peak: float, decibels: float, rng: np.random.Generator) -> Waveform:
-    """Draw noise between white and brown, ``decibels`` below a signal whose loudest parts reach ``peak``."""
+    """Draw noise between white and brown.
+
+    Args:
+        samples: Number of samples.
+        peak: Peak of the speech.
+        decibels: Signal-to-noise ratio.
+        rng: Random generator.
+    """
     size = fft.next_fast_len(samples, real=True)
     spectrum = fft.rfft(rng.standard_normal(size, dtype=np.float32))
     colour = rng.uniform(0, 1)
     spectrum *= np.maximum(np.arange(len(spectrum), dtype=np.float32), 0.003 * size) ** -colour
     drawn = fft.irfft(spectrum, size)[:samples]
-    # Speech has about a fifth of its peak as its root mean square.
+    # The root mean square of speech is about a fifth of its peak.
     scale = 0.2 * peak * 10 ** (-decibels / 20) / (np.sqrt((drawn**2).mean()) + 1e-9)
     return (drawn * scale).astype(np.float32)

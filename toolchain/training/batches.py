@@ -1,4 +1,4 @@
-"""Training batches as a function of the step's number, so that a resumed run sees what an unbroken one would."""
+"""Training batches, determined by seed and step, so that a resumed run uses the same batches as an uninterrupted one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,13 +17,13 @@ from toolchain.training.augment import SAMPLE_RATE, Augmentation
 from toolchain.training.synthesis import Speech, trim
 from toolchain.training.voices import DIGITS
 
-# Index of the first recordings of every digit and speaker that training does not hear (FSDD's own test split).
+# Recordings with a smaller index are not used in training: they are FSDD's test split.
 FSDD_HELD_OUT = 5
-# Batches are cut from groups sorted by length, so that little of a batch is padding.
+# Batches are cut from groups sorted by length, which reduces padding.
 GROUP = 8
 GROUP_UTTERANCES = 240
-SINGLES = 0.15  # share of single digits after the start
-ROUND = 3_200  # samples: batches come in few widths, because a convolution is set up anew for each
+SINGLES = 0.15  # share of single digits after the first steps
+ROUND = 3_200  # widths are multiples of this number of samples, because each new width costs a setup of the convolutions
 
 
 class Batch(NamedTuple):
@@ -39,11 +39,11 @@ def read_fsdd(folder: Path, *, held_out: bool) -> dict[str, Speech]:
     """Read Free Spoken Digit Dataset recordings (DIGIT_SPEAKER_INDEX.wav) per speaker, resampled to 16 kHz.
 
     Args:
-        folder: the folder of the WAV files.
-        held_out: return the recordings that training does not hear, instead of those that it does.
+        folder: Folder of the WAV files.
+        held_out: Whether to read the held-out recordings instead of the training recordings.
 
     Raises:
-        AsrDeployError: the folder has no such files, or one cannot be read.
+        AsrDeployError: If the folder has no such files or a file cannot be read.
     """
     speakers: dict[str, list[tuple[npt.NDArray[np.float32], tuple[str, ...]]]] = {}
     for path in sorted(folder.glob("[0-9]_*_*.wav")):
@@ -53,17 +53,26 @@ def read_fsdd(folder: Path, *, held_out: bool) -> dict[str, Speech]:
         try:
             waveform, rate = soundfile.read(path, dtype="float32")
         except soundfile.LibsndfileError as error:
-            raise AsrDeployError(f"{path} is not a readable recording: {error}.") from error
+            raise AsrDeployError(f"{path} is not a readable WAV file: {error}.") from error
         waveform = trim(resample_poly(waveform, SAMPLE_RATE, rate))
         waveform = (waveform * (0.5 / max(np.abs(waveform).max(initial=0), 1e-4))).astype(np.float32)
         speakers.setdefault(speaker, []).append((waveform, (DIGITS[int(digit)],)))
     if not speakers:
-        raise AsrDeployError(f"{folder} holds no recordings named DIGIT_SPEAKER_INDEX.wav.")
+        raise AsrDeployError(f"{folder} contains no recordings named DIGIT_SPEAKER_INDEX.wav. Give the folder of the dataset with --fsdd.")
     return {speaker: Speech.of(utterances) for speaker, utterances in speakers.items()}
 
 
 def join(speech: Speech, words: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-    """Join ``words`` recordings of one speaker, drawn at random, with pauses of up to 0.25 s between them."""
+    """Join random recordings of a speaker, with pauses of up to 0.25 s between them.
+
+    Args:
+        speech: Recordings of the speaker.
+        words: Number of recordings to join.
+        rng: Random generator.
+
+    Returns:
+        The waveform ``[samples]`` and its words.
+    """
     parts: list[npt.NDArray[np.float32]] = []
     said: list[str] = []
     for index in rng.integers(0, len(speech), words):
@@ -77,15 +86,17 @@ def join(speech: Speech, words: int, rng: np.random.Generator) -> tuple[npt.NDAr
 
 @dataclass
 class Batches(Dataset[Batch]):
-    """``batches[step]`` is the batch of that step, the same in every run with the same seed.
+    """Batches by step, the same in every run with the same seed.
 
     Args:
-        synthetic: the synthesised corpus.
-        recordings: recorded digits per speaker; may be empty.
-        labels: the CTC labels, blank first.
-        seed: the run's seed.
-        singles_until: before this step an utterance is one digit.
-        formants_from: before this step no formants are shifted.
+        synthetic: Synthesised corpus.
+        recordings: Recorded digits per speaker, possibly empty.
+        labels: CTC labels, the blank first.
+        seed: Seed of the run.
+        singles_until: Step before which every utterance is a single digit.
+        formants_from: Step before which formants are not shifted.
+        recorded_share: Share of recorded utterances, if there are recordings.
+        augment: Augmentation.
     """
 
     synthetic: Speech

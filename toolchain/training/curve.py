@@ -1,4 +1,4 @@
-"""The log of a training as a picture."""
+"""Plot of a training log."""
 
 import csv
 import itertools
@@ -8,7 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # the backend is chosen before
+from matplotlib import pyplot as plt  # must follow the choice of the backend
 from matplotlib.ticker import PercentFormatter
 
 from device_runner.files import atomic_path
@@ -17,7 +17,12 @@ KNOWN = ("phase", "step", "seconds", "audio_hours", "rate", "loss")
 
 
 def plot_log(log: Path, path: Path) -> None:
-    """Draw loss and word error rates of a training's ``log.csv`` over the hours of audio that it heard."""
+    """Plot the loss and WER values of a training log over the hours of training audio.
+
+    Args:
+        log: File ``log.csv`` of a run.
+        path: Image file to write.
+    """
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
     hours = [float(row["audio_hours"]) for row in rows]
@@ -34,8 +39,8 @@ def plot_log(log: Path, path: Path) -> None:
         axes.grid(alpha=0.3)
     lower.set_ylim(0, 0.3)
     lower.yaxis.set_major_formatter(PercentFormatter(1.0))
-    lower.set_ylabel("word error rate (averaged weights)")
-    lower.set_xlabel("audio heard [hours]; dotted: from here on all recorded speakers")
+    lower.set_ylabel("WER (averaged weights)")
+    lower.set_xlabel("training audio [hours]; dotted: start of the phase with all recorded speakers")
     lower.legend(fontsize=8)
     upper.set_title("Training of DIGITS_ASR_TINY")
     with atomic_path(path) as temporary:

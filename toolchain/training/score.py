@@ -1,4 +1,4 @@
-"""Word error rates while training: small sets in memory, scored at batch 1."""
+"""WER during training, on small sets in memory at batch size 1."""
 
 from dataclasses import dataclass
 
@@ -26,14 +26,28 @@ class ScoredSet:
 
 
 def connected_digits(name: str, speakers: dict[str, Speech], utterances: int, seed: int) -> ScoredSet:
-    """Join held-out recordings to utterances of 2 to 7 digits, ``utterances`` per speaker, without augmentation."""
+    """Join recordings to utterances of 2 to 7 digits, without augmentation.
+
+    Args:
+        name: Name of the set.
+        speakers: Held-out recordings per speaker.
+        utterances: Number of utterances per speaker.
+        seed: Seed of the random generator.
+    """
     rng = np.random.default_rng(seed)
     joined = [join(speakers[each], int(rng.integers(2, 8)), rng) for each in sorted(speakers) for _ in range(utterances)]
     return ScoredSet(name, Speech.of(joined))
 
 
 def synthetic_digits(name: str, voices: list[Voice], utterances: int, seed: int) -> ScoredSet:
-    """Synthesise ``utterances`` per voice of 1 to 7 digits, without augmentation."""
+    """Synthesise utterances of 1 to 7 digits, without augmentation.
+
+    Args:
+        name: Name of the set.
+        voices: Voices.
+        utterances: Number of utterances per voice.
+        seed: Seed of the random generator.
+    """
     rng = np.random.default_rng(seed)
     said = []
     for voice in voices:
@@ -44,7 +58,7 @@ def synthetic_digits(name: str, voices: list[Voice], utterances: int, seed: int)
 
 
 def bundled_sets() -> list[ScoredSet]:
-    """Return the bundled sets voice by voice."""
+    """Return the bundled test sets, one set per voice."""
     sets = []
     for split, speakers in SPLITS.items():
         utterances = open_data("digits", split).utterances
@@ -56,14 +70,14 @@ def bundled_sets() -> list[ScoredSet]:
 
 
 def word_error_rate(model: nn.Module, scored: ScoredSet) -> float:
-    """Return the corpus word error rate of a model on a set, greedy labels, batch 1."""
+    """Return the corpus WER of a model on a set, with greedy decoding at batch size 1."""
     errors, words = count(model, scored)
     return errors / words
 
 
 @torch.inference_mode()
 def count(model: nn.Module, scored: ScoredSet) -> tuple[int, int]:
-    """Return word errors and reference words of a model on a set."""
+    """Return the number of word errors of a model on a set, and the number of reference words."""
     was_training = model.training
     model.eval()
     errors = words = 0

@@ -1,4 +1,4 @@
-"""The bundled speech: dev-clean and test-clean in LibriSpeech's layout, spoken by voices that training never hears."""
+"""The bundled test sets: dev-clean and test-clean in LibriSpeech's layout, with voices that are not used in training."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from toolchain.training.synthesis import SAMPLE_RATE, Manner, check_synthesisers
 from toolchain.training.voices import DEV_SPEAKERS, DIGITS, TEST_SPEAKERS, Voice
 
 SPLITS = {"test-clean": TEST_SPEAKERS, "dev-clean": DEV_SPEAKERS}
-# Words per text; short ones are more frequent, so that both sets together stay below 8 MB.
+# Words per text. Short texts are more frequent, which keeps both sets together below 8 MB.
 COUNTS = (2, 3, 4, 5, 6, 7)
 SHARES = (0.2, 0.2, 0.2, 0.16, 0.12, 0.12)
 
@@ -25,10 +25,10 @@ def draw_texts(count: int, seed: int) -> list[tuple[str, ...]]:
 
 
 def synthesise_sets(folder: Path, seed: int) -> None:
-    """Write both splits into ``folder``: no voice and no text is in both.
+    """Write both splits to ``folder``. They have no voice and no text in common.
 
     Raises:
-        AsrDeployError: a synthesiser is missing or fails, or the folder holds something else.
+        AsrDeployError: If a synthesiser is missing or fails, or the folder contains other files.
     """
     check_synthesisers()
     total = sum(utterances for speakers in SPLITS.values() for *_, utterances in speakers)
@@ -45,7 +45,7 @@ def _synthesise_speaker(chapter: Path, voice: Voice, prefix: str, texts: list[tu
     rate, pitch, level = rng.uniform(0.9, 1.15), rng.uniform(0.9, 1.15), rng.uniform(0.08, 0.25)
     lines = []
     for number, words in enumerate(texts):
-        # A speaker keeps to a rate and a pitch, but for a tenth.
+        # A speaker's rate and pitch vary by up to a tenth.
         manner = Manner(
             float(rate * rng.uniform(0.9, 1.1)), float(pitch * rng.uniform(0.95, 1.05)), int(rng.choice(3, p=(0.5, 0.25, 0.25)))
         )

@@ -1,4 +1,4 @@
-"""Speech from the synthesisers: one utterance, and the corpus that training reads."""
+"""Speech synthesis: single utterances, and the training corpus."""
 
 import hashlib
 import importlib.util
@@ -26,13 +26,19 @@ from toolchain.extras import asrdeploy_command
 from toolchain.training.voices import DIGITS, ESPEAK_ACCENTS, ESPEAK_TRAIN_VARIANTS, TRAIN_VOICES, Voice
 
 SAMPLE_RATE = 16_000
-SHARD = 400  # utterances per file: a killed run loses at most one shard
+SHARD = 400  # utterances per file; an interrupted run loses at most one file
 PROGRAMS = ("espeak-ng", "flite", "festival")
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How a voice speaks: ``rate`` and ``pitch`` around 1 (faster, higher above), ``gap`` of 0, 1 (short pauses) or 2 (commas)."""
+    """Manner of speaking.
+
+    Args:
+        rate: Tempo relative to the voice's normal tempo.
+        pitch: Pitch relative to the voice's normal pitch.
+        gap: Gap between words: 0 (none), 1 (short pauses) or 2 (commas).
+    """
 
     rate: float
     pitch: float
@@ -45,10 +51,18 @@ class Manner:
 
 
 def say(voice: Voice, words: tuple[str, ...], manner: Manner) -> npt.NDArray[np.float32]:
-    """Synthesise ``words`` and return the waveform ``[samples]`` at 16 kHz, silence trimmed, peak 0.5.
+    """Synthesise words.
+
+    Args:
+        voice: Voice.
+        words: Words of the utterance.
+        manner: Manner of speaking.
+
+    Returns:
+        The waveform ``[samples]`` at 16 kHz without leading and trailing silence, with peak 0.5.
 
     Raises:
-        AsrDeployError: the synthesiser is missing, fails, or says nothing.
+        AsrDeployError: If the synthesiser is missing, fails, or returns silence.
     """
     text = (", " if manner.gap == 2 else " ").join(words).lower()
     with tempfile.TemporaryDirectory(prefix="asrdeploy-say-") as folder:
@@ -57,12 +71,12 @@ def say(voice: Voice, words: tuple[str, ...], manner: Manner) -> npt.NDArray[np.
         waveform = resample_poly(waveform, SAMPLE_RATE, rate)
     waveform = trim(waveform)
     if waveform.size < SAMPLE_RATE // 10:
-        raise AsrDeployError(f"{voice.family} voice {voice.name} said nothing for “{text}”.")
+        raise AsrDeployError(f"The {voice.family} voice {voice.name} returned silence for “{text}”. Check that the voice is installed.")
     return (waveform * (0.5 / np.abs(waveform).max())).astype(np.float32)
 
 
 def trim(waveform: npt.NDArray[Any], keep: float = 0.03) -> npt.NDArray[Any]:
-    """Cut what is 46 dB below the peak off both ends of a waveform ``[samples]``, but for ``keep`` seconds."""
+    """Trim samples 46 dB below the peak from both ends of a waveform ``[samples]``, except for ``keep`` seconds."""
     loud = np.flatnonzero(np.abs(waveform) > 0.005 * np.abs(waveform).max(initial=0.0))
     if not loud.size:
         return waveform[:0]
@@ -99,7 +113,7 @@ def _pico(voice: Voice, text: str, manner: Manner, file: Path) -> tuple[npt.NDAr
 
 @lru_cache
 def _pico_engine(name: str) -> Any:
-    import ttspico  # training_voices has left its voices out where it is missing
+    import ttspico  # if it is missing, training_voices omits its voices
 
     return ttspico.TtsEngine(name)
 
@@ -112,29 +126,34 @@ def _spoken(command: list[str], file: Path) -> tuple[npt.NDArray[Any], int]:
         subprocess.run(command, check=True, capture_output=True, timeout=60)
         waveform, rate = soundfile.read(file)
     except (OSError, subprocess.SubprocessError, soundfile.LibsndfileError) as error:
-        raise AsrDeployError(f"{command[0]} could not speak: {error}.") from error
+        raise AsrDeployError(f"The synthesiser {command[0]} failed: {error}.") from error
     return waveform, rate
 
 
 def check_synthesisers() -> None:
-    """Raise AsrDeployError with the command that installs what is missing."""
+    """Check that the synthesisers are installed.
+
+    Raises:
+        AsrDeployError: If one is missing. The message names the command that installs it.
+    """
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         packages = "espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
-        how = debian_command(packages) or f"Debian's packages are {packages}"
-        raise AsrDeployError(f"The synthesisers {', '.join(missing)} are missing: {how}.")
+        command = debian_command(packages)
+        how = f"Install them with `{command}`" if command else f"On Debian, the packages are {packages}"
+        raise AsrDeployError(f"The synthesisers {', '.join(missing)} are missing. {how}.")
 
 
 def training_voices() -> list[tuple[Voice, int]]:
-    """Return the voices of the corpus; without SVOX pico's package, which builds from source, its two are left out, and said so."""
+    """Return the voices of the corpus with their numbers of utterances. Without SVOX pico, omit its two voices and print a note."""
     if importlib.util.find_spec("ttspico"):
         return list(TRAIN_VOICES)
-    print(f"SVOX pico is not installed ({asrdeploy_command('training')}): the corpus is made without its two voices.")
+    print(f"SVOX pico is not installed, so the corpus omits its two voices. Install it with `{asrdeploy_command('training')}`.")
     return [(voice, utterances) for voice, utterances in TRAIN_VOICES if voice.family != "pico"]
 
 
 class Speech:
-    """Utterances in one int16 buffer: ``speech[i]`` is ``(waveform [samples] in -1..1, words)``."""
+    """Utterances in one int16 buffer; ``speech[i]`` is ``(waveform [samples] in -1..1, words)``."""
 
     def __init__(self, samples: npt.NDArray[np.int16], ends: npt.NDArray[np.int64], words: list[tuple[str, ...]]) -> None:
         self.samples, self.ends, self.words = samples, ends, words
@@ -148,30 +167,34 @@ class Speech:
 
     @classmethod
     def of(cls, utterances: list[tuple[npt.NDArray[np.float32], tuple[str, ...]]]) -> "Speech":
-        """Pack waveforms ``[samples]`` in -1..1 and their words."""
+        """Pack pairs of a waveform ``[samples]`` in -1..1 and its words."""
         samples = [np.round(waveform * 32767).astype(np.int16) for waveform, _ in utterances]
         ends = np.cumsum([len(part) for part in samples])
         return cls(np.concatenate(samples), ends, [words for _, words in utterances])
 
 
 def draw_words(rng: np.random.Generator) -> tuple[str, ...]:
-    """Draw one to seven digits: a fifth of the utterances are single digits."""
+    """Draw one to seven digits. A fifth of the utterances are single digits."""
     count = 1 if rng.random() < 0.2 else int(rng.integers(2, 8))
     return tuple(DIGITS[i] for i in rng.integers(0, 10, count))
 
 
 def synthesise_corpus(folder: Path, seed: int) -> Speech:
-    """Synthesise the training corpus into ``folder`` (shards that exist are kept) and return it.
+    """Synthesise the training corpus, except for shards that exist, and return it.
+
+    Args:
+        folder: Folder of the shards.
+        seed: Seed of the random generator.
 
     Raises:
-        AsrDeployError: a synthesiser is missing or fails.
+        AsrDeployError: If a synthesiser is missing or fails.
     """
     check_synthesisers()
     shards = []
     for voice, utterances in training_voices():
         name = f"{voice.family}-{voice.name}".replace("*", "all")
         shards += [(folder / f"{name}-{k:03d}.npy", voice, min(SHARD, utterances - k * SHARD)) for k in range(-(-utterances // SHARD))]
-    # Threads, because the synthesisers are processes of their own (pico runs in this one, under its own lock).
+    # Threads suffice, because the synthesisers run as separate processes (except pico, which is called serially).
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, voice, count in track(shards, "synthesising"):
             if not path.with_suffix(".json").exists():
@@ -191,7 +214,7 @@ def _synthesise_shard(path: Path, voice: Voice, count: int, seed: int, pool: Thr
         if voice.name == "*":
             speaker = Voice(voice.family, f"{rng.choice(ESPEAK_ACCENTS)}+{rng.choice(ESPEAK_TRAIN_VARIANTS)}")
         orders.append((speaker, draw_words(rng), Manner.draw(rng)))
-    if voice.family == "pico":  # its library is not safe to call from two threads
+    if voice.family == "pico":  # its library is not thread-safe
         waveforms = [say(*order) for order in orders]
     else:
         waveforms = list(pool.map(lambda order: say(*order), orders))

@@ -1,4 +1,4 @@
-"""The training loop: CTC, AdamW, averaged weights; resumable; a line of its log every few hundred steps."""
+"""Training loop: CTC loss, AdamW, averaged weights, resumable from checkpoints."""
 
 import copy
 import csv
@@ -24,22 +24,22 @@ from toolchain.training.batches import Batch, Batches
 from toolchain.training.score import ScoredSet, word_error_rate
 from toolchain.training.synthesis import Speech
 
-EVERY = 250  # steps between lines of the log, and between checkpoints
+EVERY = 250  # steps between checkpoints and lines of the log
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training with a learning-rate schedule of its own (linear warm-up, then half a cosine).
+    """A training phase with its learning-rate schedule: linear warm-up, then half a cosine.
 
     Args:
-        name: also the name of the weights that it writes.
-        steps: batches.
-        peak: highest learning rate.
-        warmup: steps until the peak.
-        singles: leading steps with single digits only; without them CTC stays at blanks for long.
-        without: recorded speakers that this phase does not hear.
-        formants_from: first step of this phase that shifts formants; words come sooner without.
-        quietest: level of the quietest augmented speech in dB of full scale: the weak F of FOUR drowned in quiet voices.
+        name: Name of the phase and of its weights file.
+        steps: Number of steps, one batch each.
+        peak: Peak learning rate.
+        warmup: Number of steps until the peak.
+        singles: Number of first steps with single digits only. Without them, CTC predicts only blanks for long.
+        without: Recorded speakers that this phase does not use.
+        formants_from: First step of this phase that shifts formants. The model learns words sooner without.
+        quietest: Level of the quietest augmented speech in dB of full scale. Low levels teach the weak F of FOUR in quiet voices.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Phase:
     quietest: float = -22.0
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step of this phase."""
+        """Return the learning rate of a step, counted from the start of this phase."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
@@ -61,7 +61,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the trained weights, but for the data."""
+    """All settings that determine the trained weights, except for the data."""
 
     seed: int
     phases: tuple[Phase, ...]
@@ -73,16 +73,16 @@ class Recipe:
 
 
 def train(recipe: Recipe, corpus: Speech, recordings: dict[str, Speech], sets: Sequence[ScoredSet], folder: Path) -> None:
-    """Train DIGITS_ASR_TINY; write ``PHASE.safetensors`` per phase and ``log.csv`` into ``folder``.
+    """Train DIGITS_ASR_TINY and write ``PHASE.safetensors`` per phase and ``log.csv``, both from the averaged weights.
 
-    A run that was stopped goes on at its last checkpoint. The averaged weights are what is written and scored.
+    An interrupted run resumes from its last checkpoint.
 
     Args:
-        recipe: seed, schedule, optimiser.
-        corpus: synthesised utterances.
-        recordings: recorded digits per speaker, may be empty.
-        sets: small sets that are scored for the log.
-        folder: where the run lives.
+        recipe: Seed, schedule and optimiser settings.
+        corpus: Synthesised utterances.
+        recordings: Recorded digits per speaker, possibly empty.
+        sets: Small sets to score for the log.
+        folder: Folder of the run.
     """
     torch.manual_seed(recipe.seed)
     model = digits_asr_tiny()
@@ -131,10 +131,16 @@ def train(recipe: Recipe, corpus: Speech, recordings: dict[str, Speech], sets: S
 
 
 def mix(first: Path, last: Path, share: float, path: Path) -> None:
-    """Write ``share`` of the first phase's weights plus the rest of the last phase's.
+    """Write a weighted mean of the weights of two phases.
 
-    Weights of one training's path lie in one basin, and their mean generalises better to voices that neither heard
-    (Wortsman et al., "Model soups", ICML 2022).
+    Weights along one training path lie in one basin, and their mean generalises better to unseen voices (Wortsman et al., "Model
+    soups", ICML 2022).
+
+    Args:
+        first: Weights of the first phase.
+        last: Weights of the last phase.
+        share: Share of the first phase's weights, 0 to 1.
+        path: File to write.
     """
     old, new = load_file(first), load_file(last)
     with atomic_path(path) as temporary:

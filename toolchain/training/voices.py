@@ -1,7 +1,7 @@
-"""The voices of the synthesisers, and which of them training may hear.
+"""Voices of the synthesisers and their roles.
 
-Every voice has one role. ``train`` voices are heard in training; ``dev`` and ``test`` voices only speak the bundled
-dev-clean and test-clean, which share no voice and no text.
+Every voice has one role. ``train`` voices speak the training corpus; ``dev`` and ``test`` voices speak only the bundled dev-clean and
+test-clean, which have no voice and no text in common.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT"
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaking voice: the synthesiser and what that synthesiser calls it (espeak-ng: ``accent+variant``)."""
+    """A voice: the synthesiser and the voice's name there (espeak-ng: ``accent+variant``)."""
 
     family: Family
     name: str
 
 
-# Accents and variants of espeak-ng 1.51. Left out: whispers and voices that are an effect rather than a speaker.
+# Accents and variants of espeak-ng 1.51, without whispers and sound effects.
 ESPEAK_ACCENTS = (
     "en-us",
     "en-gb",
@@ -42,7 +42,7 @@ ESPEAK_TRAIN_VARIANTS = (
 )
 
 TRAIN_VOICES: tuple[tuple[Voice, int], ...] = (
-    # (voice, utterances to synthesise); espeak-ng draws accent and variant per utterance.
+    # (voice, number of utterances). For espeak-ng, accent and variant are drawn per utterance.
     (Voice("espeak-ng", "*"), 12_000),
     (Voice("flite", "awb"), 1_200),
     (Voice("flite", "slt"), 1_200),
