@@ -1,4 +1,4 @@
-"""Configurations on the same utterances: by how much their word error rates differ, what chance explains, and where they differ."""
+"""Comparison of runs on the same utterances: difference in WER, its significance, and the utterances that differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ RESAMPLINGS = 2_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two configurations on the same utterances.
+    """Comparison of two configurations on the same utterances.
 
     Args:
-        ours: name of the one; see ``report.label``.
-        theirs: name of the other, or ``anchor``.
-        difference: ours' word error rate less theirs, as a fraction.
-        interval: of the difference, 95 %, by a paired bootstrap over utterances.
-        p: two-sided; how often chance gives a difference of the other sign.
-        not_worse: share of the utterances that ours has no more errors in.
+        ours: Name of the first configuration.
+        theirs: Name of the second configuration, or ``anchor``.
+        difference: WER of the first minus WER of the second, as a fraction.
+        interval: 95 % interval of the difference, by a paired bootstrap over utterances.
+        p: Two-sided p-value: how often resampling gives a difference of the other sign.
+        not_worse: Share of the utterances in which the first has no more errors than the second.
     """
 
     ours: str
@@ -43,9 +43,12 @@ class Comparison:
 
 
 def compare(found: dict[str, list[Transcript]]) -> list[Comparison]:
-    """Compare every configuration with the anchor, where it is there, and with every other one, on the same resampled utterances.
+    """Compare every pair of configurations on the same resampled utterances. The anchor, if there is one, is always the second.
 
-    A paired bootstrap after Bisani and Ney (ICASSP 2004); see ``metrics.bootstrap_interval``.
+    The method is a paired bootstrap after Bisani and Ney (ICASSP 2004); see ``metrics.bootstrap_interval``.
+
+    Args:
+        found: Transcripts of the same utterances in the same order, by configuration.
     """
     if not found:
         return []
@@ -70,19 +73,23 @@ def compare(found: dict[str, list[Transcript]]) -> list[Comparison]:
 
 
 def _chance(drawn: npt.NDArray[np.float64]) -> tuple[tuple[float, float], float]:
-    """Return the 95 % interval of resampled differences, and how often chance gives one of the other sign, two-sided."""
+    """Return the 95 % interval of resampled differences, and the two-sided p-value."""
     low, high = np.quantile(drawn, [0.025, 0.975])
-    # Plus one: no number of resamplings proves that chance is impossible (Davison and Hinkley, 1997, 4.2).
+    # Plus one, because p is never exactly 0 (Davison and Hinkley, 1997, 4.2).
     tail = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0)) + 1
     return (float(low), float(high)), min(1.0, 2 * tail / (len(drawn) + 1))
 
 
 def alignment(reference: str, hypothesis: str) -> list[tuple[str, str, str]]:
-    """Return runs of words: equal, replace, delete or insert, what was said, what was heard."""
-    words, heard = reference.split(), hypothesis.split()
+    """Align a hypothesis with its reference.
+
+    Returns:
+        Runs of words: ``equal``, ``replace``, ``delete`` or ``insert``, the words of the reference, and the words of the hypothesis.
+    """
+    words, found = reference.split(), hypothesis.split()
     return [
-        (each.tag, " ".join(words[each.src_start : each.src_end]), " ".join(heard[each.dest_start : each.dest_end]))
-        for each in Levenshtein.opcodes(words, heard)
+        (each.tag, " ".join(words[each.src_start : each.src_end]), " ".join(found[each.dest_start : each.dest_end]))
+        for each in Levenshtein.opcodes(words, found)
     ]
 
 
@@ -98,7 +105,7 @@ class Run(BaseModel):
 
 
 class Differing(BaseModel):
-    """An utterance that two runs heard differently, all texts as they were counted: after the normaliser."""
+    """An utterance that two runs transcribed differently. All texts are normalised, as they were for counting errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -111,12 +118,12 @@ class Differing(BaseModel):
 
     @property
     def loss(self) -> int:
-        """How many errors more B has than A; negative where it has fewer."""
+        """Errors of B minus errors of A."""
         return self.errors_b - self.errors_a
 
 
 class RunComparison(BaseModel):
-    """Two runs on the same utterances. Rates as fractions; every difference is B less A, so below 0 B has fewer errors."""
+    """Comparison of two runs on the same utterances. WERs are fractions. Differences are B minus A: below 0, B has fewer errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -126,27 +133,27 @@ class RunComparison(BaseModel):
     words: int
     a: Run
     b: Run
-    difference: float = Field(description="word error rate of B less that of A")
-    interval: tuple[float, float] = Field(description="of the difference, 95 %, by a paired bootstrap over utterances")
-    p: float = Field(description="two-sided; how often chance gives a difference of the other sign")
-    better: int = Field(description="utterances in which B has fewer errors than A")
-    worse: int = Field(description="utterances in which B has more errors than A")
-    equal: int = Field(description="utterances in which both have as many errors")
-    differing: tuple[Differing, ...] = Field(description="the utterances that were heard differently, in the order of the set")
+    difference: float = Field(description="WER of B minus WER of A")
+    interval: tuple[float, float] = Field(description="95 % interval of the difference, by a paired bootstrap over utterances")
+    p: float = Field(description="two-sided p-value: how often resampling gives a difference of the other sign")
+    better: int = Field(description="number of utterances in which B has fewer errors than A")
+    worse: int = Field(description="number of utterances in which B has more errors than A")
+    equal: int = Field(description="number of utterances in which both have the same number of errors")
+    differing: tuple[Differing, ...] = Field(description="utterances with different transcripts, in the order of the test set")
 
     @property
     def by_chance(self) -> bool:
-        """Whether the interval of the difference holds 0."""
+        """Whether the interval of the difference contains 0."""
         return self.interval[0] <= 0 <= self.interval[1]
 
     @property
     def worsened(self) -> list[Differing]:
-        """The utterances in which B has more errors, the largest loss first."""
+        """Utterances in which B has more errors, largest difference first."""
         return sorted((each for each in self.differing if each.loss > 0), key=lambda each: -each.loss)
 
     @property
     def bettered(self) -> list[Differing]:
-        """The utterances in which B has fewer errors, the largest gain first."""
+        """Utterances in which B has fewer errors, largest difference first."""
         return sorted((each for each in self.differing if each.loss < 0), key=lambda each: each.loss)
 
 
@@ -172,12 +179,12 @@ def compare_runs(a: str | Path, b: str | Path, normalizer: str = NONE) -> RunCom
 
 
 def compare_with_differences(a: Path, b: Path, normalizer: str = NONE) -> tuple[RunComparison, npt.NDArray[np.float64]]:
-    """Return what ``compare_runs`` returns, and the resampled differences that its interval is of: for a plot."""
+    """Return the comparison of ``compare_runs``, and the resampled differences ``[resamplings]`` for a plot."""
     normalise = normaliser(normalizer)
     (first, ours), (second, unsorted) = read_evaluation(a), read_evaluation(b)
     theirs = _same_utterances(ours, unsorted, a, b)
     texts = [tuple(map(normalise, (mine.reference, mine.hypothesis, other.hypothesis))) for mine, other in zip(ours, theirs, strict=True)]
-    counts = [[count_errors(reference, heard) for heard in both] for reference, *both in texts]
+    counts = [[count_errors(reference, hypothesis) for hypothesis in both] for reference, *both in texts]
     errors, words = np.array([[each.errors for each in both] for both in counts]), [both[0].words for both in counts]
     runs = (_run(a, first, score(ours, normalizer)), _run(b, second, score(theirs, normalizer)))
     rates = resampled_rates(errors, words, RESAMPLINGS)
@@ -197,11 +204,9 @@ def compare_with_differences(a: Path, b: Path, normalizer: str = NONE) -> tuple[
         worse=int(np.count_nonzero(loss > 0)),
         equal=int(np.count_nonzero(loss == 0)),
         differing=tuple(
-            Differing(
-                id=each.id, reference=reference, hypothesis_a=heard_a, hypothesis_b=heard_b, errors_a=one.errors, errors_b=other.errors
-            )
-            for each, (reference, heard_a, heard_b), (one, other) in zip(ours, texts, counts, strict=True)
-            if heard_a.split() != heard_b.split()
+            Differing(id=each.id, reference=reference, hypothesis_a=text_a, hypothesis_b=text_b, errors_a=one.errors, errors_b=other.errors)
+            for each, (reference, text_a, text_b), (one, other) in zip(ours, texts, counts, strict=True)
+            if text_a.split() != text_b.split()
         ),
     )
     return comparison, drawn
@@ -212,15 +217,15 @@ def _run(folder: Path, result: Evaluation, scored: Score) -> Run:
 
 
 def _same_utterances(ours: Sequence[Transcript], theirs: Sequence[Transcript], a: Path, b: Path) -> list[Transcript]:
-    """Return the second run's transcripts in the order of the first's.
+    """Return the transcripts of the second run in the order of the first.
 
     Raises:
-        AsrDeployError: their utterances or references are not the same.
+        AsrDeployError: Utterances or references differ.
     """
     sides = {a: ours, b: theirs} if a != b else {a: ours}
     for folder, lines in sides.items():
         if len({each.id for each in lines}) < len(lines):
-            raise AsrDeployError(f"{folder} has two transcripts of one utterance; evaluate again.")
+            raise AsrDeployError(f"{folder} has two transcripts of the same utterance. Delete the folder and evaluate again.")
     found = {each.id: each for each in theirs}
     known = {each.id for each in ours}
     for one, other, lacking in (
@@ -229,14 +234,14 @@ def _same_utterances(ours: Sequence[Transcript], theirs: Sequence[Transcript], a
     ):
         if lacking:
             raise AsrDeployError(
-                f"{one} has {len(lacking)} utterance{'s' * (len(lacking) > 1)} that {other} has not, such as {lacking[0]}; "
-                "only runs of the same utterances can be compared."
+                f"{one} has {len(lacking)} utterance{'s' * (len(lacking) > 1)} that {other} does not have, for example {lacking[0]}. "
+                "Only runs on the same utterances can be compared."
             )
     for each in ours:
         if each.reference.split() != found[each.id].reference.split():
             raise AsrDeployError(
-                f"What was said in {each.id} is “{_short(each.reference)}” in {a} and “{_short(found[each.id].reference)}” in {b}; "
-                "only runs with the same references can be compared."
+                f"The reference of {each.id} is “{_short(each.reference)}” in {a} and “{_short(found[each.id].reference)}” in {b}. "
+                "Only runs with the same references can be compared."
             )
     return [found[each.id] for each in ours]
 

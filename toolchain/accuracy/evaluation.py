@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from toolchain.models.anchor_model import AnchorModel  # imports torch, which artifacts do without
 
 SETTINGS_VERSION = 2
-WORTH_MEASURING = 50  # utterances per core; with fewer, measuring takes longer than it saves
+WORTH_MEASURING = 50  # utterances per core; with fewer, measuring costs more than it saves
 TEST_SPLIT = "test-clean"
 
 Progress = Callable[[Transcript, Timing], None]
@@ -56,7 +56,7 @@ def evaluate(
         data: The test set, or the name of a data set, of which test-clean is taken.
         folder: Output folder.
         workers: Where to transcribe (default: one worker on this machine). Transcripts do not depend on it.
-        normalizer: Text normaliser of a second score, beside the scenario's; see ``scoring.score``.
+        normalizer: Text normaliser of a second score, in addition to the scenario's; see ``scoring.score``.
         progress: Called for every utterance, those of an interrupted run first.
 
     Raises:
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def _transcribe(run: RunFolder, transcriber: Transcriber, data: DataSet, workers: Workers, progress: Progress) -> None:
-    """Transcribe what the run folder lacks."""
+    """Transcribe the utterances that the run folder does not have yet."""
     done = {transcript.id for transcript, _ in run.lines}
     # Closed at once if the run is stopped, so that started work ends too.
     with closing(workers.transcribe(transcriber, [each for each in data.utterances if each.id not in done])) as coming:
@@ -105,27 +105,38 @@ def evaluate_on_device(
     normalizer: str = "none",
     progress: Progress = lambda transcript, timing: None,
 ) -> Evaluation:
-    """Transcribe a set on a device and score it here; ``folder`` as in ``evaluate``; ``via``: the way onto it that was asked for.
+    """Transcribe a test set on a device and compute the WER on this machine.
 
-    What the device has finished stays there until the whole result was taken, so a stopped run goes on where it was.
+    The device keeps finished transcripts until the whole result has been fetched, so an interrupted run resumes.
+
+    Args:
+        artifact: Artifact that the device runs.
+        data: The test set.
+        folder: Output folder; see ``evaluate``.
+        device: The device.
+        threads: Number of runtime threads.
+        provider: ONNX Runtime execution provider.
+        via: How to run on a phone, ``app`` or ``shell``, as the user chose it.
+        normalizer: See ``evaluate``.
+        progress: Called for every utterance.
 
     Raises:
-        AsrDeployError: see ``evaluate``; or a device that fails.
+        AsrDeployError: See ``evaluate``; or the device failed.
     """
     transcriber = artifact_transcriber(artifact)
     check_trained(transcriber)
     check_unseen(transcriber.tuned_on, data, transcriber.configuration)
     utterances = {each.id: each for each in data.utterances}
 
-    def line_of(heard: DeviceTranscript) -> tuple[Transcript, Timing]:
-        return _line(utterances[heard.id], heard.hypothesis, heard.audio_seconds, heard.compute_seconds)
+    def line_of(line: DeviceTranscript) -> tuple[Transcript, Timing]:
+        return _line(utterances[line.id], line.hypothesis, line.audio_seconds, line.compute_seconds)
 
     with run_folder(folder, _device_settings(transcriber, data, device.name, threads, provider, via), list(utterances)) as run:
         recordings = ((each.id, read_audio(each.path, transcriber.sample_rate)) for each in data.utterances)
         task = make_task(artifact, recordings, mode="accuracy", threads=threads, provider=provider)
         made = device.run(task, lambda line: progress(*line_of(line)) if isinstance(line, DeviceTranscript) else None)
         if [each.id for each in made.transcripts] != list(utterances):
-            raise AsrDeployError(f"{device.name} sent transcripts of other utterances than it was given; run it again.")
+            raise AsrDeployError(f"{device.name} returned transcripts of other utterances than it was given. Repeat the command.")
         for each in made.transcripts:
             run.add(*line_of(each))
         facts = made.device.model_dump() | {"versions": made.versions, "runner": made.runner, "commit": machine_facts()["commit"]}
@@ -146,16 +157,16 @@ def finished_on_device(
     via: str | None = None,
     normalizer: str = "none",
 ) -> Evaluation | None:
-    """Return the result of an earlier ``evaluate_on_device`` with the same settings; None: there is none.
+    """Return the result of an earlier ``evaluate_on_device`` with the same arguments; None if there is none.
 
     Raises:
-        AsrDeployError: the folder holds something else.
+        AsrDeployError: The folder contains something else.
     """
     if not (folder / RESULT).is_file():
         return None
     transcriber = artifact_transcriber(artifact)
     settings = _device_settings(transcriber, data, device, threads, provider, via)
-    if earlier_settings(folder) != settings:  # a device that is then not found shall not have cost another run
+    if earlier_settings(folder) != settings:  # run_folder would delete the other run, and the device may not be found later
         return None
     with run_folder(folder, settings, [each.id for each in data.utterances]) as run:
         result = _finished(run, transcriber, normalizer)
@@ -171,12 +182,15 @@ def _warned(result: Evaluation, artifact: Artifact) -> Evaluation:
 
 
 def use_cores(transcriber: Transcriber, data: DataSet) -> tuple[Transcriber, LocalWorkers, list[Split]]:
-    """Return the transcriber and the workers that use this machine's cores best, and what was measured to find out.
+    """Choose the number of workers and threads that is fastest on this machine.
 
-    Where there is little to hear nothing is measured: a worker for every core with the transcriber's threads.
+    Small test sets are not measured: they get one worker per core, divided by the threads of the transcriber.
+
+    Returns:
+        The transcriber with the chosen threads, the workers, and the measured splits, fastest first.
 
     Raises:
-        AsrDeployError: see ``Workers.transcribe``.
+        AsrDeployError: See ``Workers.transcribe``.
     """
     here = usable_cpus()
     if here == 1 or len(data.utterances) < WORTH_MEASURING * here:
@@ -186,22 +200,22 @@ def use_cores(transcriber: Transcriber, data: DataSet) -> tuple[Transcriber, Loc
 
 
 def earlier_threads(transcriber: Transcriber, data: DataSet, folder: Path) -> int | None:
-    """Return the threads of the run that a folder holds, where it is of the same transcriber and set; None: there is none."""
+    """Return the number of threads of an earlier run of the same transcriber and test set; None if there is none."""
     earlier = earlier_settings(folder)
     same = bool(earlier) and earlier == _settings(transcriber, data) | {"threads": earlier.get("threads")}
     return int(earlier["threads"]) if same else None
 
 
 def check_trained(transcriber: Transcriber) -> None:
-    """Raise AsrDeployError for random weights: their word error rate would be taken for a result."""
+    """Raise AsrDeployError for random weights, because their WER could be mistaken for a result."""
     if not transcriber.trained:
         raise AsrDeployError(
-            f"{transcriber.configuration} has random weights: a word error rate from them says nothing; bench it, or use trained weights."
+            f"{transcriber.configuration} has random weights, so its WER means nothing. Use trained weights, or measure latency with bench."
         )
 
 
 def _settings(transcriber: Transcriber, data: DataSet) -> dict[str, Any]:
-    """Return what decides a run's transcripts: where it changes, a run starts anew."""
+    """Return everything that the transcripts depend on. If it changes, a run starts from the beginning."""
     settings: dict[str, Any] = {
         "version": SETTINGS_VERSION,
         "identity": transcriber.identity,
@@ -222,7 +236,7 @@ def _device_settings(transcriber: Transcriber, data: DataSet, device: str, threa
 
 
 def _finished(run: RunFolder, transcriber: Transcriber, normalizer: str) -> Evaluation | None:
-    """Return the result of an earlier run, after the normaliser that is asked for now."""
+    """Return the result of an earlier run, rescored if the normaliser changed; None if there is none."""
     result = run.earlier_result()
     if result is None or (result.configuration, result.identity) != (transcriber.configuration, transcriber.identity):
         return None

@@ -1,4 +1,4 @@
-"""Word error rates: counts per utterance, the corpus figure, its interval."""
+"""Word error rate (WER): error counts of utterances, and bootstrap intervals of the corpus WER."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rapidfuzz.distance import Levenshtein
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Word-level edits that turn a reference into a hypothesis, and the reference's words."""
+    """Word-level edits that turn a reference into a hypothesis, and the number of reference words."""
 
     substitutions: int
     deletions: int
@@ -19,15 +19,15 @@ class ErrorCounts:
 
     @property
     def errors(self) -> int:
-        """Substitutions, deletions and insertions together."""
+        """Sum of substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
 
 def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Count the edits of a minimal word alignment; words are what ``str.split`` finds."""
-    words, heard = reference.split(), hypothesis.split()
+    """Count the edits of a minimal word alignment. Texts are split at white space."""
+    words, found = reference.split(), hypothesis.split()
     counts = {"replace": 0, "delete": 0, "insert": 0}
-    for edit in Levenshtein.editops(words, heard):
+    for edit in Levenshtein.editops(words, found):
         counts[edit.tag] += 1
     return ErrorCounts(counts["replace"], counts["delete"], counts["insert"], len(words))
 
@@ -35,16 +35,16 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
 def bootstrap_interval(
     errors: Sequence[int], words: Sequence[int], *, confidence: float = 0.95, samples: int = 2_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return a percentile bootstrap interval of the corpus word error rate, resampling utterances.
+    """Return a percentile bootstrap interval of the corpus WER. Utterances are resampled.
 
     After Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation" (ICASSP 2004).
 
     Args:
-        errors: word errors of every utterance.
-        words: reference words of every utterance, in the same order.
-        confidence: share of the resampled rates inside the interval.
-        samples: resamplings.
-        seed: of the resampling; the same seed gives the same interval.
+        errors: Number of word errors of every utterance.
+        words: Number of reference words of every utterance, in the same order.
+        confidence: Share of the resampled rates inside the interval.
+        samples: Number of resamplings.
+        seed: Seed of the resampling. The same seed gives the same interval.
     """
     rates = resampled_rates(np.asarray(errors)[:, None], words, samples, seed)[:, 0]
     low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -52,9 +52,19 @@ def bootstrap_interval(
 
 
 def resampled_rates(errors: npt.NDArray[np.int64], words: Sequence[int], samples: int = 2_000, seed: int = 0) -> npt.NDArray[np.float64]:
-    """Return corpus rates ``[samples, columns]`` of errors ``[utterances, columns]``, all columns resampled alike: for pairs."""
+    """Return the corpus WER of every resampling and column. All columns use the same resampled utterances, so they can be compared.
+
+    Args:
+        errors: Word errors ``[utterances, columns]``.
+        words: Number of reference words of every utterance.
+        samples: Number of resamplings.
+        seed: Seed of the resampling.
+
+    Returns:
+        Rates ``[samples, columns]``, as fractions.
+    """
     counts = np.concatenate([errors, np.asarray(words)[:, None]], axis=1)
     rng = np.random.default_rng(seed)
-    # Multiplicities instead of indices: memory is samples x utterances either way, and one product sums them all.
+    # Multiplicities instead of indices: both take samples x utterances of memory, but one matrix product sums multiplicities.
     drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=samples) @ counts
     return np.asarray(drawn[:, :-1] / np.maximum(drawn[:, -1:], 1))

@@ -1,4 +1,4 @@
-"""Parity: one artifact on several devices over the same few utterances: logits, best labels, word error rate; never times."""
+"""Parity: run one artifact on several devices with the same utterances, and compare logits, best labels and WER. Times do not count."""
 
 import base64
 from collections.abc import Callable, Sequence
@@ -23,17 +23,17 @@ UTTERANCES = 16
 
 @dataclass(frozen=True)
 class DeviceParity:
-    """One device against the first.
+    """Comparison of one device with the first.
 
     Args:
-        device: its name.
-        kind: what it is.
-        relative: norm of the difference of all logits over the norm of the first device's.
-        largest: largest absolute difference.
-        equal_arg_max: share of frames with the same best label.
-        wer: on the subset, as a fraction.
-        transcripts_equal: how many of the utterances read the same.
-        utterances: how many there are.
+        device: Name of the device.
+        kind: Kind of the device.
+        relative: Norm of the difference of all logits, relative to the norm of the first device's logits.
+        largest: Largest absolute difference of a logit.
+        equal_arg_max: Share of frames with the same best label.
+        wer: WER on the utterances, as a fraction.
+        transcripts_equal: Number of utterances with the same transcript.
+        utterances: Number of utterances.
     """
 
     device: str
@@ -47,7 +47,7 @@ class DeviceParity:
 
 
 def fixed_subset() -> tuple[Utterance, ...]:
-    """Return the utterances that parity is judged on: bundled test-clean's, spread over its speakers."""
+    """Return the utterances for parity: 16 of the bundled test-clean, spread over its speakers."""
     utterances = open_data("digits", "test-clean").utterances
     return utterances[:: len(utterances) // UTTERANCES][:UTTERANCES]
 
@@ -55,13 +55,19 @@ def fixed_subset() -> tuple[Utterance, ...]:
 def parity(
     artifact: Artifact, devices: Sequence[Device], *, threads: int = 1, say: Callable[[str], None] = lambda sentence: None
 ) -> list[DeviceParity]:
-    """Compare devices with the first of them.
+    """Compare devices with the first one.
+
+    Args:
+        artifact: Artifact that every device runs.
+        devices: Devices, at least one.
+        threads: Number of runtime threads.
+        say: Called with the current step.
 
     Raises:
-        AsrDeployError: no device, one that fails, or logits that do not fit.
+        AsrDeployError: There is no device, one fails, or logits have different shapes.
     """
     if not devices:
-        raise AsrDeployError("There is nothing to compare: name at least one device.")
+        raise AsrDeployError("There is no device to compare. Name at least one with --devices.")
     utterances = fixed_subset()
     results = []
     for device in devices:
@@ -80,27 +86,28 @@ def parity(
 
 
 def distance_to_torch(artifact: Artifact, device: Device, model: str | None, *, threads: int = 1, weights: str | None = None) -> float:
-    """Return the relative distance of a device's logits to those of the artifact's model in torch on this machine, in fp32.
+    """Return the relative distance between a device's logits and those of the fp32 model in PyTorch on this machine.
 
     Args:
-        artifact: of the model, or of a codec's reconstruction of it.
-        device: where it runs.
-        model: a test case's, or a custom one; None: the artifact's, of a test case.
-        threads: of both.
-        weights: of the model; None: its own.
+        artifact: Artifact of the model, or of the model decompressed from a bitstream.
+        device: Device that runs the artifact.
+        model: Test case or custom model (default: the artifact's test case).
+        threads: Number of threads of the device and of PyTorch.
+        weights: Weights of the model; see ``load_model``.
 
     Raises:
-        AsrDeployError: a custom model's artifact is given without the model, or the device fails.
+        AsrDeployError: The artifact is of a custom model and ``model`` is missing, or the device fails.
     """
     from toolchain.accuracy.transcriber import open_transcriber
 
     if model is None and case_of(artifact.manifest).number is None:
         raise AsrDeployError(
-            f"{artifact.manifest.model} is a custom model, whose fp32 an artifact does not hold: give export instead of artifact in the job."
+            f"Parity needs the fp32 weights of the custom model {artifact.manifest.model}, which an artifact does not contain. "
+            "Use export instead of artifact in the job."
         )
     model = artifact.manifest.model if model is None else model
     reference = open_transcriber(model, weights=weights, threads=threads)
-    assert reference.engine is not None  # a model's transcriber has one
+    assert reference.engine is not None  # the transcriber of a model has an engine
     utterances = fixed_subset()
     theirs = [reference.engine.logits(read_audio(each.path, reference.sample_rate)) for each in utterances]
     ours = _logits(_transcribed(artifact, device, utterances, threads), artifact, device.name)
@@ -108,13 +115,20 @@ def distance_to_torch(artifact: Artifact, device: Device, model: str | None, *, 
 
 
 def distances(ours: Sequence[Logits], theirs: Sequence[Logits]) -> tuple[float, float, float]:
-    """Return relative and largest distance and the share of equal best labels of logits ``[frames, labels]``, utterance by utterance.
+    """Compare the logits of two runs over all utterances.
+
+    Args:
+        ours: Logits ``[frames, labels]`` of every utterance.
+        theirs: Reference logits of the same shapes.
+
+    Returns:
+        Relative distance, largest absolute distance, and the share of frames with the same best label.
 
     Raises:
-        AsrDeployError: they have other shapes.
+        AsrDeployError: The shapes differ.
     """
     if [each.shape for each in ours] != [each.shape for each in theirs]:
-        raise AsrDeployError("The devices give logits of different shapes, so they do not run the same model.")
+        raise AsrDeployError("The devices return logits of different shapes, so they do not run the same model. Use one artifact for all.")
     a, b = (np.concatenate([each.astype(np.float64) for each in logits]) for logits in (ours, theirs))
     return float(np.linalg.norm(a - b) / np.linalg.norm(b)), float(np.abs(a - b).max()), float(np.mean(a.argmax(1) == b.argmax(1)))
 
@@ -129,4 +143,4 @@ def _logits(result: Result, artifact: Artifact, name: str) -> list[npt.NDArray[n
     try:
         return [np.frombuffer(base64.b64decode(each.logits or "", validate=True), "<f4").reshape(-1, width) for each in result.transcripts]
     except ValueError as error:
-        raise AsrDeployError(f"{name} sent logits that are not {width} labels wide; run it again.") from error
+        raise AsrDeployError(f"{name} returned logits that do not have {width} labels. Repeat the command.") from error

@@ -29,7 +29,7 @@ OnUtterance = Callable[[Transcript, Timing], None]
 
 
 class _Running:
-    """What a run came to so far, for a progress line; ``timed`` False: without times, which say nothing there."""
+    """WER and real-time factor of a run so far, for a progress line. ``timed`` is False where times mean nothing."""
 
     def __init__(self, *, timed: bool = True) -> None:
         self.timed = timed
@@ -37,20 +37,24 @@ class _Running:
         self.audio = self.compute = 0.0
 
     def add(self, transcript: Transcript, timing: Timing) -> str:
-        """Count an utterance and return the line."""
+        """Add an utterance and return the text."""
         self.errors += transcript.errors
         self.words += transcript.words
         self.audio += transcript.audio_seconds
         self.compute += timing.compute_seconds
-        factor = f", rtf {self.compute / self.audio:.4f}" if self.timed else ""
-        return f"wer {self.errors / self.words:.2%}{factor}, {self.audio / 3600:.2f} h"
+        factor = f", RTF {self.compute / self.audio:.4f}" if self.timed else ""
+        return f"WER {self.errors / self.words:.2%}{factor}, {self.audio / 3600:.2f} h"
 
 
 @contextmanager
 def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[OnUtterance]:
-    """Show an evaluation's utterances, word error rate and real-time factor so far, hours of audio and time left.
+    """Show the progress of an evaluation: utterances, WER, real-time factor, hours of audio and time left.
 
-    The bar goes by the sizes of files: utterances are of very different lengths, and the longest may come first.
+    The bar is proportional to file sizes, because lengths differ and the longest utterances may come first.
+
+    Args:
+        data: The test set.
+        timed: Show the real-time factor.
     """
     sizes = {each.id: each.path.stat().st_size for each in data.utterances}
     running, lock, count = _Running(timed=timed), Lock(), 0
@@ -58,14 +62,14 @@ def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[OnUtte
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         task = bars.add_task("transcribing", total=sum(sizes.values()), count=f"0/{len(sizes)}")
 
-        def heard(transcript: Transcript, timing: Timing) -> None:
+        def transcribed(transcript: Transcript, timing: Timing) -> None:
             nonlocal count
             with lock:
                 count += 1
                 line = running.add(transcript, timing)
                 bars.update(task, advance=sizes[transcript.id], description=line, count=f"{count}/{len(sizes)}")
 
-        yield heard
+        yield transcribed
 
 
 @contextmanager
@@ -84,10 +88,10 @@ def share_progress() -> Iterator[Callable[[str, float], None]]:
 
 
 class Watcher(Protocol):
-    """Is told how a run over configurations goes on; a sweep may have several in work."""
+    """Receives the progress of a run over several configurations. A sweep may evaluate several at the same time."""
 
     def configuration(self, name: str, step: str, utterances: int) -> OnUtterance:
-        """Take note of a configuration's step; return what to call for every utterance."""
+        """Start a step of a configuration, and return the function to call for every utterance."""
         ...
 
 
@@ -100,7 +104,7 @@ class NoProgress:
 
 
 class ConfigurationBars:
-    """One line for the configurations of a run, one for the utterances of each that is in work."""
+    """Shows a bar for the configurations of a run, and a bar for the utterances of each running configuration."""
 
     def __init__(self, configurations: int) -> None:
         self._bars = _bars()
@@ -118,7 +122,7 @@ class ConfigurationBars:
         self._bars.stop()
 
     def configuration(self, name: str, step: str, utterances: int) -> OnUtterance:
-        """Show a configuration's step; return what counts its utterances. A finished one makes room for the next."""
+        """See ``Watcher``. The bars of finished configurations are removed."""
         with self._lock:
             finished = {each.id for each in self._bars.tasks if each.finished}
             for other, task in list(self._begun.items()):
@@ -129,8 +133,8 @@ class ConfigurationBars:
             task = self._begun[name] = self._bars.add_task(f"{name}: {step}", total=utterances)
         running = _Running()
 
-        def heard(transcript: Transcript, timing: Timing) -> None:
+        def transcribed(transcript: Transcript, timing: Timing) -> None:
             with self._lock:
                 self._bars.update(task, advance=1, description=f"{name}: {running.add(transcript, timing)}")
 
-        return heard
+        return transcribed

@@ -1,7 +1,7 @@
-"""A Ray cluster as the pool of an accuracy run or a sweep: utterances and test configurations are its tasks.
+"""Workers on a Ray cluster, for evaluations and sweeps: utterances and test configurations are its tasks.
 
-Nodes need asrdeploy in the same versions, and nothing else (but for the module of a factory that makes a custom model): weights travel
-once to every node, recordings with their tasks.
+Every node requires asrdeploy with the same package versions, and the module of a Python factory if a custom model has one. Ray sends the
+weights once to every node, and the recordings with the tasks.
 """
 
 import logging
@@ -33,13 +33,13 @@ from toolchain.extras import lacking
 if TYPE_CHECKING:
     from toolchain.models.anchor_model import AnchorModel
 
-NEW = "local"  # Ray's word for a cluster of this machine alone
-RETRIES = 4  # of a task whose worker or node was lost
-BUNCH = 20.0  # seconds of audio in a task: a task costs a millisecond, and the last ones shall not be long
-PATIENCE = 30.0  # seconds without a finished task before nodes are counted
-READ_AHEAD = 8  # recordings
-AHEAD = 2  # tasks under way for every CPU
-CPUS_A_CONFIGURATION = 8  # of a sweep: fewer leave gaps between its configurations, more wait for their reconstruction
+NEW = "local"  # Ray's name for a new cluster on this machine
+RETRIES = 4  # of a task after its worker or node was lost
+BUNCH = 20.0  # seconds of audio per task: a task costs about 1 ms, and the last tasks must stay short
+PATIENCE = 30.0  # seconds without a finished task before the nodes are checked
+READ_AHEAD = 8  # number of recordings
+AHEAD = 2  # tasks in flight per worker
+CPUS_A_CONFIGURATION = 8  # in sweeps: fewer leave workers idle between configurations, more wait for decompression
 
 Made = TypeVar("Made")
 Recording = tuple[Utterance, Waveform]
@@ -47,26 +47,26 @@ Recording = tuple[Utterance, Waveform]
 
 @contextmanager
 def open_cluster(address: str | None, threads: int) -> Iterator["RayWorkers"]:
-    """Connect to a cluster, or begin one of this machine alone, for the time of the block.
+    """Connect to a cluster, or start one on this machine, until the end of the block.
 
     Args:
-        address: HOST:PORT of the cluster; None: what ``RAY_ADDRESS`` says, else a new one of this machine.
-        threads: of every worker's engine; each takes as many CPUs.
+        address: Address of the cluster, ``HOST:PORT`` (default: ``RAY_ADDRESS``, else a new cluster on this machine).
+        threads: Number of threads of every worker. Each worker takes as many CPUs.
 
     Raises:
-        AsrDeployError: Ray is not installed, the cluster cannot be reached, has no room, or its nodes have other versions than we.
+        AsrDeployError: Ray is not installed, the cluster cannot be reached or has too few CPUs, or nodes have other package versions.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
-    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # else without end
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends no usage statistics
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # unlimited by default
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise AsrDeployError(lacking(error) or "Ray cannot be imported; install it anew.") from error
+        raise AsrDeployError(lacking(error) or "Ray cannot be imported. Install it again.") from error
     mine = not ray.is_initialized()
     if mine:
         address = address or os.environ.get("RAY_ADDRESS") or NEW
         _reach(address)
-        # Ray refuses to be told of a dashboard where it joins a cluster.
+        # Ray rejects this option when it joins a cluster.
         dashboard = False if address == NEW else None
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=dashboard)
@@ -80,26 +80,26 @@ def open_cluster(address: str | None, threads: int) -> Iterator["RayWorkers"]:
 
 
 def _reach(address: str) -> None:
-    """Raise AsrDeployError where nothing answers at HOST:PORT: Ray itself would try for minutes."""
+    """Raise AsrDeployError if nothing answers at HOST:PORT, because Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():  # a name that Ray knows
+    if not host or not port.isdecimal():  # a name such as "local"
         return
     try:
         socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
     except OSError as error:
         raise AsrDeployError(
-            f"The Ray cluster {address} cannot be reached: {error.strerror or error}; begin it with `ray start`."
+            f"The Ray cluster {address} cannot be reached: {error.strerror or error}. Start it with `ray start --head`."
         ) from error
 
 
 def _check_nodes(threads: int) -> list[dict[str, Any]]:
-    """Return facts about every node; AsrDeployError where one would hear other things than this machine."""
+    """Return facts about every node. Raise AsrDeployError if one has other package versions than this machine."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= threads]
     if not alive:
-        raise AsrDeployError(f"No node of the Ray cluster has {threads} CPU(s); give fewer --threads.")
+        raise AsrDeployError(f"No node of the Ray cluster has {threads} CPU(s). Use fewer --threads.")
     task = ray.remote(num_cpus=0, max_retries=RETRIES)(machine_facts)
     places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
     answers = [task.options(scheduling_strategy=place).remote() for place in places]
@@ -109,17 +109,18 @@ def _check_nodes(threads: int) -> list[dict[str, Any]]:
             facts.append((node, ray.get(answer)))
         except ray.exceptions.RayError as error:
             if node["NodeID"] not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
-                continue  # it was lost just now, which costs nothing but its CPUs
+                continue  # the node was lost; the others can do its work
             reason = _first_line(error)
-            raise AsrDeployError(f"A node of the Ray cluster cannot run asrdeploy: {reason}; install it there as it is here.") from error
+            raise AsrDeployError(f"A node of the Ray cluster cannot run asrdeploy: {reason}. Install the same version there.") from error
     if not facts:
-        raise AsrDeployError("Every node of the Ray cluster was lost while it was asked; mend it; the same command goes on.")
+        raise AsrDeployError("All nodes of the Ray cluster were lost at the start. Restart the cluster and repeat the command.")
     here = machine_facts()["versions"]
     for node, there in facts:
         other = sorted(name for name in here.keys() | there["versions"].keys() if here.get(name) != there["versions"].get(name))
         if other:
             raise AsrDeployError(
-                f"Node {node['NodeManagerAddress']} has other versions than this machine, first of {other[0]}: install the same ones there."
+                f"Node {node['NodeManagerAddress']} has other package versions than this machine, for example of {other[0]}. "
+                "Install the same versions there."
             )
     return [fact | {"cpus": int(node["Resources"]["CPU"])} for node, fact in facts]
 
@@ -128,8 +129,8 @@ class RayWorkers:
     """The workers of a cluster; see ``workers.Workers``.
 
     Args:
-        threads: of every worker's engine.
-        nodes: facts about every node, ``cpus`` among them.
+        threads: Number of threads of every worker.
+        nodes: Facts about every node, including ``cpus``.
     """
 
     def __init__(self, threads: int, nodes: list[dict[str, Any]]) -> None:
@@ -140,12 +141,12 @@ class RayWorkers:
 
     @property
     def count(self) -> int:
-        """Tasks that the cluster has CPUs for."""
+        """Number of workers that the cluster has CPUs for."""
         return sum(node["cpus"] // self._threads for node in self._nodes)
 
     @property
     def configurations(self) -> int:
-        """See ``workers.Workers``; at least two, so that one is compressed while another is heard."""
+        """See ``workers.Workers``. At least two, so that one is compressed while another is transcribed."""
         return max(2, self.count // CPUS_A_CONFIGURATION)
 
     @property
@@ -154,7 +155,7 @@ class RayWorkers:
         return {"cluster": self._nodes}
 
     def transcribe(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> Generator[Transcription, None, None]:
-        """See ``workers.Workers``. A task whose worker or node is lost is run again elsewhere."""
+        """See ``workers.Workers``. A task runs again elsewhere if its worker or node is lost."""
         import ray
 
         self._check_products(transcriber)
@@ -164,7 +165,7 @@ class RayWorkers:
         begun: list[Any] = []
         try:
             while True:
-                # Beginning waits for recordings to be read; a bunch is begun only when the cluster has room for it.
+                # Taking a bunch waits for its recordings to be read, so it happens only when the cluster has room.
                 for bunch in islice(bunches, AHEAD * self.count - len(begun)):
                     begun.append(task.remote(packed, self._threads, bunch))
                 if not begun:
@@ -177,7 +178,7 @@ class RayWorkers:
                 ray.cancel(each, force=True)
 
     def call(self, function: Callable[..., Made], *arguments: object) -> Made:
-        """See ``workers.Workers``; an argument that was there before is not sent again."""
+        """See ``workers.Workers``. A large argument of an earlier call is not sent again."""
         import ray
 
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
@@ -194,12 +195,12 @@ class RayWorkers:
                 if known is argument:
                     return reference
             reference = ray.put(argument)
-            # The argument is kept with its reference: Python gives a freed object's identity to the next one.
+            # Keep the argument alive: Python may give the identity of a freed object to another one.
             self._kept = [*self._kept[-3:], (argument, reference)]
             return reference
 
     def _first_of(self, begun: list[Any]) -> Any:
-        """Wait for the first of some tasks that ends; AsrDeployError where none can, for want of nodes."""
+        """Wait until one of the tasks ends, and return it. Raise AsrDeployError if no node is left to run them."""
         import ray
 
         while True:
@@ -207,26 +208,28 @@ class RayWorkers:
             if ended:
                 return ended[0]
             if not any(node["Alive"] and node["Resources"].get("CPU", 0) >= self._threads for node in ray.nodes()):
-                raise AsrDeployError("The Ray cluster has no node left with room for a worker: mend it; the same command goes on.")
+                raise AsrDeployError(
+                    "The Ray cluster has no node left that has enough CPUs for a worker. Add a node and repeat the command to resume."
+                )
 
     def _check_products(self, transcriber: Transcriber) -> None:
-        """Raise AsrDeployError where nodes would compute 8-bit products differently."""
+        """Raise AsrDeployError if nodes compute 8-bit products differently."""
         exact = {node["int8_exact"] for node in self._nodes} | {machine_facts()["int8_exact"]}
         if len(exact) > 1 and transcriber.saturates:
             raise AsrDeployError(
-                "Some nodes' processors compute 8-bit products exactly and others saturate them, so the transcripts would depend on "
-                "the node: use nodes of one kind, or export with +reduce_range."
+                "Some nodes compute 8-bit products exactly and others saturate them, so transcripts would depend on the node. "
+                "Use nodes with the same type of CPU, or export with --quant SCHEME+reduce_range."
             )
 
 
 def _bunches(utterances: Sequence[Utterance], sample_rate: int) -> Iterator[list[Recording]]:
-    """Read recordings, the longest first and some ahead, and yield them in bunches of a task's length."""
+    """Read recordings ahead, longest first, and yield them in bunches of about ``BUNCH`` seconds."""
     rest = iter(longest_first(utterances))
     with shut_down(ThreadPoolExecutor(1)) as reader:
         coming = deque((each, reader.submit(read_audio, each.path, sample_rate)) for each in islice(rest, READ_AHEAD))
         bunch: list[Recording] = []
         while coming:
-            # Taken out: a corpus does not fit into memory.
+            # Removed from the queue, because a corpus does not fit into memory.
             utterance, reading = coming.popleft()
             bunch.append((utterance, reading.result()))
             del reading
@@ -239,7 +242,7 @@ def _bunches(utterances: Sequence[Utterance], sample_rate: int) -> Iterator[list
 
 
 def _result(reference: Any) -> Any:
-    """Return what a task gave; its own complaint, or a sentence where its worker is lost for good."""
+    """Return the result of a task. Raise its AsrDeployError, or one that says that its worker was lost."""
     import ray
 
     try:
@@ -250,12 +253,12 @@ def _result(reference: Any) -> Any:
         raise
     except ray.exceptions.RayError as error:
         raise AsrDeployError(
-            f"The Ray cluster lost a task {RETRIES + 1} times ({_first_line(error)}): mend it; the same command goes on."
+            f"The Ray cluster lost a task {RETRIES + 1} times ({_first_line(error)}). Check its nodes and repeat the command to resume."
         ) from error
 
 
 def _first_line(error: Exception) -> str:
-    # A task's error begins with escape codes and the place where it was raised.
+    # The text of a task's error begins with escape codes and a traceback.
     lines = str(getattr(error, "cause", None) or error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
@@ -266,7 +269,7 @@ Packed = dict[str, Any]
 
 
 def _pack(transcriber: Transcriber) -> Packed:
-    """Return what a node needs to open a transcriber, in arrays that its workers share without copies."""
+    """Return what a node needs to open a transcriber, as arrays that its workers share without copies."""
     common = {"identity": transcriber.identity, "versions": package_versions(), "int8_exact": None}
     if transcriber.artifact is not None:
         if transcriber.saturates:
@@ -274,7 +277,7 @@ def _pack(transcriber: Transcriber) -> Packed:
         names = [MANIFEST, *(each.name for each in transcriber.artifact.manifest.files)]
         return common | {"files": {name: np.fromfile(transcriber.artifact.folder / name, np.uint8) for name in names}}
     model = transcriber.model
-    assert model is not None, "a transcriber is an artifact or a model"
+    assert model is not None, "a transcriber has an artifact or a model"
     state = {name: tensor.numpy() for name, tensor in model.state().items()}
     facts = {"half": transcriber.half, "trained": model.trained, "weights": model.weights}
     return common | facts | {"case": model.case, "state": state}
@@ -289,18 +292,22 @@ def _call(versions: dict[str, str], function: Callable[..., Made], *arguments: o
 
 
 def _check_versions(versions: dict[str, str]) -> None:
-    """Raise AsrDeployError where this node, which may have come late, would hear other things than the machine that asks."""
+    """Raise AsrDeployError if this node, which may have joined late, has other package versions than the calling machine."""
     if versions != package_versions():
-        raise AsrDeployError("A node that joined the Ray cluster has other versions than this machine: install the same ones there.")
+        raise AsrDeployError(
+            "A node that joined the Ray cluster has other package versions than this machine. Install the same versions there."
+        )
 
 
 def _transcribe_bunch(packed: Packed, threads: int, bunch: list[Recording]) -> list[Transcription]:
-    """Hear recordings with an engine that this process keeps; the last one alone, since a sweep has many."""
+    """Transcribe recordings. The process keeps only the last engine, because a sweep opens many."""
     key = (packed["identity"], threads, packed.get("half"))
     if key not in _engines:
         _check_versions(packed["versions"])
         if packed["int8_exact"] not in (None, machine_facts()["int8_exact"]):
-            raise AsrDeployError("A node that joined the Ray cluster computes 8-bit products differently: use nodes of one kind.")
+            raise AsrDeployError(
+                "A node that joined the Ray cluster computes 8-bit products differently. Use nodes with the same type of CPU."
+            )
         _engines.clear()
         _engines[key] = _open(packed, threads)
     engine, labels, sample_rate = _engines[key]
@@ -309,7 +316,7 @@ def _transcribe_bunch(packed: Packed, threads: int, bunch: list[Recording]) -> l
 
 def _open(packed: Packed, threads: int) -> tuple[Engine, tuple[str, ...], int]:
     if "files" in packed:
-        # Runtimes read files; once loaded they need them no more.
+        # Runtimes load models from files, which they no longer need afterwards.
         with tempfile.TemporaryDirectory(prefix="asrdeploy-") as name:
             for file, content in packed["files"].items():
                 content.tofile(Path(name) / file)
@@ -327,11 +334,11 @@ def _unpacked(packed: Packed) -> "AnchorModel":
     from toolchain.models.anchor_model import model_with
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes into shared weights
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # shared weights are only read
         state = {name: torch.from_numpy(array) for name, array in packed["state"].items()}
     case = packed["case"]
     if case.network is None or case.network.factory is None:
         return model_with(case, state, packed["weights"], trained=packed["trained"])
-    from toolchain.models.custom.loading import from_factory  # the user named it for this very run
+    from toolchain.models.custom.loading import from_factory  # the user named this factory for this run
 
     return from_factory(case).with_state(state, packed["weights"], trained=packed["trained"])

@@ -1,4 +1,4 @@
-"""Scores: the word error rate of transcripts, the file of a finished evaluation, and both again without inference."""
+"""Scores: the WER of transcripts, the result file of an evaluation, and rescoring without running the model."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -22,23 +22,21 @@ RESULT, TRANSCRIPTS, TIMES = "result.json", "transcripts.jsonl", "times.jsonl"
 
 
 class Score(BaseModel):
-    """Word errors of a set and the rate that they give, as a fraction."""
+    """Word errors of a test set, and the WER as a fraction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    normalizer: str = Field(description="what both sides went through before words were counted; none: as they are, the scenario's")
+    normalizer: str = Field(description="normaliser of references and hypotheses; none is the scenario's rule")
     words: int
     substitutions: int
     deletions: int
     insertions: int
-    wer: float = Field(
-        description="corpus word error rate: the counts above over the words; torcheval's, where it is installed, is the same"
-    )
-    wer_interval: tuple[float, float] = Field(description="95 % bootstrap over utterances")
+    wer: float = Field(description="corpus WER: substitutions, deletions and insertions divided by words")
+    wer_interval: tuple[float, float] = Field(description="95 % interval by a bootstrap over utterances")
 
 
 class Evaluation(BaseModel):
-    """The result of an accuracy run. Sizes in bits, times in seconds, word error rates as fractions."""
+    """Result of an accuracy run. Sizes are in bits, times in seconds, WERs are fractions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,33 +51,29 @@ class Evaluation(BaseModel):
     substitutions: int
     deletions: int
     insertions: int
-    wer: float = Field(
-        description="corpus word error rate: the counts above over the words; torcheval's, where it is installed, is the same"
-    )
-    wer_interval: tuple[float, float] = Field(description="95 % bootstrap over utterances")
-    normalised: Score | None = Field(
-        default=None, description="the score of the same transcripts after a normaliser, where one was asked for"
-    )
+    wer: float = Field(description="corpus WER: substitutions, deletions and insertions divided by words")
+    wer_interval: tuple[float, float] = Field(description="95 % interval by a bootstrap over utterances")
+    normalised: Score | None = Field(default=None, description="score of the same transcripts after a normaliser, if one was given")
     size_bits: int = Field(description="bits transmitted to the UE")
-    c_size: float | None = Field(description="size_bits over the bits of the anchor")
+    c_size: float | None = Field(description="size_bits divided by the bits of the anchor")
     artifact_bytes: int | None
     audio_seconds: float
     compute_seconds: float
     real_time_factor: float
     threads: int
-    workers: int = Field(default=1, description="utterances heard at the same time")
-    device: str = Field(default="local", description="what ran it, as --device names it")
-    kind: Kind = Field(default="host", description="the times of emulated and emulator say nothing about a phone")
-    machine: dict[str, Any] = Field(description="facts about the device, versions included")
+    workers: int = Field(default=1, description="number of utterances transcribed at the same time")
+    device: str = Field(default="local", description="device that ran it, as --device names it")
+    kind: Kind = Field(default="host", description="times of the kinds emulated and emulator say nothing about a phone")
+    machine: dict[str, Any] = Field(description="facts about the device, including package versions")
 
     @property
     def score(self) -> Score:
-        """The scenario's score: of the texts as they are."""
+        """The scenario's score, without a normaliser."""
         return Score(normalizer=NONE, **{name: getattr(self, name) for name in Score.model_fields if name != "normalizer"})
 
 
 class ScoredRun(BaseModel):
-    """An evaluation whose errors were counted anew."""
+    """A rescored evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +82,7 @@ class ScoredRun(BaseModel):
 
 
 class ScoredRuns(BaseModel):
-    """Evaluations whose errors were counted anew."""
+    """Rescored evaluations."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,23 +91,29 @@ class ScoredRuns(BaseModel):
 
 
 def score(transcripts: Sequence[Transcript], normalizer: str = NONE) -> Score:
-    """Count the errors of transcripts anew. Where torcheval is installed (it needs torch) its rate is compared with ours.
+    """Compute the WER of transcripts. If torcheval is installed, its WER must agree.
 
-    An utterance whose reference normalises to nothing has no words, and what was heard in it counts as inserted.
+    If the normaliser removes the whole reference of an utterance, all words of the hypothesis count as insertions.
+
+    Args:
+        transcripts: Transcripts with their references.
+        normalizer: Name of the normaliser for references and hypotheses.
 
     Raises:
-        AsrDeployError: there is no such normaliser, there is no word to be heard, or the two rates disagree.
+        AsrDeployError: The normaliser is unknown, the references have no words, or torcheval's WER differs.
     """
     normalise = normaliser(normalizer)
     pairs = [(normalise(each.reference), normalise(each.hypothesis)) for each in transcripts]
     counts = [count_errors(*pair) for pair in pairs]
     total = _sum(counts)
     if not total.words:
-        raise AsrDeployError(f"The references have no words after the normaliser {normalizer}: there is no word error rate of them.")
-    wer = _torcheval_wer(pairs)
-    if wer is not None and abs(wer - total.errors / total.words) > 1e-6 * max(1, wer):  # torcheval's is in float32
         raise AsrDeployError(
-            f"torcheval's word error rate {wer:.6f} and our counts {total.errors}/{total.words} disagree; please report it."
+            f"The references have no words after the normaliser {normalizer}, so there is no WER. Choose another normaliser or test set."
+        )
+    wer = _torcheval_wer(pairs)
+    if wer is not None and abs(wer - total.errors / total.words) > 1e-6 * max(1, wer):  # torcheval computes in float32
+        raise AsrDeployError(
+            f"The WER of torcheval ({wer:.6f}) and the counted errors ({total.errors} of {total.words} words) disagree. Please report this."
         )
     return Score(
         normalizer=normalizer,
@@ -138,14 +138,21 @@ def make_evaluation(
     normalizer: str = NONE,
     machine: dict[str, Any] | None = None,
 ) -> Evaluation:
-    """Score the transcripts of a whole run.
+    """Make the result of a whole run.
 
     Args:
-        normalizer: a second score is made after it; ``none``: there is none.
-        machine: facts about what ran it; None: this machine's.
+        transcripts: Transcripts of all utterances.
+        timings: Compute times of all utterances.
+        transcriber: What transcribed them.
+        data_name: Name of the data set.
+        split: Name of the split.
+        threads: Number of threads of every worker.
+        workers: Number of utterances that were transcribed at the same time.
+        normalizer: Normaliser of a second score; ``none`` makes no second score.
+        machine: Facts about the machine that ran it (default: this machine).
 
     Raises:
-        AsrDeployError: see ``score``.
+        AsrDeployError: See ``score``.
     """
     audio, compute = sum(each.audio_seconds for each in transcripts), sum(each.compute_seconds for each in timings)
     return Evaluation(
@@ -171,43 +178,49 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, list[Transcript]]:
     """Return the result and the transcripts of a finished evaluation.
 
     Raises:
-        AsrDeployError: the folder holds no evaluation, one that is not finished, or one of another version.
+        AsrDeployError: The folder has no evaluation, or one that is unfinished or of another version.
     """
     try:
         text = (folder / RESULT).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise AsrDeployError(f"{folder} holds no {RESULT}: it is no finished evaluation; make one with `asrdeploy evaluate`.") from None
+        raise AsrDeployError(
+            f"{folder} is not a finished evaluation: it has no {RESULT}. Run `asrdeploy evaluate -o {folder}` first."
+        ) from None
     try:
         result = Evaluation.model_validate_json(text)
     except ValidationError as error:
         raise AsrDeployError(
-            f"{folder / RESULT} is no evaluation's result of this version ({first_problem(error)}); evaluate again."
+            f"{folder / RESULT} is not a result of this version of asrdeploy ({first_problem(error)}). Evaluate again."
         ) from error
     transcripts = read_transcripts(folder / TRANSCRIPTS)
     if not transcripts:
-        raise AsrDeployError(f"{folder} holds no transcripts ({TRANSCRIPTS}): nothing can be scored; evaluate again.")
+        raise AsrDeployError(f"{folder} has no transcripts in {TRANSCRIPTS}. Evaluate again.")
     if len(transcripts) != result.utterances:
         raise AsrDeployError(
-            f"{folder / TRANSCRIPTS} has {len(transcripts)} transcripts, {RESULT} is of {result.utterances} utterances; evaluate again."
+            f"{folder / TRANSCRIPTS} has {len(transcripts)} transcripts, but {RESULT} is of {result.utterances} utterances. Evaluate again."
         )
     return result, transcripts
 
 
 def rescore(folder: Path, normalizer: str = NONE) -> Evaluation:
-    """Count the errors of a finished evaluation anew from what was said and heard, and write its result anew; no model is run.
+    """Recompute the WER of a finished evaluation from its transcripts, and update its result. No model runs.
+
+    Args:
+        folder: Folder of the evaluation.
+        normalizer: Normaliser of a second score; ``none`` removes the second score.
 
     Raises:
-        AsrDeployError: see ``read_evaluation`` and ``score``.
+        AsrDeployError: See ``read_evaluation`` and ``score``.
     """
     result, transcripts = read_evaluation(folder)
-    # Through the constructor: what a file of results holds is valid.
+    # Not model_copy, which would not validate.
     scored = Evaluation(**result.model_dump() | _scores(transcripts, normalizer))
     write_record(folder / RESULT, scored)
     return scored
 
 
 def _scores(transcripts: Sequence[Transcript], normalizer: str) -> dict[str, Any]:
-    """Return the fields of an evaluation that follow from the texts alone."""
+    """Return the fields of an evaluation that depend only on the transcripts."""
     normalised = None if normalizer == NONE else score(transcripts, normalizer)
     plain = score(transcripts).model_dump(exclude={"normalizer"})
     return {"utterances": len(transcripts), **plain, "normalised": normalised}
@@ -223,7 +236,7 @@ def _sum(counts: Sequence[ErrorCounts]) -> ErrorCounts:
 
 
 def _torcheval_wer(pairs: Sequence[tuple[str, str]]) -> float | None:
-    if find_spec("torcheval") is None:  # an install without the toolchain, which counts the same
+    if find_spec("torcheval") is None:  # installed without the extra toolchain
         return None
     from torcheval.metrics import WordErrorRate
 

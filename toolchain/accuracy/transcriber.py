@@ -1,4 +1,4 @@
-"""Transcribers: an artifact or a model, ready to transcribe, with what a result has to say about it."""
+"""Transcribers: an artifact or a model, ready to transcribe, with the facts that a result needs about it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -139,7 +139,9 @@ def open_transcriber(
     path = Path(name)
     if _names_artifact(name):
         if weights is not None:
-            raise AsrDeployError(f"--weights applies to models, and {path} is an artifact with weights of its own. Leave --weights out.")
+            raise AsrDeployError(
+                f"--weights applies to models, and {path} is an artifact, which contains its weights. Leave --weights out."
+            )
         if torch_device != "cpu" or half:
             raise AsrDeployError(f"--torch-device and --half apply to PyTorch models, and {path} is an artifact. Leave them out.")
         if not path.exists():
@@ -154,7 +156,7 @@ def open_transcriber(
 
 
 def as_transcriber(model: "Transcriber | AnchorModel | Artifact | str | Path") -> Transcriber:
-    """Return a transcriber for what a caller has: a transcriber, a model, an artifact, or the name of either; see ``open_transcriber``."""
+    """Return a transcriber for a transcriber, a model, an artifact, or the name of one; see ``open_transcriber``."""
     if isinstance(model, Transcriber):
         return model
     if isinstance(model, str | Path):
@@ -172,7 +174,13 @@ def _names_artifact(name: str) -> bool:
 
 
 def artifact_transcriber(artifact: Artifact, engine: Engine | None = None, threads: int = 1) -> Transcriber:
-    """Return the transcriber of an artifact; without an engine if a device runs it."""
+    """Return the transcriber of an artifact.
+
+    Args:
+        artifact: The artifact.
+        engine: Engine that runs it on this machine; None if a device runs it.
+        threads: Threads of the engine.
+    """
     manifest = artifact.manifest
     return Transcriber(
         configuration=artifact.folder.resolve().name,
@@ -204,9 +212,9 @@ def model_transcriber(
     """Return the transcriber of a PyTorch model.
 
     Args:
-        model: The model. One that was reconstructed from a bitstream counts the transmitted bits, others the anchor's size.
-        configuration: Name of the test configuration (default: the codec's, else the model's name).
-        identity: See ``Transcriber`` (default: the bitstream's, else name and weights of the model).
+        model: The model. The transmitted bits are those of its bitstream if it was decompressed from one, otherwise the anchor's size.
+        configuration: Name of the test configuration (default: the codec if there is one, else the model).
+        identity: See ``Transcriber`` (default: that of the bitstream, else name and weights of the model).
         threads: Threads of the engine.
         torch_device: See ``open_transcriber``.
         half: Run in half precision.
@@ -237,10 +245,10 @@ def model_transcriber(
 
 
 def inexact(artifact: Artifact, *, exact: bool | None) -> str | None:
-    """Return a sentence if a processor that saturates 8-bit products ran an artifact that has some.
+    """Return a warning if an artifact with 8-bit products runs on a processor that saturates them, otherwise None.
 
     Args:
-        artifact: What was run.
+        artifact: Artifact that runs.
         exact: Whether the processor adds 8-bit products exactly; None if unknown.
     """
     if not _saturates(artifact) or exact is not False:
@@ -252,7 +260,7 @@ def inexact(artifact: Artifact, *, exact: bool | None) -> str | None:
 
 
 def _saturates(artifact: Artifact) -> bool:
-    """Tell whether an artifact has 8-bit products that saturate on a processor without dot-product instructions."""
+    """Return whether an artifact has 8-bit products that saturate on processors without dot-product instructions."""
     manifest = artifact.manifest
     computed = any(what in manifest.quantised for what in ("matrix products in int8", "convolutions in int8"))
     return computed and manifest.format == "onnx" and "reduce_range" not in manifest.scheme

@@ -1,4 +1,4 @@
-"""Pools of workers that hear a set's utterances: batch 1 and exact length, so neither their number nor the order matters."""
+"""Workers that transcribe utterances, each with batch size 1 and its exact length: transcripts do not depend on number or order."""
 
 import os
 import signal
@@ -23,15 +23,15 @@ from device_runner.labels import select_labels
 from toolchain.accuracy.transcriber import Transcriber
 from toolchain.data.datasets import Utterance
 
-AHEAD = 3  # recordings in memory for every worker
-TRIED = 4  # utterances for every core, where the way to use the cores is measured
+AHEAD = 3  # recordings in memory per worker
+TRIED = 4  # utterances per core when splits of the cores are measured
 
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Transcription:
-    """What a worker heard. Times in seconds; reading the recording is not in ``compute_seconds``."""
+    """One transcribed utterance. Times are in seconds; ``compute_seconds`` does not include reading the recording."""
 
     utterance: Utterance
     hypothesis: str
@@ -40,46 +40,51 @@ class Transcription:
 
 
 class Workers(Protocol):
-    """Where a set is heard: this machine's cores, or a cluster's."""
+    """Where utterances are transcribed: the cores of this machine, or a cluster."""
 
     @property
     def count(self) -> int:
-        """Utterances that are heard at the same time."""
+        """Number of utterances that are transcribed at the same time."""
         ...
 
     @property
     def configurations(self) -> int:
-        """Test configurations that a sweep may have in work at the same time."""
+        """Number of test configurations that a sweep may evaluate at the same time."""
         ...
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a result has to say of it beside the facts about this machine."""
+        """Facts for the result, in addition to those about this machine."""
         ...
 
     def transcribe(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> Generator[Transcription, None, None]:
-        """Hear utterances and yield each when it is done, in any order.
+        """Transcribe utterances and yield each one when it is finished, in any order.
 
         Raises:
-            AsrDeployError: a recording cannot be read or run, or a worker is lost for good.
+            AsrDeployError: A recording cannot be read or transcribed, or a worker is lost.
         """
         ...
 
     def call(self, function: Callable[..., Made], *arguments: object) -> Made:
-        """Return what a function of a module gives for arguments that can be sent, computed where there is room."""
+        """Call a function, possibly on another machine, and return its result. Function and arguments must be picklable."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalWorkers:
-    """This machine's cores: threads around one engine where it lets go of Python's lock, so that all share its weights; else processes."""
+    """The cores of this machine: threads that share one engine if it releases Python's lock, otherwise processes.
+
+    Args:
+        count: Number of workers.
+        configurations: Number of test configurations that a sweep may evaluate at the same time.
+    """
 
     count: int = 1
     configurations: int = 1
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise AsrDeployError(f"--workers {self.count} leaves nobody to work; give 1 or more.")
+            raise AsrDeployError(f"--workers {self.count} is out of range. Use 1 or more.")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -87,14 +92,14 @@ class LocalWorkers:
         return {}
 
     def transcribe(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> Generator[Transcription, None, None]:
-        """See ``Workers``; recordings are read ahead, the longest first, so that the workers end together."""
+        """See ``Workers``. The longest recordings come first, so that the workers finish together."""
         with self._workers_of(transcriber) as submit:
             yield from _as_finished(submit, longest_first(utterances), AHEAD * self.count)
 
     def rate(self, transcriber: Transcriber, utterances: Sequence[Utterance]) -> float:
-        """Return seconds of audio heard in a second, once every worker has begun; see ``hear`` for what is raised."""
+        """Return the throughput after all workers have started, in seconds of audio per second; see ``transcribe`` for errors."""
         with self._workers_of(transcriber) as submit:
-            # An engine's first run allocates its memory; the first of two utterances may come before another worker has begun.
+            # Warm-up: the first run of an engine allocates memory, and two utterances per worker make sure that all have started.
             list(_as_finished(submit, utterances[: 2 * self.count], 2 * self.count))
             started = time.perf_counter()
             audio = sum(each.audio_seconds for each in _as_finished(submit, utterances, AHEAD * self.count))
@@ -110,21 +115,21 @@ class LocalWorkers:
 
 
 def longest_first(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """Return utterances by falling size of their files, then by id: without opening them, and the same everywhere."""
+    """Return utterances sorted by file size, largest first, then by id, without opening the files."""
     return sorted(utterances, key=lambda each: (-_size(each.path), each.id))
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # reading it will say what is wrong
+    except OSError:  # reading it later reports the error
         return 0
 
 
 def _as_finished(
     submit: Callable[[Utterance], "Future[Transcription]"], utterances: Iterable[Utterance], window: int
 ) -> Iterator[Transcription]:
-    """Yield results as they come, with at most ``window`` utterances begun."""
+    """Yield results as they finish, with at most ``window`` utterances submitted at once."""
     finished: SimpleQueue[Future[Transcription]] = SimpleQueue()
     waiting, begun = iter(utterances), 0
     try:
@@ -138,15 +143,22 @@ def _as_finished(
             begun -= 1
     except BrokenProcessPool as error:
         raise AsrDeployError(
-            "A worker ended by itself, perhaps for want of memory; the same command with fewer --workers goes on."
+            "A worker process ended unexpectedly, perhaps because memory ran out. Repeat the command with fewer --workers to resume."
         ) from error
 
 
 def transcribe(engine: Engine, waveform: Waveform, labels: tuple[str, ...], sample_rate: int, utterance: Utterance) -> Transcription:
-    """Hear one recording.
+    """Transcribe one recording.
+
+    Args:
+        engine: Engine that computes the logits.
+        waveform: Samples ``[samples]`` of the recording.
+        labels: Labels by index, the blank first.
+        sample_rate: Sample rate in hertz.
+        utterance: The utterance, for the result and for errors.
 
     Raises:
-        AsrDeployError: it is too short or too long; its file is named.
+        AsrDeployError: The recording is too short or too long. The message names its file.
     """
     started = time.perf_counter()
     try:
@@ -158,47 +170,47 @@ def transcribe(engine: Engine, waveform: Waveform, labels: tuple[str, ...], samp
 
 @contextmanager
 def _threads(transcriber: Transcriber, workers: int) -> Iterator[Callable[[Utterance], "Future[Transcription]"]]:
-    """Yield what submits an utterance to threads of this process; others read the recordings before."""
+    """Yield a function that submits an utterance to threads of this process. Other threads read the recordings ahead."""
     engine = transcriber.running
 
     def work(utterance: Utterance, recording: "Future[Waveform]") -> Transcription:
         return transcribe(engine, recording.result(), transcriber.labels, transcriber.sample_rate, utterance)
 
-    # A reader is some ten times as fast as the quickest worker.
-    with shut_down(ThreadPoolExecutor(1 + workers // 8)) as readers, shut_down(ThreadPoolExecutor(workers)) as pool:
-        yield lambda utterance: pool.submit(work, utterance, readers.submit(read_audio, utterance.path, transcriber.sample_rate))
+    # A reader is about ten times as fast as the fastest worker.
+    with shut_down(ThreadPoolExecutor(1 + workers // 8)) as readers, shut_down(ThreadPoolExecutor(workers)) as threads:
+        yield lambda utterance: threads.submit(work, utterance, readers.submit(read_audio, utterance.path, transcriber.sample_rate))
 
 
 @contextmanager
 def _processes(transcriber: Transcriber, workers: int) -> Iterator[Callable[[Utterance], "Future[Transcription]"]]:
-    """Yield what submits an utterance to processes with an engine each."""
-    assert transcriber.artifact is not None, "only artifacts' engines cannot be shared"
+    """Yield a function that submits an utterance to processes, each with its own engine."""
+    assert transcriber.artifact is not None, "only engines of artifacts cannot be shared"
     begun = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (transcriber.artifact, transcriber.threads))
-    with shut_down(begun) as pool:
-        yield lambda utterance: pool.submit(_work, utterance)
+    with shut_down(begun) as processes:
+        yield lambda utterance: processes.submit(_work, utterance)
 
 
 @contextmanager
 def shut_down(executor: Executor) -> Iterator[Executor]:
-    """Shut an executor down at the end of the block without beginning what waits."""
+    """Shut an executor down at the end of the block. Waiting tasks are cancelled."""
     try:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-_opened: list[tuple[Engine, tuple[str, ...], int]] = []  # of a worker process: its engine, labels, sample rate
+_opened: list[tuple[Engine, tuple[str, ...], int]] = []  # in a worker process: its engine, labels and sample rate
 
 
 def _begin(artifact: Artifact, threads: int) -> None:
-    """Make a process of the pool ready; the artifact's files were compared with its manifest when it was opened."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent decides
+    """Prepare a worker process. The parent process has already checked the files of the artifact."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of the terminal, and the parent handles it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _opened.append((open_engine(artifact, threads), artifact.manifest.labels, artifact.manifest.sample_rate))
 
 
 def _end_with_parent() -> None:
-    """End this process with the one that began it: a killed parent tells nobody."""
+    """End this process when its parent ends, because a killed parent cannot stop it."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -212,7 +224,13 @@ def _work(utterance: Utterance) -> Transcription:
 
 @dataclass(frozen=True)
 class Split:
-    """A way to use the cores, and how fast it was on a few utterances."""
+    """A split of the cores into workers and threads, with its throughput on a few utterances.
+
+    Args:
+        workers: Number of workers.
+        threads: Number of threads of every worker.
+        audio_seconds_per_second: Throughput in seconds of audio per second.
+    """
 
     workers: int
     threads: int
@@ -220,15 +238,15 @@ class Split:
 
 
 def measure_splits(transcriber: Transcriber, utterances: Sequence[Utterance], cores: int) -> list[Split]:
-    """Try ways to use the cores on a few utterances of middle length, the fastest first.
+    """Measure several splits of the cores on a few utterances of medium length, and return them, fastest first.
 
     Args:
-        transcriber: its engine can be opened anew with other threads.
-        utterances: what is to be heard.
-        cores: of this machine, for us.
+        transcriber: Transcriber whose engine can be opened with another number of threads.
+        utterances: The test set.
+        cores: Number of usable cores.
 
     Raises:
-        AsrDeployError: see ``Workers.transcribe``.
+        AsrDeployError: See ``Workers.transcribe``.
     """
     ordered = longest_first(utterances)
     middle = max(0, len(ordered) // 2 - TRIED * cores // 2)

@@ -236,7 +236,7 @@ def check_workers(engine: str, address: str | None, worker_count: int | None, th
     if engine not in ("local", "ray"):
         raise nearest(engine, ("local", "ray"), "engine")
     if engine == "local" and address is not None:
-        raise AsrDeployError("--address needs --engine ray.")
+        raise AsrDeployError("--address requires --engine ray.")
     if engine == "ray" and worker_count is not None:
         raise AsrDeployError("--workers applies to --engine local. A Ray cluster uses as many workers as it has CPUs.")
     if worker_count is not None:

@@ -1,4 +1,4 @@
-"""The main job on the bundled test case: anchor, test configurations, points, table and plot."""
+"""The demo: evaluate the bundled test case in 14 test configurations, and write their points and plot."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ BITSTREAM, ARTIFACT = f"model{SUFFIX}", "artifact"
 
 @dataclass(frozen=True)
 class Configuration:
-    """A test configuration: a codec (or none, then the artifact itself is sent) and the scheme of the artifact."""
+    """A test configuration: a codec and the scheme of the artifact. Without a codec, the artifact itself is transmitted."""
 
     name: str
     scheme: str = "fp32"
@@ -37,7 +37,7 @@ class Configuration:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """The codec's parameters."""
+        """Parameters of the codec."""
         return {} if self.bits is None else {"bits": self.bits}
 
 
@@ -51,15 +51,22 @@ CONFIGURATIONS = (
 
 
 def run_demo(data: DataSet, folder: Path, *, workers: Workers, watcher: Watcher, draw: Callable[[Curve, Path], None]) -> Curve:
-    """Evaluate the bundled model in every configuration and write points and plot into ``folder``.
+    """Evaluate the bundled model in every configuration, and write points and plot to ``folder``.
 
-    Artifacts and transcripts that an earlier run left there are used again.
+    Artifacts and transcripts of an earlier run are reused.
+
+    Args:
+        data: The test set.
+        folder: Output folder.
+        workers: Where to transcribe.
+        watcher: Receives the progress.
+        draw: Draws the curve to a file, after every configuration.
 
     Raises:
-        AsrDeployError: a step failed.
+        AsrDeployError: The folder contains something else, or a step failed.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / "anchor").is_dir():
-        raise AsrDeployError(f"{folder} exists and holds no demo; choose another folder for the results.")
+        raise AsrDeployError(f"{folder} exists and is not the folder of a demo. Choose another folder with -o.")
     anchor = load_model("0")
     progress = watcher.configuration("anchor", "transcribing", len(data.utterances))
     measured = evaluate(open_transcriber("0"), data, folder / "anchor" / "evaluation", workers=workers, progress=progress)
@@ -68,7 +75,7 @@ def run_demo(data: DataSet, folder: Path, *, workers: Workers, watcher: Watcher,
         point = _run(configuration, anchor, measured, data, folder / configuration.name, workers, watcher)
         points.append(point)
         curve = make_curve(anchor.case, measured, folder / "anchor" / "evaluation", points)
-        # After every point, so that an interrupted run shows what it had.
+        # After every point, so that an interrupted run leaves a curve.
         write_curve(curve, folder)
         draw(curve, folder / "curve.png")
     return curve
@@ -94,7 +101,7 @@ def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Pa
         bitstream = folder / BITSTREAM
         calibration = calibration_of(anchor, "digits", "dev-clean", cache=folder.parent) if configuration.calibrated else None
         compress(anchor, configuration.codec, configuration.parameters, bitstream, calibration=calibration)
-        # The receiver's side starts at the file.
+        # The receiver has only the bitstream.
         model = decompress(bitstream)
     return export_model(model, folder / ARTIFACT, quant=configuration.scheme).artifact
 
@@ -112,12 +119,12 @@ def _earlier_artifact(configuration: Configuration, anchor: AnchorModel, folder:
 
 
 def _earlier_codec(configuration: Configuration, bitstream: Path) -> str:
-    """Return what an earlier bitstream was coded by; AsrDeployError where it is another codec, or has other parameters."""
+    """Return the codec of an earlier bitstream as its manifest names it. Raise AsrDeployError if codec or parameters differ."""
     header = read_header(bitstream)
     made: Any = make_codec(str(configuration.codec), **configuration.parameters)
     settings = dict(header.parameters)
     settings.pop("calibration", None)
-    calibrated = bool(header.tuned_on)  # an older calibrated one does not say with what: it is made again
+    calibrated = bool(header.tuned_on)  # older calibrated bitstreams do not name the utterances and are replaced
     if (header.codec, settings, calibrated) != (configuration.codec, asdict(made), configuration.calibrated):
         raise AsrDeployError(f"{bitstream} was made with other settings.")
     return header.configuration

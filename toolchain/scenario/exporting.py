@@ -37,13 +37,13 @@ def export_model(
 ) -> Exported:
     """Export a model to an artifact and compare it with PyTorch on bundled speech of three lengths.
 
-    The manifest of a model that was reconstructed from a bitstream has the codec and the transmitted bytes.
+    If the model was decompressed from a bitstream, the manifest records the codec and the transmitted bytes.
 
     Example:
         >>> artifact = asrdeploy.export(model, "artifacts/tiny", quant="int8").artifact  # doctest: +SKIP
 
     Args:
-        model: An anchor, a custom model, or a codec's reconstruction.
+        model: An anchor, a custom model, or a model decompressed from a bitstream.
         folder: Folder of the artifact. An older artifact there is replaced.
         format: ``onnx`` or ``executorch``.
         quant: Quantisation scheme.

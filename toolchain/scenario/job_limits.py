@@ -1,4 +1,4 @@
-"""Test jobs: a list of artifacts or exports with limits, run on any device; for whatever CI people have."""
+"""Test jobs: artifacts or exports with limits, which run on any device, for example in CI."""
 
 import math
 import tomllib
@@ -24,7 +24,7 @@ from toolchain.extras import lacking
 from toolchain.models.test_cases import built_in_case, case_of
 
 PROTOCOLS = {each.name: each for each in (STANDARD, STRICT, QUICK)}
-TIMED = ("p90_ms", "real_time_factor")  # limits that an emulated device says nothing about
+TIMED = ("p90_ms", "real_time_factor")  # limits that are not checked on emulated devices
 Say = Callable[[str], None]
 
 
@@ -33,7 +33,7 @@ class _Record(BaseModel):
 
 
 class Export(_Record):
-    """What ``asrdeploy export`` takes."""
+    """Options of ``asrdeploy export``."""
 
     model: int | str = 0
     weights: str | None = None
@@ -42,26 +42,30 @@ class Export(_Record):
 
 
 class JobLimits(_Record):
-    """Upper limits; what is left out is not checked."""
+    """Upper limits. A limit that is left out is not checked."""
 
-    wer: float | None = Field(default=None, description="word error rate in per cent")
-    artifact_mb: float | None = Field(default=None, description="model files in 10^6 bytes")
-    c_size: float | None = Field(default=None, description="bits transmitted / bits of the anchor")
-    p90_ms: float | None = Field(default=None, description="90th percentile of latency at every length of audio")
-    real_time_factor: float | None = Field(default=None, description="mean seconds of computing per second of audio, at every length")
-    peak_memory_mb: float | None = Field(default=None, description="peak over the baseline, median over fresh processes, in 10^6 bytes")
-    parity: float | None = Field(default=None, description="relative distance of the device's logits to fp32 in torch on this machine")
+    wer: float | None = Field(default=None, description="WER in per cent")
+    artifact_mb: float | None = Field(default=None, description="size of the model files in 10^6 bytes")
+    c_size: float | None = Field(default=None, description="transmitted bits divided by the bits of the anchor")
+    p90_ms: float | None = Field(default=None, description="90th percentile of latency in milliseconds, for every length of audio")
+    real_time_factor: float | None = Field(default=None, description="mean compute seconds per second of audio, for every length")
+    peak_memory_mb: float | None = Field(
+        default=None, description="peak memory above the baseline in 10^6 bytes, median over new processes"
+    )
+    parity: float | None = Field(
+        default=None, description="relative distance of the device's logits to the fp32 model in PyTorch on this machine"
+    )
 
     @model_validator(mode="after")
     def _finite(self) -> "JobLimits":
         for name, value in self:
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be a number from 0")
+                raise ValueError(f"{name} must be a number of at least 0")
         return self
 
 
 class JobEntry(_Record):
-    """One thing to test: an artifact or an export, where it is scored, how it is timed, and its limits."""
+    """One test job: an artifact or an export, its test set, its latency measurement and its limits."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     artifact: Path | None = None
@@ -78,14 +82,14 @@ class JobEntry(_Record):
     @model_validator(mode="after")
     def _one_source(self) -> "JobEntry":
         if (self.artifact is None) == (self.export is None):
-            raise ValueError("give either artifact or export")
+            raise ValueError("a job needs either artifact or export")
         if all(value is None for _, value in self.limits):
-            raise ValueError("a job without a limit tests nothing")
+            raise ValueError("a job needs at least one limit")
         return self
 
 
 class JobFile(_Record):
-    """What ``asrdeploy test`` reads."""
+    """The file that ``asrdeploy test`` reads."""
 
     job: Annotated[tuple[JobEntry, ...], Field(min_length=1)]
 
@@ -93,21 +97,21 @@ class JobFile(_Record):
     def _names_differ(self) -> "JobFile":
         folders = [file_name_of(each.name) for each in self.job]
         if len(set(folders)) != len(folders):
-            raise ValueError("two jobs have the same name, or names that differ only in what no folder's name has")
+            raise ValueError("two jobs have the same folder name; names must differ in letters or digits")
         if any(not each.strip(".") for each in folders):
-            raise ValueError("a job's name is more than dots: its results lie in a folder of that name")
+            raise ValueError("the name of a job names a folder and cannot consist of dots")
         return self
 
 
 @dataclass(frozen=True)
 class Check:
-    """One limit and what was found.
+    """One limit and the measured value.
 
     Args:
-        limit: its name.
-        most: the limit.
-        found: the figure; None where it is not judged.
-        ignored: why it is not judged.
+        limit: Name of the limit.
+        most: The limit.
+        found: Measured value; None if the limit is not checked.
+        ignored: Why the limit is not checked.
     """
 
     limit: str
@@ -117,13 +121,13 @@ class Check:
 
     @property
     def broken(self) -> bool:
-        """The figure is over the limit."""
+        """Whether the value exceeds the limit."""
         return self.found is not None and self.found > self.most
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job; ``problem`` where it could not run, which may be the device's fault."""
+    """Result of a job: its checks, or the ``problem`` that kept it from running. ``device_failed``: the device caused the problem."""
 
     job: str
     checks: tuple[Check, ...] = ()
@@ -132,20 +136,20 @@ class Outcome:
 
     @property
     def broken(self) -> bool:
-        """A limit is broken."""
+        """Whether a limit is exceeded."""
         return any(each.broken for each in self.checks)
 
 
 def read_job_file(path: Path) -> JobFile:
-    """Read a file of test jobs; paths of artifacts and of custom models in it are relative to it.
+    """Read a job file. Paths of artifacts and custom models are relative to the file.
 
     Raises:
-        AsrDeployError: no such file, no TOML, or something unknown in it.
+        AsrDeployError: The file does not exist, is not TOML, or contains an unknown key or value.
     """
     try:
         found = JobFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise AsrDeployError(f"{path} does not exist; docs/ci.md shows what a file of test jobs looks like.") from error
+        raise AsrDeployError(f"{path} does not exist. See docs/ci.md for an example of a job file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise AsrDeployError(f"{path} is not TOML: {str(error).rstrip('.')}.") from error
     except ValidationError as error:
@@ -154,10 +158,10 @@ def read_job_file(path: Path) -> JobFile:
 
 
 def _placed(job: JobEntry, folder: Path) -> JobEntry:
-    """Return a job whose paths, relative to its file, can be opened."""
+    """Return a job with paths relative to the current folder instead of the job file."""
     if job.artifact is not None:
         return job.model_copy(update={"artifact": folder / job.artifact})
-    assert job.export is not None  # the file's rules: one of the two
+    assert job.export is not None  # JobEntry has exactly one of the two
     place = folder / str(job.export.model)
     if built_in_case(str(job.export.model)) is not None or not place.exists():
         return job
@@ -165,13 +169,13 @@ def _placed(job: JobEntry, folder: Path) -> JobEntry:
 
 
 def run_test_job(job: JobEntry, device: Device, folder: Path, say: Say = lambda sentence: None) -> Outcome:
-    """Run one job into a folder; a problem that a user can mend is its outcome.
+    """Run one job. A problem that the user can fix does not stop the other jobs: it becomes the outcome.
 
     Args:
-        job: what to run.
-        device: where.
-        folder: of its artifact, transcripts and results.
-        say: is told what is done.
+        job: The job.
+        device: Device that runs it.
+        folder: Output folder for artifact, transcripts and results.
+        say: Called with the current step.
     """
 
     def told(step: str) -> None:
@@ -187,7 +191,7 @@ def run_test_job(job: JobEntry, device: Device, folder: Path, say: Say = lambda 
         if sentence is None:
             raise
         return Outcome(job.name, problem=sentence)
-    except OSError as error:  # a full disk: what other jobs found is written elsewhere, or is said
+    except OSError as error:  # such as a full disk; other jobs may still run
         return Outcome(job.name, problem=f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
 
 
@@ -198,7 +202,7 @@ def _artifact(job: JobEntry, folder: Path, say: Say) -> Artifact:
     from toolchain.models.loading import load_model
     from toolchain.scenario.exporting import export_model
 
-    assert job.export is not None  # the file's rules: one of the two
+    assert job.export is not None  # JobEntry has exactly one of the two
     check_choice(job.export.format, job.export.quant)
     say("exporting")
     model = load_model(str(job.export.model), job.export.weights)
@@ -218,15 +222,17 @@ def _checks(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say
     if "parity" in wanted:
         from toolchain.accuracy.parity import distance_to_torch
 
-        say("comparing logits with torch")
+        say("comparing logits with PyTorch")
         model, weights = (str(job.export.model), job.export.weights) if job.export else (None, None)
         found["parity"] = distance_to_torch(artifact, device, model, threads=job.threads, weights=weights)
     checks = []
     for name, most in wanted.items():
         if name in TIMED and emulated:
-            checks.append(Check(name, most, None, f"ignored: {device.name} is emulated, its times say nothing about a phone"))
+            checks.append(Check(name, most, None, f"ignored: {device.name} is emulated, so its times say nothing about a phone"))
         elif found.get(name) is None:
-            raise AsrDeployError(f"{device.name} does not tell its memory, so peak_memory_mb cannot be judged there: leave it out.")
+            raise AsrDeployError(
+                f"{device.name} does not report its memory, so peak_memory_mb cannot be checked. Leave it out of the limits."
+            )
         else:
             checks.append(Check(name, most, found[name]))
     return checks
@@ -237,12 +243,14 @@ def _evaluated(job: JobEntry, artifact: Artifact, device: Device, folder: Path, 
     data = data if job.limit is None else data.limited(job.limit)
     count = 0
 
-    def heard(transcript: Transcript, timing: Timing) -> None:
+    def transcribed(transcript: Transcript, timing: Timing) -> None:
         nonlocal count
         count += 1
         say(f"transcribing {count} of {len(data.utterances)}")
 
-    return evaluate_on_device(artifact, data, folder / "evaluation", device, threads=job.threads, provider=job.provider, progress=heard)
+    return evaluate_on_device(
+        artifact, data, folder / "evaluation", device, threads=job.threads, provider=job.provider, progress=transcribed
+    )
 
 
 def _measured(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say: Say) -> dict[str, float | None]:
@@ -270,13 +278,13 @@ def _figures(result: LatencyResult) -> dict[str, float | None]:
 
 
 def write_junit(outcomes: list[Outcome], device: str, seconds: dict[str, float], path: Path) -> None:
-    """Write outcomes in JUnit's XML: a suite a job, a case a limit; a job that could not run is an error.
+    """Write outcomes as JUnit XML: one suite per job, one case per limit. A job that could not run is an error.
 
     Args:
-        outcomes: of the jobs.
-        device: where they ran.
-        seconds: what every job took.
-        path: the file.
+        outcomes: Outcomes of the jobs.
+        device: Name of the device.
+        seconds: Duration of every job, by name.
+        path: File to write.
     """
     root = ElementTree.Element("testsuites", name="asrdeploy")
     for outcome in outcomes:

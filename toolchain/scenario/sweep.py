@@ -1,6 +1,6 @@
-"""Sweeps: a codec's rates are searched until the scenario's points lie in the range, each point kept and done once.
+"""Sweeps: search the rates of a codec until enough points lie in the WER range. Every point is saved and evaluated only once.
 
-Rates are chosen on dev-clean; test-clean is transcribed for the chosen ones alone.
+Rates are searched on dev-clean. test-clean is transcribed only for the chosen rates.
 """
 
 import hashlib
@@ -37,23 +37,23 @@ from toolchain.models.anchor_model import AnchorModel
 from toolchain.scenario.points import FEWEST_IN_RANGE, Curve, Point, make_curve, make_point, write_curve
 from toolchain.scenario.rates import RATES, Rate
 
-BISECTIONS = 6  # of a continuous rate on dev-clean: to a sixtieth of its span
+BISECTIONS = 6  # steps of the search on dev-clean: to 1/64 of the span
 FINALISTS = 6
-RAISE = 1.08  # of a rate that test-clean did not confirm
-MOST_POINTS = 14  # on test-clean, before a set is called incomplete
+RAISE = 1.08  # factor for a rate that test-clean did not confirm
+MOST_POINTS = 14  # on test-clean, after which the sweep ends incomplete
 HERE = LocalWorkers()
 
 
 @dataclass(frozen=True)
 class Smallest:
-    """The smallest bitstream within a budget.
+    """The smallest bitstream within a WER budget.
 
     Args:
-        configuration: its name.
-        evaluation: on test-clean.
-        anchor_wer: there.
-        loss: 95 % interval of the word error rate above the anchor's, paired by utterances, as fractions.
-        folder: where the bitstream and the transcripts are.
+        configuration: Name of the configuration.
+        evaluation: Evaluation on test-clean.
+        anchor_wer: WER of the anchor on test-clean, as a fraction.
+        loss: 95 % interval of the WER above the anchor's, by a paired bootstrap over utterances, as fractions.
+        folder: Folder of the bitstream and the transcripts.
     """
 
     configuration: str
@@ -65,29 +65,29 @@ class Smallest:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One codec on one test case.
+    """A sweep of one codec on one test case.
 
     Args:
-        anchor: with trained weights.
-        codec: its name.
-        fixed: other parameters of the codec.
-        calibrate: data whose dev-clean the codec may know; None: none.
-        dev: rates are chosen on it.
-        test: word error rates are reported on it.
-        folder: of the results; a stopped sweep goes on there.
-        threads: of torch, for every worker.
-        watcher: is told how it goes on.
-        values: of the codec's parameter, chosen by hand; empty: searched.
-        before: points of other methods in the same folder; they stay in its curve.
-        moved: what is moved of a codec that is not in ``RATES``.
-        decoder: the command that decodes what an external encoder made.
-        name: of the method in tables and plots; empty: the codec with what is fixed.
-        workers: what transcribes and compress.
-        draw: draws a curve into a file, after every point.
-        done: evaluations of this run by configuration and split, so that a curve's earlier points are not decoded again.
-        measured: the calibration, once it was needed.
-        calibrating: held while it is measured.
-        stopped: configurations that are in work at the same time end.
+        anchor: Model with trained weights.
+        codec: Name of the codec.
+        fixed: Fixed parameters of the codec.
+        calibrate: Data set whose dev-clean calibrates the codec; None for no calibration.
+        dev: Split on which rates are searched.
+        test: Split on which the WER is reported.
+        folder: Output folder. An interrupted sweep resumes there.
+        threads: Number of PyTorch threads of every worker.
+        watcher: Receives the progress.
+        values: Given values of the varied parameter; empty to search them.
+        before: Points of other methods in the same folder, which stay in the curve.
+        moved: The varied parameter of a codec that is not in ``RATES``.
+        decoder: Decoder command of an external encoder.
+        name: Name in tables and plots (default: the codec with its fixed parameters).
+        workers: Where to transcribe and compress.
+        draw: Draws a curve to a file, after every point.
+        done: Evaluations of this run by configuration and split, so that bitstreams are not decoded again.
+        measured: The calibration, after its first use.
+        calibrating: Lock of the calibration.
+        stopped: Set if concurrent configurations must stop.
     """
 
     anchor: AnchorModel
@@ -115,56 +115,60 @@ class Sweep:
         if self.moved is None and self.codec not in RATES:
             if self.codec in CODECS | codec_plugins()[0]:
                 raise AsrDeployError(
-                    f"Sweeps do not know what to move of {self.codec}: a file of sweeps says it (vary, span); docs/codecs.md shows one."
+                    f"Sweeps do not know which parameter to vary for {self.codec}. Set vary and span in a sweep file; see docs/codecs.md."
                 )
-            make_codec(self.codec)  # says what is wrong with the name
+            make_codec(self.codec)  # raises the error for an unknown name
         if self.rate.parameter in self.fixed:
-            raise AsrDeployError(f"--set {self.rate.parameter}: the sweep chooses it; leave it out.")
+            raise AsrDeployError(f"--set {self.rate.parameter}: the sweep varies this parameter. Leave it out.")
         if not self.anchor.trained:
-            raise AsrDeployError(f"{self.anchor.case.name} has random weights: a word error rate from them says nothing.")
+            raise AsrDeployError(f"{self.anchor.case.name} has random weights, so its WER means nothing. Use trained weights.")
         for value in self.values or [self.rate.value_of(each) for each in (self.rate.low, self.rate.high)]:
             self._check(make_codec(self.codec, **self._parameters(value)))
         if self.decoder is not None:
-            make_codec(EXTERNAL, encoder=self.decoder)  # the same is asked of both commands
+            make_codec(EXTERNAL, encoder=self.decoder)  # checks the command like that of an encoder
         self._check_splits()
         if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / "points").is_dir():
-            raise AsrDeployError(f"{self.folder} exists and holds no sweep; choose another folder for the results.")
+            raise AsrDeployError(f"{self.folder} exists and is not the folder of a sweep. Choose another folder with -o.")
 
     @property
     def rate(self) -> Rate:
-        """What is moved."""
+        """The varied parameter."""
         return self.moved or RATES[self.codec]
 
     @property
     def method(self) -> str:
-        """The codec with what is fixed, as plots name it."""
+        """Name in tables and plots: the codec with its fixed parameters."""
         words = [Path(word).name for word in shlex.split(self.rate.template) if word not in ("{input}", "{output}")]
         more = [f"{key}={value}" for key, value in self.fixed.items()] + (["calibrated"] if self.calibrate else [])
         return self.name or ", ".join([self.codec, *([" ".join(words)] if words else []), *more])
 
     def _check_splits(self) -> None:
-        """Raise AsrDeployError where something would be chosen by what word error rates are reported on."""
+        """Raise AsrDeployError if the test split would be used to choose rates or to calibrate."""
         check_tuning_data(self.dev)
         check_unseen([each.id for each in self.dev.utterances], self.test, f"The search on {self.dev.name} {self.dev.split}")
-        if self.calibrate:  # by the whole split, however few utterances of it the search takes
+        if self.calibrate:  # the whole split, even if --limit shortens the search
             known = calibration_speech(self.calibrate, self.dev.split)
             check_unseen(known.ids, self.test, f"The codec's calibration on {self.calibrate} {self.dev.split}")
 
     def _check(self, codec: Any) -> None:
-        """Raise AsrDeployError where the values of a search are not those of the codec's parameter."""
+        """Raise AsrDeployError if the varied parameter has another type than the values of the search."""
         if self.moved is None or self.moved.template:
             return
         kind = next(str(each.type) for each in fields(codec) if each.name == self.moved.parameter)
         if "str" in kind or "bool" in kind:
-            raise AsrDeployError(f"{self.moved.parameter} of {self.codec} is no number that a sweep could move.")
+            raise AsrDeployError(
+                f"{self.moved.parameter} of {self.codec} is not a number, so a sweep cannot vary it. Choose another parameter."
+            )
         if "int" in kind and "float" not in kind and not self.moved.whole and not self.values:
-            raise AsrDeployError(f"{self.moved.parameter} of {self.codec} is a whole number; add whole = true.")
+            raise AsrDeployError(f"{self.moved.parameter} of {self.codec} is a whole number. Add whole = true.")
 
     def run(self) -> Curve:
-        """Search the range and return the curve; it is written and drawn after every point, and the search on dev-clean as ``search.png``.
+        """Search the rates and return the curve.
+
+        The curve is written and drawn after every point. The search on dev-clean is drawn to ``search.png``.
 
         Raises:
-            AsrDeployError: a step failed.
+            AsrDeployError: A step failed.
         """
         chosen = dict.fromkeys(self.rate.rate_of(each) for each in self.values)
         tried = list(chosen) or self._first_rates(self._lowest_in_range())
@@ -183,21 +187,21 @@ class Sweep:
         return sum(point.method == self.method for point in curve.in_range)
 
     def smallest(self, budget: float) -> "Smallest":
-        """Find the smallest bitstream whose loss of words stays within a budget, also at the upper end of its interval.
+        """Find the smallest bitstream whose loss stays within a WER budget, even at the upper end of its 95 % interval.
 
-        The rate is searched on dev-clean and confirmed on test-clean, where it is raised until the interval stays within the budget too.
+        The rate is searched on dev-clean. On test-clean it is raised until the interval stays within the budget.
 
         Args:
-            budget: word error rate above the anchor's, as a fraction.
+            budget: WER above the anchor's, as a fraction.
 
         Raises:
-            AsrDeployError: the highest rate loses more.
+            AsrDeployError: The highest rate exceeds the budget.
         """
         value = self._lowest(lambda rate: self._loss(rate, self.dev)[1] <= budget)
         while self._loss(value, self.test)[1] > budget:
             if value >= self.rate.high:
                 highest = f"{self.rate.parameter} {self.rate.value_of(value):g}"
-                raise AsrDeployError(f"No rate of {self.codec} up to {highest} stays within {100 * budget:g} points.")
+                raise AsrDeployError(f"No rate of {self.codec} up to {highest} stays within {100 * budget:g} points. Raise --wer-budget.")
             value = min(self.rate.high, self.rate.rounded(value * RAISE + self.rate.whole / 2))
         evaluation = self._evaluate(value, self.test)
         return Smallest(self._name(value), evaluation, self._anchor(self.test).wer, self._loss(value, self.test), self._folder(value))
@@ -207,14 +211,14 @@ class Sweep:
 
         def good(value: float) -> bool:
             tried[value] = self._point(value, self.dev)
-            # On a real corpus it takes hours until the first point on test-clean; the search is seen meanwhile.
+            # On a large corpus the first point on test-clean takes hours, so show the search meanwhile.
             self.draw(make_curve(self.anchor.case, anchor, self._anchor_folder(self.dev), list(tried.values())), self.folder / "search.png")
             return tried[value].wer <= anchor.wer + self.anchor.case.wer_range
 
         return self._lowest(good)
 
     def _lowest(self, good: Callable[[float], bool]) -> float:
-        """Return the lowest rate that is good, by bisection."""
+        """Return the lowest good rate, found by bisection."""
         low, high = self.rate.low, self.rate.high
         for _ in range(BISECTIONS):
             middle = self.rate.rounded((low * high) ** 0.5)
@@ -226,7 +230,7 @@ class Sweep:
         return high
 
     def _loss(self, value: float, data: DataSet) -> tuple[float, float]:
-        """Return the 95 % interval of a rate's word error rate less the anchor's, utterance by utterance."""
+        """Return the 95 % interval of a rate's WER minus the anchor's, by a paired bootstrap over utterances."""
         self._anchor(data)
         self._evaluate(value, data)
         folders = {"": self._folder(value) / data.split, ANCHOR: self._anchor_folder(data)}
@@ -234,12 +238,12 @@ class Sweep:
         return comparison.interval
 
     def _first_rates(self, lowest: float) -> list[float]:
-        """Return evenly spaced rates from the lowest that dev-clean allows, without repetition."""
+        """Return evenly spaced rates, starting at the lowest that dev-clean allows, without duplicates."""
         highest = min(self.rate.high, (4 if self.rate.whole else 2.5) * lowest)
         return list(dict.fromkeys(self.rate.rounded(float(each)) for each in np.linspace(lowest, highest, FINALISTS)))
 
     def _another_rate(self, tried: list[float]) -> float | None:
-        """Return the rate halfway into the widest gap; None where a whole rate has no gap left."""
+        """Return the rate in the middle of the widest gap; None if whole rates leave no gap."""
         known = sorted({*tried, self.rate.low, self.rate.high})
         gaps = [(high / low, self.rate.rounded((low + high) / 2)) for low, high in pairwise(known)]
         return next((value for _, value in sorted(gaps, reverse=True) if value not in known), None)
@@ -269,7 +273,7 @@ class Sweep:
         return self.done["anchor", data.split]
 
     def _evaluate_together(self, rates: Sequence[float], data: DataSet) -> None:
-        """Evaluate rates at the same time where the workers have room for several configurations."""
+        """Evaluate several rates at the same time, if the workers allow it."""
         if self.workers.configurations > 1:
             with shut_down(ThreadPoolExecutor(self.workers.configurations)) as executor:
                 try:
@@ -279,7 +283,7 @@ class Sweep:
                     raise
 
     def _evaluate(self, rate: float, data: DataSet) -> Evaluation:
-        """Return a rate's word error rate on a split; what an earlier run finished is read, once."""
+        """Return the evaluation of a rate on a split. Results of an earlier run are reused."""
         name, folder = self._name(rate), self._folder(rate)
         if (name, data.split) in self.done:
             return self.done[name, data.split]
@@ -300,22 +304,22 @@ class Sweep:
         progress = self.watcher.configuration(name, f"transcribing {data.split}", len(data.utterances))
         model = decompress(bitstream, decoder=self.decoder, custom=self.anchor)
         transcriber = model_transcriber(model, name, threads=self.threads)
-        if data is self.dev:  # a search may hear what its codec was calibrated with: it reports nothing of it
+        if data is self.dev:  # the search may use calibration data, because it reports no WER
             transcriber = replace(transcriber, tuned_on=frozenset())
 
-        def heard(transcript: Transcript, timing: Timing) -> None:
+        def transcribed(transcript: Transcript, timing: Timing) -> None:
             self._check_going()
             progress(transcript, timing)
 
-        self.done[name, data.split] = evaluate(transcriber, data, folder / data.split, workers=self.workers, progress=heard)
+        self.done[name, data.split] = evaluate(transcriber, data, folder / data.split, workers=self.workers, progress=transcribed)
         return self.done[name, data.split]
 
     def _check_going(self) -> None:
         if self.stopped.is_set():
-            raise AsrDeployError("The sweep was stopped; the same command goes on.")
+            raise AsrDeployError("The sweep was interrupted. Repeat the command to resume.")
 
     def _calibration(self) -> Calibration | None:
-        """Return the one measurement of this sweep: it is large, and configurations in work at once share it."""
+        """Return the calibration. It is large, so concurrent configurations share one."""
         if not self.calibrate:
             return None
         with self.calibrating:
@@ -328,7 +332,7 @@ class Sweep:
         return self.folder / "points" / hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def _described(self, rate: float) -> dict[str, object]:
-        """Return what a point follows from: its folder is named after it."""
+        """Return everything that a point depends on. It determines the name of the point's folder."""
         parameters, decoder = self._parameters(self.rate.value_of(rate)), {} if self.decoder is None else {"decoder": self.decoder}
         return {"codec": self.codec, "parameters": parameters, "calibrate": self.calibrate, "weights": self.anchor.weights, **decoder}
 
@@ -340,16 +344,18 @@ class Sweep:
 
 
 def run_all(sweeps: Sequence[Sweep]) -> Curve:
-    """Run sweeps of one anchor into one folder and return the curve of all their points.
+    """Run sweeps of one anchor in one folder, and return the curve of all points.
 
     Raises:
-        AsrDeployError: none are given, two are the same method, or a step failed.
+        AsrDeployError: There is no sweep, two have the same name, or a step failed.
     """
     methods = [sweep.method for sweep in sweeps]
     twice = next((method for method in methods if methods.count(method) > 1), None)
     if not sweeps or twice is not None:
         raise AsrDeployError(
-            "There is nothing to sweep." if twice is None else f"{twice} is swept twice; give it once, or by another name."
+            "There is nothing to sweep. Give at least one method."
+            if twice is None
+            else f"{twice} is swept twice. Give it once, or set another name."
         )
     points: tuple[Point, ...] = ()
     for sweep in sweeps:

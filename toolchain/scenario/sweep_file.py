@@ -1,4 +1,4 @@
-"""Sweeps described in a TOML file: several methods on one test case, searched or at rates chosen by hand."""
+"""Sweep files (TOML): several methods on one test case, with searched or given rates."""
 
 import math
 import tomllib
@@ -13,22 +13,22 @@ from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.scenario.rates import PLACEHOLDER, RATES, Rate
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-SIGNIFICANT = 3  # digits of the smallest value of a search, one more behind them
+SIGNIFICANT = 3  # significant digits of the smallest value of a search, plus one
 
 
 class Method(BaseModel):
-    """One codec with what is fixed of it.
+    """A codec with its fixed parameters, as a sweep file describes it.
 
     Args:
-        codec: name of the codec.
-        calibrate: it may know the inputs of dev-clean.
-        set: fixed parameters.
-        rates: values of the parameter that sweeps move; none: they are searched.
-        vary: this parameter, of a codec that sweeps do not know.
-        span: its value for the fewest bits and for the most, between which they are searched.
-        whole: its values are whole numbers.
-        decoder: the command of an external encoder's decoder.
-        name: what tables and plots call the method; None: the codec with what is fixed.
+        codec: Name of the codec.
+        calibrate: Calibrate the codec on dev-clean.
+        set: Fixed parameters.
+        rates: Values of the varied parameter (default: searched).
+        vary: Parameter to vary, for codecs without a known one.
+        span: Values of the varied parameter with the fewest and the most bits, between which the sweep searches.
+        whole: The values are whole numbers.
+        decoder: Decoder command of an external encoder.
+        name: Name in tables and plots (default: the codec with its fixed parameters).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,12 +45,12 @@ class Method(BaseModel):
 
     @property
     def fixed(self) -> dict[str, bool | int | float | str]:
-        """What no point differs in."""
+        """Parameters that are the same for all points."""
         return {key: value for key, value in self.set.items() if self.codec != EXTERNAL or key != "encoder"}
 
 
 class SweepFile(BaseModel):
-    """What `asrdeploy sweep --config` reads; what is left out is as on the command line."""
+    """The file that ``asrdeploy sweep --config`` reads. Defaults are those of the command line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,24 +63,28 @@ class SweepFile(BaseModel):
 
 
 def read_sweep_file(path: Path) -> SweepFile:
-    """Read a description of sweeps.
+    """Read a sweep file.
 
     Raises:
-        AsrDeployError: no such file, no TOML, or something unknown in it.
+        AsrDeployError: The file does not exist, is not TOML, or contains an unknown key or value.
     """
     try:
         return describe(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise AsrDeployError(f"{path} does not exist; docs/codecs.md shows what a file of sweeps looks like.") from error
+        raise AsrDeployError(f"{path} does not exist. See docs/codecs.md for an example of a sweep file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise AsrDeployError(f"{path} is not TOML: {str(error).rstrip('.')}.") from error
 
 
 def describe(source: str, described: dict[str, Any]) -> SweepFile:
-    """Return sweeps from plain values; ``source`` is where they come from, for messages.
+    """Return the sweep file of plain values.
+
+    Args:
+        source: Origin of the values, for error messages.
+        described: The values.
 
     Raises:
-        AsrDeployError: something unknown or out of range.
+        AsrDeployError: A key is unknown, or a value is out of range.
     """
     try:
         return SweepFile.model_validate(described)
@@ -89,59 +93,61 @@ def describe(source: str, described: dict[str, Any]) -> SweepFile:
 
 
 def moved(method: Method) -> Rate | None:
-    """Return what a sweep moves of a method, from its least bits to its most; None where the sweep knows it by the codec's name.
+    """Return the parameter that a sweep varies for a method; None if ``RATES`` defines it for the codec.
 
     Raises:
-        AsrDeployError: what the method says of it is too little, too much, or contradicts itself.
+        AsrDeployError: A key is missing, superfluous, or contradicts another one.
     """
     codec, values = method.codec, method.rates or method.span or ()
     given = [name for name in ("vary", "span", "whole", "decoder") if getattr(method, name)]
     if codec in RATES:
         if given:
-            raise AsrDeployError(f"{codec}: sweeps know how to move its {RATES[codec].parameter}; leave {', '.join(given)} out.")
+            raise AsrDeployError(
+                f"{codec}: sweeps vary its parameter {RATES[codec].parameter} by themselves. Leave {', '.join(given)} out."
+            )
         return None
     template = _encoder(method) if codec == EXTERNAL else ""
     if not template and method.decoder is not None:
-        raise AsrDeployError(f"{codec}: only the codec {EXTERNAL} has a decoder's command; leave decoder out.")
+        raise AsrDeployError(f"{codec}: only the codec {EXTERNAL} has a decoder command. Leave decoder out.")
     if not template and method.vary is None:
         return None
     if bool(method.rates) == (method.span is not None):
-        raise AsrDeployError(f"{codec}: give either span = [LOW, HIGH], the values for the fewest bits and for the most, or rates.")
+        raise AsrDeployError(f"{codec}: give either span = [A, B], the values with the fewest and the most bits, or rates.")
     odd = next((value for value in values if method.whole and not value.is_integer()), None)
     if odd is not None:
-        raise AsrDeployError(f"{codec}: {odd:g} is not whole; change it, or leave whole out.")
+        raise AsrDeployError(f"{codec}: {odd:g} is not a whole number. Change it, or leave whole out.")
     rate = Rate(method.vary or "encoder", min(values), max(values), method.whole, digits=12, template=template)
     return rate if method.span is None else _searched(codec, rate, *method.span)
 
 
 def _encoder(method: Method) -> str:
-    """Return the command of a method's external encoder with the placeholder in it."""
+    """Return the command of the external encoder, with the placeholder for the rate."""
     encoder = method.set.get("encoder")
     if not isinstance(encoder, str):
         raise AsrDeployError(
-            f'{EXTERNAL}: the encoder is missing: set = {{ encoder = "PROGRAM --qp {PLACEHOLDER} {{input}} {{output}}" }}.'
+            f'{EXTERNAL}: the encoder is missing. Add set = {{ encoder = "PROGRAM --qp {PLACEHOLDER} {{input}} {{output}}" }}.'
         )
     if PLACEHOLDER not in encoder:
-        raise AsrDeployError(f"{EXTERNAL}: the encoder's command “{encoder}” needs {PLACEHOLDER} in it, where the values are put.")
+        raise AsrDeployError(f"{EXTERNAL}: the encoder command “{encoder}” needs {PLACEHOLDER} where the varied value belongs.")
     if method.vary is not None:
-        raise AsrDeployError(f"{EXTERNAL}: what is moved is {PLACEHOLDER} in the encoder's command; leave vary out.")
+        raise AsrDeployError(f"{EXTERNAL}: the sweep varies {PLACEHOLDER} in the encoder command. Leave vary out.")
     if method.decoder is None:
-        raise AsrDeployError(f'{EXTERNAL}: the decoder is missing: decoder = "PROGRAM {{input}} {{output}}".')
+        raise AsrDeployError(f'{EXTERNAL}: the decoder is missing. Add decoder = "PROGRAM {{input}} {{output}}".')
     if PLACEHOLDER in method.decoder:
-        raise AsrDeployError(f"{EXTERNAL}: a decoder knows the bitstream alone; take {PLACEHOLDER} out of its command.")
+        raise AsrDeployError(f"{EXTERNAL}: the decoder does not get the rate. Remove {PLACEHOLDER} from its command.")
     if method.calibrate:
-        raise AsrDeployError(f"{EXTERNAL}: an external encoder takes the weights alone; leave calibrate out.")
+        raise AsrDeployError(f"{EXTERNAL}: an external encoder cannot be calibrated. Leave calibrate out.")
     return encoder
 
 
 def _searched(codec: str, rate: Rate, low: float, high: float) -> Rate:
-    """Return how values are searched from ``low``, the fewest bits, to ``high``."""
+    """Return the rate for a search from ``low``, the value with the fewest bits, to ``high``."""
     if low == high:
-        raise AsrDeployError(f"{codec}: span = [{low:g}, {high:g}] leaves nothing to search; give two values, or rates.")
+        raise AsrDeployError(f"{codec}: span = [{low:g}, {high:g}] leaves nothing to search. Give two different values, or rates.")
     smallest = min(abs(each) for each in (low, high) if each)
     rate = replace(rate, digits=max(0, SIGNIFICANT - math.floor(math.log10(smallest))))
     if low > high > 0 and not rate.whole:
-        # A quantiser's step: its bits grow with its reciprocal.
+        # The step of a quantiser: bits grow with its reciprocal.
         rate = replace(rate, product=low)
     elif not 0 < low < high:
         sign = 1 if low < high else -1

@@ -123,8 +123,8 @@ def test_jobs_are_tested_by_command(reached: Connected, cli: Callable[..., Compl
     [
         ("job = [", "is not TOML"),
         ("", "job: Field required"),
-        ("[[job]]\nname = 'a'\nartifact = 'a'\n[job.limits]", "a job without a limit tests nothing"),
-        ("[[job]]\nname = 'a'\n[job.limits]\nwer = 3", "give either artifact or export"),
+        ("[[job]]\nname = 'a'\nartifact = 'a'\n[job.limits]", "a job needs at least one limit"),
+        ("[[job]]\nname = 'a'\n[job.limits]\nwer = 3", "a job needs either artifact or export"),
         ("[[job]]\nname = 'a'\nartifact = 'a'\n[job.limits]\nwer = nan", "wer must be a number"),
         ("[[job]]\nname = 'a'\nartifact = 'a'\n[job.limits]\nword_error_rate = 3", "word_error_rate"),
     ],

@@ -1,4 +1,4 @@
-"""What the tests of accuracy runs share: an engine that counts, the transcripts of a folder, a folder of speech."""
+"""Helpers for tests of accuracy runs: a counting engine, the transcripts of a folder, a folder of speech."""
 
 import shutil
 from dataclasses import replace
@@ -14,7 +14,7 @@ from toolchain.data.datasets import DataSet
 
 
 class Counting:
-    """An engine that counts how often the real one behind it runs."""
+    """An engine that counts its runs and passes them to a real engine."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -35,7 +35,7 @@ def transcripts(folder: Path) -> list[Transcript]:
 
 
 def speech_folder(data: DataSet, folder: Path) -> Path:
-    """A folder in LibriSpeech's layout with two bundled utterances, to be changed."""
+    """A folder in LibriSpeech layout with two bundled utterances, which a test may change."""
     chapter = folder / "test-clean" / "101" / "1"
     chapter.mkdir(parents=True)
     for each in data.utterances[:2]:

@@ -1,4 +1,4 @@
-"""Accuracy runs: equal to the scenario's own procedure, and honest about random weights and about what cannot be evaluated."""
+"""Accuracy runs: they equal the scenario's procedure, and refuse random weights and inputs that cannot be evaluated."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def uninterrupted(transcriber: Transcriber, data: DataSet, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def whole(test_clean: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
-    """The torch engine on all of the bundled test-clean."""
+    """The PyTorch engine on the whole bundled test-clean."""
     folder = tmp_path_factory.mktemp("whole") / "results"
     return evaluate(open_transcriber("0"), test_clean, folder), folder
 
@@ -60,7 +60,7 @@ def whole(test_clean: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> tuple[Heard, float]:
-    """The scenario's own procedure, straight from torchaudio, torch and torcheval: batch 1, greedy labels, corpus rate."""
+    """The scenario's procedure with torchaudio, PyTorch and torcheval only: batch size 1, greedy labels, corpus WER."""
     root = tmp_path_factory.mktemp("corpus")
     (root / "LibriSpeech").symlink_to(Path(open_data("digits", "test-clean").utterances[0].path).parents[3])
     corpus = LIBRISPEECH(root, "test-clean")
@@ -99,7 +99,7 @@ def test_int8_is_within_the_range_of_the_test_case(
     whole: tuple[Evaluation, Path], transcriber: Transcriber, test_clean: DataSet, tmp_path: Path
 ) -> None:
     evaluation = evaluate(transcriber, test_clean, tmp_path / "results")
-    # Either side: int8 may by chance be better than the anchor. Where 8-bit products saturate, it is worse than on a phone.
+    # Two-sided: int8 may be better than the anchor by chance. If 8-bit products saturate, it is worse than on a phone.
     assert abs(evaluation.wer - whole[0].wer) <= (0.05 if evaluation.machine["int8_exact"] else 0.25)
     assert evaluation.c_size is not None and evaluation.c_size < 0.5
 
@@ -144,7 +144,7 @@ def test_a_result_of_another_shape_is_refused(uninterrupted: tuple[Evaluation, P
             Evaluation.model_validate(plain | changes)
 
 
-# What cannot be evaluated, and where not
+# Inputs and folders that are refused
 
 
 def test_random_weights_are_refused(data: DataSet, tiny_int8: Artifact, tmp_path: Path) -> None:
@@ -173,11 +173,11 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ["thesis.txt", RESULT, TRANSCRIPTS, SETTINGS])
 def test_a_foreign_folder_stays_as_it_is(transcriber: Transcriber, data: DataSet, tmp_path: Path, name: str) -> None:
-    # settings.json is a name that editors use too.
+    # Editors use the name settings.json too.
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / name).write_text('{"years of": "work"}')
     before = content(tmp_path)
-    with pytest.raises(AsrDeployError, match="choose another folder"):
+    with pytest.raises(AsrDeployError, match=r"is not the folder of an evaluation\. Choose another folder"):
         evaluate(transcriber, data, tmp_path / "results")
     assert content(tmp_path) == before
 
@@ -185,20 +185,20 @@ def test_a_foreign_folder_stays_as_it_is(transcriber: Transcriber, data: DataSet
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_results_in_a_place_that_is_no_folder(transcriber: Transcriber, data: DataSet, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("years of work")
-    with pytest.raises((AsrDeployError, OSError)):  # the command line makes a sentence of either
+    with pytest.raises((AsrDeployError, OSError)):  # the command line turns both into one sentence
         evaluate(transcriber, data, tmp_path / place)
     assert content(tmp_path) == {"file": b"years of work"}
 
 
 def test_two_processes_do_not_write_into_one_folder(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
     def second(transcript: Transcript, timing: Timing) -> None:
-        with pytest.raises(AsrDeployError, match="Another process evaluates into"):
+        with pytest.raises(AsrDeployError, match="Another process is writing an evaluation to"):
             evaluate(transcriber, data, tmp_path)
 
     assert evaluate(transcriber, data.limited(2), tmp_path, progress=second).utterances == 2
 
 
-# Subjects
+# Transcribers
 
 
 def test_an_artifact_is_named_by_its_folder(tiny_int8: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_what_is_neither_an_artifact_nor_a_model(tmp_path: Path) -> None:
         open_transcriber("DIGITS_ASR_TINI")
     with pytest.raises(AsrDeployError, match="does not exist"):
         open_transcriber(str(tmp_path / "none"))
-    with pytest.raises(AsrDeployError, match="--weights is for models"):
+    with pytest.raises(AsrDeployError, match="--weights applies to models"):
         open_transcriber(str(tmp_path), weights="random")
 
 

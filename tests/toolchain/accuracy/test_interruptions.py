@@ -1,4 +1,4 @@
-"""An accuracy run that is stopped at random moments, again and again, ends with the transcripts of one that was not."""
+"""An accuracy run that is stopped repeatedly at random moments ends with the same transcripts as an uninterrupted run."""
 
 import os
 import random
@@ -39,12 +39,12 @@ def lines(file: Path) -> int:
 def test_stopped_at_random_moments(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
     transcriber = open_transcriber(str(tiny_int8.folder))
     evaluate(transcriber, test_clean, tmp_path / "whole")
-    chance = random.Random(os.getpid())  # other moments in every run of the tests
+    chance = random.Random(os.getpid())  # different moments in every test run
     folder, stopped, done = tmp_path / "stopped", 0, 0
     while stopped < STOPS:
         command = [sys.executable, "-c", RUN, tiny_int8.folder, folder]
         with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hears_ctrl_c) as run:
-            # So few lines a time that the set lasts for all stops; at first nothing but the settings may be there.
+            # Few lines each time, so that the test set lasts for all stops. At first there may be only the settings.
             wanted = done + chance.randrange(5) if stopped else 0
             file = folder / (TRANSCRIPTS if stopped else SETTINGS)
             while run.poll() is None and (not file.exists() or lines(file) < wanted):
@@ -52,7 +52,7 @@ def test_stopped_at_random_moments(tiny_int8: Artifact, test_clean: DataSet, tmp
             time.sleep(chance.random() * 0.01)
             run.send_signal(chance.choice([signal.SIGKILL, signal.SIGINT]))
             run.communicate()
-        if run.returncode == 0:  # on a quick machine the set may be done before: most of it is taken away again
+        if run.returncode == 0:  # a fast machine may finish before the stop: remove most lines again
             kept = (folder / TRANSCRIPTS).read_bytes().splitlines(keepends=True)[:20]
             (folder / TRANSCRIPTS).write_bytes(b"".join(kept))
             (folder / RESULT).unlink()
@@ -70,7 +70,7 @@ KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
 left = int(sys.argv[3])
-def watch(event, arguments):  # the interpreter tells of every opening, renaming and removal of a file before it happens
+def watch(event, arguments):  # called before every opening, renaming and removal of a file
     global left
     if event in ("open", "os.rename", "os.remove") and any(str(sys.argv[2]) in str(each) for each in arguments):
         left -= 1
@@ -86,7 +86,7 @@ evaluate(transcriber, data, Path(sys.argv[2]))
 
 
 def test_killed_at_every_step_with_a_file(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
-    """Each run is killed before another step; odd ones begin anew, the others where the last one was killed."""
+    """Each run is killed before another step. Odd runs start from the beginning, the others resume the killed run."""
     few, transcriber = test_clean.limited(2), open_transcriber(str(tiny_int8.folder))
     evaluate(transcriber, few, tmp_path / "whole")
     expected, step, folder = (tmp_path / "whole" / TRANSCRIPTS).read_bytes(), 1, tmp_path / "killed"
@@ -105,13 +105,14 @@ def test_a_disk_that_becomes_full_loses_nothing(tiny_int8: Artifact, test_clean:
     evaluate(transcriber, few, tmp_path / "whole")
     program = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from toolchain.data.datasets import open_data; from toolchain.accuracy.evaluation import evaluate; from toolchain.accuracy.transcriber import open_transcriber\n"
+        "from toolchain.accuracy.evaluation import evaluate; from toolchain.accuracy.transcriber import open_transcriber\n"
+        "from toolchain.data.datasets import open_data\n"
         "transcriber, data = open_transcriber(sys.argv[1]), open_data('digits', 'test-clean').limited(12)\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "evaluate(transcriber, data, Path(sys.argv[2]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, tiny_int8.folder, tmp_path / "full"], capture_output=True, text=True)
-    assert done.returncode and ("there is no room left" in done.stderr or "File too large" in done.stderr), done.stderr
+    assert done.returncode and ("the disk is full" in done.stderr or "File too large" in done.stderr), done.stderr
     evaluate(transcriber, few, tmp_path / "full")
     assert (tmp_path / "full" / TRANSCRIPTS).read_bytes() == (tmp_path / "whole" / TRANSCRIPTS).read_bytes()
 
@@ -126,5 +127,5 @@ def test_a_stopped_command_says_how_to_go_on(ending: signal.Signals, tiny_int8: 
         _, complaint = run.communicate(timeout=60)
     assert "Traceback" not in complaint
     if ending is signal.SIGINT:
-        assert run.returncode == 130 and "the same command goes on from what was finished" in complaint
+        assert run.returncode == 130 and "Interrupted. Finished work is saved; repeat the command to resume." in complaint
     assert lines(tmp_path / "out" / TRANSCRIPTS) >= 3 and not (tmp_path / "out" / RESULT).exists()

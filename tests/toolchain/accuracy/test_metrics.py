@@ -1,4 +1,4 @@
-"""Word errors against hand counts, a plain dynamic program and torcheval; the interval of the corpus rate."""
+"""Word errors compared with manual counts, a plain dynamic program and torcheval; the interval of the corpus WER."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def distance(reference: list[str], hypothesis: list[str]) -> int:
 def test_errors_are_a_minimal_alignment(reference: list[str], hypothesis: list[str]) -> None:
     counts = count_errors(" ".join(reference), " ".join(hypothesis))
     assert counts.errors == distance(reference, hypothesis)
-    # The three kinds fit the lengths, whichever of several minimal alignments was taken.
+    # The three kinds fit the lengths for every minimal alignment.
     assert counts.insertions - counts.deletions == len(hypothesis) - len(reference)
     assert counts.words == len(reference) >= counts.substitutions + counts.deletions
 

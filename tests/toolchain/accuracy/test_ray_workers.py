@@ -1,4 +1,4 @@
-"""The Ray engine on a real cluster of two nodes: the bytes of a local run, whatever dies meanwhile."""
+"""Ray workers on a real cluster of two nodes: transcripts equal those of a local run byte for byte, even if processes die."""
 
 import json
 import os
@@ -38,13 +38,13 @@ WORKER = b"ray::_transcribe_bunch"
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A cluster of two nodes with a CPU each, and we connected to it."""
+    """A cluster of two nodes with one CPU each, connected to this process."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
     from ray.cluster_utils import Cluster
 
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [before])])  # nodes import the tests' factory
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [before])])  # nodes import the factory of the tests
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     made.add_node(num_cpus=1)
     os.environ.pop("PYTHONPATH")
@@ -69,7 +69,7 @@ def processes(name: bytes) -> list[int]:
         try:
             if each.read_bytes().startswith(name):
                 found.append(int(each.parent.name))
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
     return found
 
@@ -107,7 +107,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     killed: list[int] = []
 
     def kill(transcript: Transcript, timing: Timing) -> None:
-        # Workers between two tasks have another name; the run has some hundred tasks.
+        # Workers have another name between two tasks; the run has about a hundred tasks.
         while len(killed) < 2 and not (alive := [each for each in processes(WORKER) if each not in killed]):
             time.sleep(0.001)
         if len(killed) < 2:
@@ -136,7 +136,7 @@ def test_a_lost_node_costs_nothing_but_time(
         assert three.count == 3
         evaluate(open_transcriber(str(tiny_int8.folder)), test_clean, tmp_path / "ray", workers=three, progress=lose)
     gone[0].join()
-    with open_cluster(None, 1) as rest:  # the cluster may not have noticed yet
+    with open_cluster(None, 1) as rest:  # the cluster may not have noticed the loss yet
         assert rest.count == 2
     assert (tmp_path / "ray" / TRANSCRIPTS).read_bytes() == local(str(tiny_int8.folder), test_clean, tmp_path / "here")
 
@@ -155,7 +155,7 @@ def test_a_stopped_run_of_a_cluster_goes_on_here(workers: RayWorkers, tiny_int8:
 
 
 class Steps:
-    """Notes what a sweep tells."""
+    """Records the progress of a sweep."""
 
     def configuration(self, name: str, step: str, utterances: int) -> Callable[[Transcript, Timing], None]:
         return lambda transcript, timing: None
@@ -194,7 +194,7 @@ def test_a_corpus_is_not_kept_in_memory(test_clean: DataSet) -> None:
     for bunch in ray_workers._bunches(test_clean.utterances, 16_000):
         alive += [weakref.ref(waveform) for _, waveform in bunch]
         most = max(most, sum(each() is not None for each in alive))
-    assert len(alive) == len(test_clean.utterances) and most < 60  # two bunches of 20 s, of utterances of a second and more
+    assert len(alive) == len(test_clean.utterances) and most < 60  # two bunches of 20 s, with utterances of at least 1 s
 
 
 def test_errors_of_tasks_are_a_line_without_codes() -> None:
@@ -209,12 +209,12 @@ def test_a_node_that_comes_late_is_checked(
     workers: RayWorkers, tiny_int8: Artifact, test_clean: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_workers, "package_versions", lambda: {"onnxruntime": "1.0"})
-    with pytest.raises(AsrDeployError, match="A node that joined the Ray cluster has other versions"):
+    with pytest.raises(AsrDeployError, match="A node that joined the Ray cluster has other package versions"):
         list(workers.transcribe(replace(open_transcriber(str(tiny_int8.folder)), identity="late"), test_clean.utterances[:1]))
 
 
 def test_a_sweep_that_fails_stops_what_is_in_work(test_clean: DataSet, tmp_path: Path) -> None:
-    """One configuration fails while another one is heard, which then is not heard to its end."""
+    """If one configuration fails, another one that is being transcribed stops too."""
 
     class Failing(Steps):
         def __init__(self) -> None:
@@ -243,11 +243,11 @@ def test_a_sweep_that_fails_stops_what_is_in_work(test_clean: DataSet, tmp_path:
 
 
 def test_what_kills_every_worker_is_given_up(workers: RayWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies() -> None:  # inside: nodes do not know this module
+    def dies() -> None:  # a local function, because nodes do not have this module
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(ray_workers, "RETRIES", 1)
-    with pytest.raises(AsrDeployError, match=r"lost a task 2 times \(.*\): mend it; the same command goes on\.$"):
+    with pytest.raises(AsrDeployError, match=r"lost a task 2 times \(.*\)\. Check its nodes and repeat the command to resume\.$"):
         workers.call(dies)
 
 
@@ -255,7 +255,10 @@ def test_nodes_of_other_versions_are_refused(nodes: Any, monkeypatch: pytest.Mon
     facts, we = ray_workers.machine_facts(), os.getpid()
     other = facts | {"versions": facts["versions"] | {"onnxruntime": "1.0"}}
     monkeypatch.setattr(ray_workers, "machine_facts", lambda: facts if os.getpid() == we else other)
-    with pytest.raises(AsrDeployError, match="has other versions than this machine, first of onnxruntime"), open_cluster(None, 1):
+    with (
+        pytest.raises(AsrDeployError, match="has other package versions than this machine, for example of onnxruntime"),
+        open_cluster(None, 1),
+    ):
         pass
 
 
@@ -268,10 +271,10 @@ def test_int8_is_not_heard_by_processors_that_differ(
     workers: RayWorkers, tiny_int8: Artifact, tiny_fp32: Artifact, test_clean: DataSet
 ) -> None:
     workers._nodes[1]["int8_exact"] = not workers._nodes[0]["int8_exact"]
-    with pytest.raises(AsrDeployError, match="use nodes of one kind"):
+    with pytest.raises(AsrDeployError, match="Use nodes with the same type of CPU"):
         list(workers.transcribe(open_transcriber(str(tiny_int8.folder)), test_clean.utterances[:1]))
     assert len(list(workers.transcribe(open_transcriber(str(tiny_fp32.folder)), test_clean.utterances[:1]))) == 1
-    # What the sentence advises is then heard.
+    # The remedy of the message works.
     reduced = tiny_int8.manifest.model_copy(update={"scheme": "int8+reduce_range"})
     assert not artifact_transcriber(replace(tiny_int8, manifest=reduced)).saturates and artifact_transcriber(tiny_int8).saturates
 

@@ -1,4 +1,4 @@
-"""Accuracy runs that are resumed at any point, and never mixed with another's."""
+"""Accuracy runs resume at any point, and never mix with transcripts of another run."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from toolchain.data.datasets import DataSet, read_folder
 
 
 def stopping(after: int) -> Callable[[Transcript, Timing], None]:
-    """Return a progress callback that interrupts at a certain call, as the user's Control-C does."""
+    """Return a progress callback that interrupts at a certain call, like Ctrl-C."""
     left = after
 
     def progress(transcript: Transcript, timing: Timing) -> None:
@@ -52,7 +52,7 @@ def uninterrupted(transcriber: Transcriber, data: DataSet, tmp_path_factory: pyt
     return evaluate(transcriber, data, folder), folder
 
 
-# Going on where a run was stopped
+# Resuming an interrupted run
 
 
 @pytest.mark.parametrize("k", [1, 3, 6])
@@ -64,7 +64,7 @@ def test_an_interrupted_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         evaluate(transcriber, data, tmp_path, workers=LocalWorkers(workers), progress=stopping(after=k))
     before = transcripts(tmp_path)
-    # Workers may have begun some more; what was told is kept, and nothing else is.
+    # Workers may have started more utterances, but only reported ones are kept.
     assert len(before) == k <= engine.runs and not (tmp_path / RESULT).exists()
     begun, seen = engine.runs, []
     evaluation = evaluate(
@@ -108,7 +108,7 @@ def test_the_same_run_again_costs_no_inference(transcriber: Transcriber, data: D
     assert engine.runs == 0 and (folder / TRANSCRIPTS).read_bytes() == before
 
 
-# Starting anew where something else was run
+# Starting from the beginning after other settings
 
 
 def test_another_artifact_starts_anew(tiny_fp32: Artifact, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_changed_data_start_anew(transcriber: Transcriber, data: DataSet, tmp_pa
     assert (runs(), runs()) == (2, 0)
     transcript = own_data / "test-clean" / "101" / "1" / "101-1.trans.txt"
     transcript.write_text(transcript.read_text() + "\n")
-    assert runs() == 0  # the text of the file changed, not the references
+    assert runs() == 0  # the file changed, but not its references
     transcript.write_text(transcript.read_text().replace("101-1-0000 ", "101-1-0000 OH "))
     assert (runs(), runs()) == (2, 0)
     assert transcripts(tmp_path / "results")[0].reference.startswith("OH ")
@@ -160,7 +160,7 @@ def test_transcripts_of_other_utterances_are_not_gone_on_with(
     shutil.copytree(uninterrupted[1], folder)
     lines = (folder / TRANSCRIPTS).read_text().splitlines(keepends=True)
     (folder / TRANSCRIPTS).write_text("".join([lines[0].replace(data.utterances[0].id, "9-9-0000"), *lines[1:]]))
-    with pytest.raises(AsrDeployError, match="does not fit the data set: remove it"):
+    with pytest.raises(AsrDeployError, match=r"contains utterances that are not in the data set\. Delete the file"):
         evaluate(transcriber, data, folder)
 
 

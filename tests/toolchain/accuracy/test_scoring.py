@@ -1,4 +1,4 @@
-"""Scores by hand, against torcheval, after a normaliser; results written anew without inference."""
+"""Scores compared with manual counts and torcheval, normalised scores, and rescoring without running the model."""
 
 import json
 from collections.abc import Callable
@@ -29,9 +29,9 @@ PAIRS = [
         (PAIRS, 8, 1, 1, 2),
         ([("THE CAT", "THE CAT")], 2, 0, 0, 0),
         ([("THE CAT", "")], 2, 0, 2, 0),
-        ([("CAT", "A FAT BAT")], 1, 1, 0, 2),  # a rate of 3
-        ([("A CAT SAT", " ".join(["OH"] * 500))], 3, 3, 0, 497),  # a rate that float32 does not hold to 1e-6
-        ([("THE COLOUR", "the color")], 2, 2, 0, 0),  # as it is, letters count
+        ([("CAT", "A FAT BAT")], 1, 1, 0, 2),  # WER of 3
+        ([("A CAT SAT", " ".join(["OH"] * 500))], 3, 3, 0, 497),  # float32 does not represent this WER to 1e-6
+        ([("THE COLOUR", "the color")], 2, 2, 0, 0),  # without a normaliser, case counts
         ([("IT'S UM FINE", "IT IS FINE")], 3, 2, 0, 0),
     ],
 )
@@ -49,7 +49,13 @@ def test_golden(pairs: list[Pair], words: int, substitutions: int, deletions: in
         ([("IT'S UM FINE", "IT IS FINE")], 3, 0, 0, 0),
         ([("TWENTY THREE CATS", "23 cats")], 2, 0, 0, 0),
         ([("FIVE SIX OH", "FIVE SIX NINE")], 1, 1, 0, 0),  # one number of three digits
-        ([("UM HMM", "THE CAT"), ("THE CAT", "THE CAT")], 2, 0, 0, 2),  # nothing said but filler words: what was heard is put in
+        (
+            [("UM HMM", "THE CAT"), ("THE CAT", "THE CAT")],
+            2,
+            0,
+            0,
+            2,
+        ),  # the reference has only filler words: the hypothesis counts as inserted
         ([("UM HMM", "UH"), ("THE CAT", "CAT UM")], 2, 0, 1, 0),
         ([("THE CAT", "UM")], 2, 0, 2, 0),
     ],
@@ -98,7 +104,7 @@ def test_an_evaluation_adds_up() -> None:
     assert (made.audio_seconds, made.compute_seconds, made.real_time_factor) == (6.0, 0.75, 0.125)
     assert (made.threads, made.workers, made.data, made.split, made.version) == (2, 3, "digits", "test-clean", 2)
     assert made.wer_interval == bootstrap_interval([0, 2, 2], [3, 4, 1]) and made.normalised is None
-    assert "versions" in made.machine  # this machine's facts, where none are given
+    assert "versions" in made.machine  # facts about this machine by default
     assert made.score == score(transcripts)
     asked = make_evaluation(
         transcripts, timings_of(transcripts), transcriber(), "digits", "dev", threads=1, workers=1, normalizer="whisper", machine={"a": 1}
@@ -107,7 +113,7 @@ def test_an_evaluation_adds_up() -> None:
     assert Evaluation.model_validate_json(asked.model_dump_json()) == asked
 
 
-# Counting anew
+# Rescoring
 
 
 def test_a_result_is_written_anew(tmp_path: Path) -> None:
@@ -117,7 +123,7 @@ def test_a_result_is_written_anew(tmp_path: Path) -> None:
     whispered = rescore(folder, "whisper")
     assert whispered == plain.model_copy(update={"normalised": score(transcripts_of(PAIRS), "whisper")})
     assert read_evaluation(folder) == (whispered, transcripts_of(PAIRS))
-    assert rescore(folder) == plain == read_evaluation(folder)[0]  # what is not asked for is not there
+    assert rescore(folder) == plain == read_evaluation(folder)[0]  # without a normaliser the second score is removed
     assert (folder / TRANSCRIPTS).read_bytes() == lines
     assert sorted(each.name for each in folder.iterdir()) == ["result.json", "times.jsonl", "transcripts.jsonl"]
 
@@ -154,16 +160,16 @@ def changed(folder: Path, **changes: object) -> None:
 
 
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
-    (lambda folder: (folder / RESULT).unlink(), "A holds no result.json: it is no finished evaluation"),
-    (lambda folder: (folder / TRANSCRIPTS).unlink(), "A holds no transcripts (transcripts.jsonl)"),
-    (lambda folder: cut(folder, 0), "A holds no transcripts"),
-    (lambda folder: cut(folder, 2), "transcripts.jsonl has 2 transcripts, result.json is of 3 utterances"),
-    (lambda folder: changed(folder, utterances=2), "transcripts.jsonl has 3 transcripts, result.json is of 2 utterances"),
-    (lambda folder: changed(folder, version=1), "A/result.json is no evaluation's result of this version (version: "),
+    (lambda folder: (folder / RESULT).unlink(), "A is not a finished evaluation: it has no result.json"),
+    (lambda folder: (folder / TRANSCRIPTS).unlink(), "A has no transcripts in transcripts.jsonl"),
+    (lambda folder: cut(folder, 0), "A has no transcripts"),
+    (lambda folder: cut(folder, 2), "transcripts.jsonl has 2 transcripts, but result.json is of 3 utterances"),
+    (lambda folder: changed(folder, utterances=2), "transcripts.jsonl has 3 transcripts, but result.json is of 2 utterances"),
+    (lambda folder: changed(folder, version=1), "A/result.json is not a result of this version of asrdeploy (version: "),
     (lambda folder: changed(folder, colour="red"), "(colour: Extra inputs are not permitted)"),
     (lambda folder: (folder / RESULT).write_text("{}"), "(configuration: Field required)"),
     (lambda folder: (folder / RESULT).write_text("no JSON"), "(Invalid JSON"),
-    (lambda folder: (folder / RESULT).write_bytes(b"\xff\xfe"), "A/result.json is no evaluation's result"),
+    (lambda folder: (folder / RESULT).write_bytes(b"\xff\xfe"), "A/result.json is not a result of this version"),
     (lambda folder: (folder / TRANSCRIPTS).write_text("{}\n" * 3), "Line 1 of A/transcripts.jsonl is not a transcript"),
 ]
 
@@ -183,8 +189,8 @@ def test_what_cannot_be_scored(
 
 def test_arguments_that_name_nothing(cli: Callable[..., Completed], tmp_path: Path) -> None:
     write_evaluation(tmp_path / "A", PAIRS)
-    assert "nowhere holds no result.json" in complaint(cli("score", "A", "nowhere"))
-    assert "A/result.json holds no result.json" in complaint(cli("score", "A/result.json"))
+    assert "nowhere is not a finished evaluation: it has no result.json" in complaint(cli("score", "A", "nowhere"))
+    assert "A/result.json is not a finished evaluation" in complaint(cli("score", "A/result.json"))
     assert "Did you mean whisper?" in complaint(cli("score", "A", "--normalizer", "wisper"))
     assert "Cannot write A" in complaint(cli("score", "A", "--json", "A"))
     assert cli("score").returncode == 2

@@ -1,4 +1,4 @@
-"""Pools: whoever hears, however many and in whatever order, what is heard is the same."""
+"""Workers: transcripts are the same for any kind and number of workers, and any order."""
 
 import json
 import os
@@ -34,7 +34,7 @@ from toolchain.models.loading import load_model
 
 
 class Processes(LocalWorkers):
-    """Workers that take processes for every engine."""
+    """Workers that use processes for every engine."""
 
     def _workers_of(self, transcriber: Transcriber):  # type: ignore[no-untyped-def]
         return module._processes(transcriber, self.count)
@@ -47,7 +47,7 @@ def data(test_clean: DataSet) -> DataSet:
 
 @pytest.fixture(scope="module")
 def alone(tiny_int8: Artifact, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The transcripts of one worker, as bytes."""
+    """Transcripts of a run with one worker, as bytes."""
     folder = tmp_path_factory.mktemp("alone") / "results"
     evaluate(open_transcriber(str(tiny_int8.folder)), data, folder)
     return (folder / TRANSCRIPTS).read_bytes()
@@ -93,18 +93,21 @@ def test_half_precision_hears_nearly_the_same_and_leaves_the_model(data: DataSet
     assert rounded.dtype == np.float32 and 0 < np.abs(exact - rounded).max() < 0.1
     few = data.limited(4)
     evaluate(model_transcriber(model, "whole", identity="anchor"), few, tmp_path / "whole")
-    evaluate(half, few, tmp_path / "whole")  # other settings: the run starts anew
+    evaluate(half, few, tmp_path / "whole")  # other settings: the run starts from the beginning
     assert "half" in (tmp_path / "whole" / "settings.json").read_text()
 
 
-@pytest.mark.parametrize(("device", "words"), [("cuda:99", "finds .* CUDA devices"), ("tpu", "none that we know"), ("cuda:x", "none that")])
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("cuda:99", "finds .* CUDA devices"), ("tpu", "--torch-device tpu is unknown"), ("cuda:x", "--torch-device cuda:x is unknown")],
+)
 def test_devices_of_torch_that_are_not_here(device: str, words: str) -> None:
     with pytest.raises(AsrDeployError, match=words):
         open_transcriber("0", torch_device=device)
 
 
 def test_artifacts_run_as_they_were_exported(tiny_int8: Artifact) -> None:
-    with pytest.raises(AsrDeployError, match="an artifact runs as it was exported"):
+    with pytest.raises(AsrDeployError, match="--torch-device and --half apply to PyTorch models"):
         open_transcriber(str(tiny_int8.folder), torch_device="cuda")
 
 
@@ -113,18 +116,18 @@ def test_the_longest_come_first(test_clean: DataSet, tmp_path: Path) -> None:
     sizes = [each.path.stat().st_size for each in ordered]
     assert sizes == sorted(sizes, reverse=True) and set(ordered) == set(test_clean.utterances)
     gone = Utterance("9-9-0000", tmp_path / "gone.flac", "ONE")
-    assert longest_first([gone, ordered[0]])[-1] == gone  # reading it says what is wrong
+    assert longest_first([gone, ordered[0]])[-1] == gone  # reading it later reports the error
 
 
 class Watched:
-    """An engine that three threads have to be in at once."""
+    """An engine that runs only while three threads call it at once."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.together = threading.Barrier(3)
 
     def logits(self, waveform: np.ndarray) -> np.ndarray:
-        self.together.wait(timeout=60)  # passed only by three threads at once
+        self.together.wait(timeout=60)  # only three threads at once pass
         return self.engine.logits(waveform)
 
 
@@ -153,7 +156,7 @@ def test_a_worker_that_dies_is_a_sentence_and_what_was_heard_is_kept(
         for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 os.kill(int(child), signal.SIGKILL)
-        time.sleep(pause)  # so long that the workers notice before it is asked again, or not
+        time.sleep(pause)  # long enough that the workers notice before the next request, or not
 
     transcriber = open_transcriber(str(tiny_int8.folder))
     with pytest.raises(AsrDeployError, match="fewer --workers"):
@@ -172,7 +175,7 @@ if __name__ == "__main__":
     with module._processes(open_transcriber(sys.argv[1]), 2) as submit:
         for utterance in open_data("digits", "test-clean").utterances[:2]:
             submit(utterance).result()
-        print("heard", flush=True)
+        print("transcribed", flush=True)
         sys.stdin.read()
 """
 
@@ -182,13 +185,13 @@ def test_no_worker_outlives_a_killed_parent(tiny_int8: Artifact, tmp_path: Path)
     with subprocess.Popen(
         [sys.executable, tmp_path / "parent.py", tiny_int8.folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
-        assert parent.stdout is not None and parent.stdout.readline() == "heard\n"
+        assert parent.stdout is not None and parent.stdout.readline() == "transcribed\n"
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
         parent.kill()
     assert children
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{child}/stat").exists() and " Z " not in Path(f"/proc/{child}/stat").read_text() for child in children):
-        assert time.monotonic() < deadline, "a worker lives on"
+        assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.05)
 
 
@@ -200,7 +203,7 @@ def test_processes_do_not_open_and_hash_the_artifact_again(tiny_int8: Artifact, 
     assert found == {each.utterance.id: each.hypothesis for each in with_threads} and len(found) == 3
 
 
-# Which way to use the cores
+# Splits of the cores
 
 
 def test_ways_to_use_the_cores_are_measured(tiny_int8: Artifact, test_clean: DataSet) -> None:
@@ -226,7 +229,7 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
     assert earlier_threads(transcriber, few, tmp_path) == 2
     assert earlier_threads(transcriber, test_clean, tmp_path) is None and earlier_threads(transcriber, few, tmp_path / "new") is None
     fresh, workers, measured = use_cores(transcriber, few)
-    assert (fresh.threads, workers.count, measured) == (1, 2, [])  # so few that measuring costs more than it saves
+    assert (fresh.threads, workers.count, measured) == (1, 2, [])  # too few: measuring costs more than it saves
     fresh, workers, measured = use_cores(transcriber, test_clean)
     assert len(measured) == 2 and (workers.count, fresh.threads) == (measured[0].workers, measured[0].threads)
 
@@ -235,7 +238,7 @@ def test_cores_are_those_that_we_may_use() -> None:
     assert usable_cpus() == len(os.sched_getaffinity(0))
 
 
-# By command
+# The command
 
 
 def test_workers_and_threads_by_command(cli: Callable[..., Completed], tiny_int8: Artifact, tmp_path: Path) -> None:
@@ -254,7 +257,7 @@ def test_a_run_goes_on_with_other_options(
     (tmp_path / "a" / RESULT).unlink()
     times = (tmp_path / "a" / TIMES).read_bytes()
     assert cli("evaluate", tiny_int8.folder, "--limit", 4, *options, "-o", "a").returncode == 0
-    assert (tmp_path / "a" / TIMES).read_bytes() == times  # nothing was heard again
+    assert (tmp_path / "a" / TIMES).read_bytes() == times  # no utterance was transcribed again
 
 
 def test_a_run_of_other_versions_starts_anew(tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
@@ -271,14 +274,14 @@ def test_a_run_of_other_versions_starts_anew(tiny_int8: Artifact, test_clean: Da
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--engine", "ray", "--torch-device", "cuda"), "leave --torch-device out"),
-        (("--workers", 0), "nobody to work"),
-        (("--workers", 2, "--device", "qemu-arm64"), "leave them or --device out"),
+        (("--engine", "ray", "--torch-device", "cuda"), "--engine ray runs on the CPUs of the nodes. Leave --torch-device out"),
+        (("--workers", 0), "--workers 0 is out of range. Use 1 or more"),
+        (("--workers", 2, "--device", "qemu-arm64"), "Leave them out, or leave --device out"),
         (("--normalizer", "wispher"), "Did you mean whisper"),
         (("--engine", "rya"), "Did you mean ray"),
-        (("--address", "localhost:1"), "add --engine ray"),
-        (("--engine", "ray", "--workers", 2), "as many as it has CPUs"),
-        (("--torch-device", "cuda:99"), "CUDA devices here"),
+        (("--address", "localhost:1"), "--address requires --engine ray"),
+        (("--engine", "ray", "--workers", 2), "A Ray cluster uses as many workers as it has CPUs"),
+        (("--torch-device", "cuda:99"), "--torch-device cuda:99 does not exist: PyTorch "),
     ],
 )
 def test_options_that_do_not_fit(options: tuple[object, ...], words: str, cli: Callable[..., Completed], tmp_path: Path) -> None:

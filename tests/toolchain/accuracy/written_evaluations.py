@@ -1,4 +1,4 @@
-"""Evaluation folders that a test writes, as a run would have: nothing is heard for them."""
+"""Folders of finished evaluations that tests write without transcribing."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation, m
 from toolchain.accuracy.transcriber import Transcriber
 from toolchain.models.test_cases import TEST_CASES
 
-Pair = tuple[str, str]  # what was said, what was heard
+Pair = tuple[str, str]  # reference, hypothesis
 
 
 def transcriber(configuration: str = "A") -> Transcriber:
-    """A recogniser that is only described."""
+    """A transcriber with a description only."""
     return Transcriber(
         configuration=configuration,
         case=TEST_CASES[0],
@@ -30,7 +30,7 @@ def transcriber(configuration: str = "A") -> Transcriber:
 
 
 def transcripts_of(pairs: Sequence[Pair] | Mapping[str, Pair]) -> list[Transcript]:
-    """Transcripts, by their ids or numbered."""
+    """Return transcripts with given or numbered ids."""
     named = pairs if isinstance(pairs, Mapping) else {f"u{number:03}": pair for number, pair in enumerate(pairs)}
     return [
         Transcript(
@@ -53,7 +53,7 @@ def timings_of(transcripts: Sequence[Transcript], seconds: float = 0.5) -> list[
 
 
 def write_evaluation(folder: Path, pairs: Sequence[Pair] | Mapping[str, Pair], **changes: Any) -> Evaluation:
-    """Write a finished evaluation; ``changes`` are fields of its result."""
+    """Write a finished evaluation. ``changes`` replace fields of its result."""
     transcripts = transcripts_of(pairs)
     timings = timings_of(transcripts)
     made = make_evaluation(transcripts, timings, transcriber(folder.name), "digits", "test-clean", threads=1, workers=1, machine={})

@@ -1,4 +1,4 @@
-"""What all commands have in common: a help that ends with an example that works, the same options, --json, exit codes, completion."""
+"""Properties of all commands: help with a working example, shared options, --json, exit codes and completion."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ from toolchain.scenario import job_limits
 Command = Callable[..., Completed]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 EXAMPLES = {name: command.epilog.removeprefix("Example: ") for name, command in COMMANDS.items()}
-# In an order in which each finds what it reads; the server of `receive` runs only for it.
+# In this order each command finds its inputs; the server for `receive` only runs during it.
 ORDER = (
     *("testcases", "schemes", "codecs", "doctor", "devices", "setup", "export", "inspect", "transcribe", "evaluate", "compare", "score"),
     *("bench", "test", "parity", "compress", "decompress", "deliver", "receive", "sweep", "smallest", "report"),
@@ -72,7 +72,7 @@ def test_the_help_of_all_lists_every_command(cli: Command) -> None:
 
 @contextmanager
 def offered(bitstream: str, folder: Path) -> Iterator[int]:
-    """Serve a bitstream on a free port, which is yielded."""
+    """Serve a bitstream on a free port and yield the port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -91,13 +91,13 @@ def offered(bitstream: str, folder: Path) -> Iterator[int]:
 
 @pytest.mark.slow
 def test_every_example_works(cli: Command, speech: tuple[Utterance, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other in one folder, as a reader would; with its figures as JSON on standard output and nothing else there.
+    """Run the examples one after the other in one folder, as a reader would; standard output contains only JSON.
 
-    The one of `demo` is run in test_package.py.
+    The example of `demo` runs in test_package.py.
     """
     assert sorted(ORDER) == sorted(COMMANDS.keys() - {"demo"}) and EXAMPLES["demo"] == "asrdeploy demo"
-    monkeypatch.delenv("ASRDEPLOY_CACHE")  # the Arm bundle stays where it was built
-    shutil.copy(speech[0].path, tmp_path / "recording.wav")  # FLAC inside: what a file is, its content tells
+    monkeypatch.delenv("ASRDEPLOY_CACHE")  # use the Arm bundle that is already built
+    shutil.copy(speech[0].path, tmp_path / "recording.wav")  # FLAC content: the format is detected from the content
     (tmp_path / "jobs.toml").write_text(JOBS)
     figures: dict[str, Any] = {}
     for command in ORDER:
@@ -113,10 +113,10 @@ def test_every_example_works(cli: Command, speech: tuple[Utterance, ...], tmp_pa
     assert "bits" in figures["codecs"]["uniform"] and figures["schemes"][0]["name"] == "fp32"
     assert figures["transcribe"] == [{"file": "recording.wav", "text": speech[0].reference}]
     written = json.loads((tmp_path / "results" / "fp32" / "result.json").read_text())
-    assert figures["evaluate"] == written | {"normalised": None} and written["normalised"], "`score` added what it was asked for"
+    assert figures["evaluate"] == written | {"normalised": None} and written["normalised"], "`score` added the normalised WER"
     assert figures["export"]["bytes"] == figures["inspect"]["bytes"] == sum(figures["inspect"]["bytes_by_kind"].values())
     assert figures["compress"]["bytes"] == (tmp_path / "tiny.asrb").stat().st_size == (tmp_path / "received.asrb").stat().st_size
-    assert figures["decompress"]["weights"] == 1_524_892 - 31  # the weight norm is folded
+    assert figures["decompress"]["weights"] == 1_524_892 - 31  # weight normalisation is folded into the weights
     assert figures["test"][0]["problem"] is None and len(figures["test"][0]["checks"]) == 2
     here, arm = figures["parity"]
     assert (here["device"], arm["device"], arm["kind"]) == ("local", "qemu-arm64", "emulated") and here["relative"] == 0
@@ -161,7 +161,7 @@ def test_figures_in_a_file_and_alone_on_standard_output(cli: Command, tmp_path: 
     written = json.loads((tmp_path / "out" / "cases.json").read_text())
     alone = cli("testcases", "--json", "-")
     assert json.loads(alone.stdout) == written and "DIGITS_ASR_TINY" in alone.stderr and not (tmp_path / "-").exists()
-    assert "DIGITS_ASR_TINY" in cli("testcases").stdout, "the next command prints where it should"
+    assert "DIGITS_ASR_TINY" in cli("testcases").stdout, "--json - must not redirect the output of later commands"
 
 
 def test_a_file_for_figures_that_cannot_be_written(cli: Command, tmp_path: Path) -> None:
@@ -178,8 +178,12 @@ def test_figures_that_are_no_numbers_are_null(cli: Command, tmp_path: Path, monk
 
 def test_what_gives_no_figures_takes_no_json(cli: Command, tmp_path: Path) -> None:
     (tmp_path / "a.asrb").touch()
-    assert "--serve measures nothing, so it has no result. Leave --json out." in complaint(cli("deliver", "a.asrb", "--serve", "--json", "a.json"))
-    assert "--clean lists nothing, so it has no result. Leave --json out." in complaint(cli("devices", "--clean", "emulator-1", "--json", "a.json"))
+    assert "--serve measures nothing, so it has no result. Leave --json out." in complaint(
+        cli("deliver", "a.asrb", "--serve", "--json", "a.json")
+    )
+    assert "--clean lists nothing, so it has no result. Leave --json out." in complaint(
+        cli("devices", "--clean", "emulator-1", "--json", "a.json")
+    )
 
 
 # Exit codes
@@ -221,7 +225,7 @@ def test_the_exit_code_of_test_jobs(
 
         monkeypatch.setattr(job_limits, "_evaluated", evaluated)
     done = cli("test", "jobs.toml", "--json", "outcome.json")
-    assert done.returncode == (code or 1), "without an error the second job's limit is broken"
+    assert done.returncode == (code or 1), "without an error the second job exceeds its limit"
     outcomes = json.loads((tmp_path / "outcome.json").read_text())
     assert [each["device_failed"] for each in outcomes] == [False, code == 3]
 
@@ -252,7 +256,7 @@ BLOCKED = (
 
 
 def blocked_command(extra: str, *arguments: object, cwd: Path) -> Completed:
-    """Run a command as where an extra is not installed."""
+    """Run a command as if an extra were not installed."""
     code = BLOCKED.format(blocked=[*EXTRAS[extra].values()], arguments=[*map(str, arguments)])
     surroundings = {key: value for key, value in os.environ.items() if key not in TERMINAL_VARIABLES}
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=surroundings, capture_output=True, text=True, timeout=120)
@@ -277,7 +281,7 @@ def test_the_cluster_misses_its_extra(tiny_int8: Artifact, tmp_path: Path) -> No
 
 
 def completed(*typed: str) -> list[str]:
-    """What bash would offer."""
+    """Return the completions that bash would offer."""
     script = Path(sys.executable).with_name("asrdeploy")
     asked = {"_ASRDEPLOY_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(("asrdeploy", *typed)), "COMP_CWORD": str(len(typed))}
     return subprocess.run([script], env=os.environ | asked, capture_output=True, text=True, timeout=60).stdout.split()

@@ -1,4 +1,4 @@
-"""The command line: what it prints where all is well, and one sentence and exit code 2 for whatever a user can mend."""
+"""The command line: its output on success, and one error message and exit code 2 for mistakes that a user can fix."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ from toolchain.scenario import demo
 from toolchain.scenario.demo import CONFIGURATIONS
 
 Command = Callable[..., Completed]
-EASY = "101-1-0008"  # FOUR ZERO, heard right with the widest margin
+EASY = "101-1-0008"  # FOUR ZERO, transcribed correctly with the widest margin
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def tiny_copy(tiny_int8: Artifact, tmp_path: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files below a folder, hidden ones too."""
+    """Return all files below a folder, including hidden ones."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -49,7 +49,7 @@ def printed(done: Completed) -> str:
     return done.stdout
 
 
-# In a process of its own, as it is installed
+# In a separate process, as installed
 
 
 def test_export_to_int8_in_an_empty_folder(asrdeploy: Command, tmp_path: Path, tiny_int8: Artifact) -> None:
@@ -59,7 +59,7 @@ def test_export_to_int8_in_an_empty_folder(asrdeploy: Command, tmp_path: Path, t
     assert sorted(content(tmp_path / "cwd")) == [
         f"artifacts/DIGITS_ASR_TINY-onnx-int8/{name}" for name in (MANIFEST, "model.onnx", "tokens.txt")
     ]
-    # Another process, perhaps with other threads, the same bytes.
+    # Another process, possibly with other threads, must produce the same bytes.
     assert artifact.digest == tiny_int8.digest
 
 
@@ -99,7 +99,7 @@ def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-# What is printed
+# Output
 
 
 def test_testcases(cli: Command) -> None:
@@ -174,7 +174,7 @@ def test_audio_that_cannot_be_read(cli: Command, easy: Utterance, tmp_path: Path
         "folder": "folder is a folder",
     }.items():
         assert words in complaint(cli("transcribe", "DIGITS_ASR_TINY", name))
-    # The recordings before are printed.
+    # Recordings before the failing one are printed.
     done = cli("transcribe", "DIGITS_ASR_TINY", easy.path, "missing.flac")
     complaint(done)
     assert done.stdout == f"{easy.path}: {easy.reference}\n"
@@ -201,7 +201,7 @@ def test_audio_that_cannot_be_read(cli: Command, easy: Utterance, tmp_path: Path
         (("evaluate", "0", "--limit", "0"), "1 or more"),
         (("evaluate", "0", "--limit", "-3"), "1 or more"),
         (("evaluate", "0", "--weights", "random", "--limit", "2"), "has random weights"),
-        (("evaluate", "empty", "--weights", "random"), "--weights applies to models, and empty is an artifact with weights of its own"),
+        (("evaluate", "empty", "--weights", "random"), "--weights applies to models, and empty is an artifact, which contains its weights"),
         (("evaluate", "empty"), "it has no manifest.json"),
         (("bench", "empty"), "empty is not an artifact"),
         (("bench", "none"), "none is not an artifact"),
@@ -250,7 +250,7 @@ def test_threads_below_one(cli: Command, tiny_copy: Path, easy: Utterance, tmp_p
 
 
 def test_no_workers_for_the_demo(cli: Command, tmp_path: Path) -> None:
-    assert "nobody to work" in complaint(cli("demo", "--limit", 1, "--workers", 0), alone=False)
+    assert "--workers 0 is out of range" in complaint(cli("demo", "--limit", 1, "--workers", 0), alone=False)
     assert content(tmp_path) == {}
 
 
@@ -290,7 +290,7 @@ def test_a_seed_that_is_too_large(cli: Command) -> None:
     assert "seed" in complaint(cli("export", "--weights", "random", "--seed", 2**64))
 
 
-# Places to write to
+# Output folders
 
 
 def test_foreign_folders_are_left_untouched(cli: Command, tiny_int8: Artifact, tmp_path: Path) -> None:
@@ -316,11 +316,11 @@ def test_a_plot_does_not_replace_the_result(cli: Command, tiny_copy: Path, tmp_p
         complaint(done, alone=False)
 
 
-# The main job
+# The demo
 
 
 def test_demo(cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some of its configurations; all of them run in test_full_size.py."""
+    """Run some of the configurations; test_full_size.py runs all of them."""
     some = [each for each in CONFIGURATIONS if each.name in ("onnx-fp32", "onnx-int8", "fp16", "uniform-4", "uniform-3")]
     monkeypatch.setattr(demo, "CONFIGURATIONS", some)
     text = printed(cli("demo", "--limit", 3, "-o", "out"))
@@ -333,7 +333,7 @@ def test_demo(cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     names = [each.name for each in some]
     assert [row["configuration"] for row in rows] == names and len(names) == 5
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
-    # What is sent is the bitstream where there is one, and the artifact where not.
+    # The bitstream is sent if there is one, otherwise the artifact.
     for row in rows:
         folder = out / row["configuration"]
         artifact, bitstream = open_artifact(folder / "artifact"), folder / "model.asrb"
@@ -347,7 +347,7 @@ def test_demo(cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     sizes = [int(row["size_bits"]) for row in rows if row["configuration"].startswith("uniform")]
     assert sizes == sorted(sizes, reverse=True)
 
-    # A second run makes no artifact and runs no utterance again.
+    # A second run exports nothing and transcribes nothing again.
     kept = [path for path in out.rglob("*") if path.name in ("model.onnx", MANIFEST)]
     times = {path: path.stat().st_mtime_ns for path in kept}
     transcripts = {path: path.read_bytes() for path in out.rglob(TRANSCRIPTS)}

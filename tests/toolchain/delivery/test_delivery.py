@@ -145,12 +145,12 @@ def test_what_cannot_be_delivered(cli: Cli, small: Path, tmp_path: Path) -> None
     assert "is not a file" in complaint(cli("deliver", "none.asrb", "-o", "out"), alone=False)
     copy.write_bytes(b"RIFF" * 100)
     assert "not a bitstream" in complaint(cli("deliver", copy, "--serve"))
-    assert "--rates takes" in complaint(cli("deliver", small, "--rates", "fast"))
-    assert "--rates takes" in complaint(cli("deliver", small, "--rates", "0"))
+    assert "--rates fast: write numbers separated by commas" in complaint(cli("deliver", small, "--rates", "fast"))
+    assert "--rates 0: rates are in Mbit/s and must be above 0" in complaint(cli("deliver", small, "--rates", "0"))
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
     assert "contains no delivery" in complaint(cli("deliver", small, "-o", "thesis"), alone=False)
-    assert "--rate takes" in complaint(cli("receive", "http://127.0.0.1:1/a", "-o", "a.asrb", "--rate", "0"))
+    assert "--rate 0 is out of range" in complaint(cli("receive", "http://127.0.0.1:1/a", "-o", "a.asrb", "--rate", "0"))
     cut = tmp_path / "cut.asrb"
     cut.write_bytes(small.read_bytes()[:-100])
     with serving([cut]) as address:

@@ -1,4 +1,4 @@
-"""The whole way of the anchors, from the hosts of weights and corpus to a word error rate, with everything that may stop it."""
+"""Evaluation of the large anchors, from the download of weights and corpus to the WER, with everything that may go wrong."""
 
 import hashlib
 import io
@@ -31,7 +31,7 @@ UTTERANCES = 2640  # LibriSpeech's test-clean has 2620, of 40 speakers
 
 
 def published_state(name: str, seed: int) -> dict[str, torch.Tensor]:
-    """Random weights as TorchAudio publishes them: the weight norm unfolded under its older names, aux with fairseq's unused rows."""
+    """Random weights in the format of TorchAudio's downloads: older names of the weight normalisation, unused fairseq rows in aux."""
     torch.manual_seed(seed)
     network = torchaudio.models.wav2vec2_model(**getattr(torchaudio.pipelines, name)._params)
     state = {}
@@ -45,8 +45,8 @@ def published_state(name: str, seed: int) -> dict[str, torch.Tensor]:
 
 
 def compute_times(folder: Path) -> dict[str, float]:
-    """Seconds by id of every utterance that a run has finished; a line that is being written is left out."""
-    # In this order: a run that goes on meanwhile writes the time first.
+    """Return the compute seconds of every finished utterance by id, without a line that is being written."""
+    # In this order, because a running evaluation writes the time first.
     paths = [path for path in (folder / "transcripts.jsonl", *sorted(folder.glob("*.jsonl"))) if path.exists()]
     lines = [[json.loads(line) for line in path.read_text().split("\n")[:-1]] for path in paths]
     times = {each["id"]: each["compute_seconds"] for of_one in lines for each in of_one if "compute_seconds" in each}
@@ -57,7 +57,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 from toolchain.models.loading import load_model
-def peak():  # of this program alone: what getrusage says is inherited from the one that started it
+def peak():  # of this program only: getrusage would include the program that started it
     return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 before = peak()
 model = load_model("WAV2VEC2_ASR_BASE_960H", sys.argv[1])
@@ -91,7 +91,7 @@ def test_from_the_hosts_to_a_word_error_rate_with_cuts_and_kills(tmp_path: Path)
         kept = tmp_path / "torch" / "hub" / "checkpoints" / Path(CHECKPOINT).name
         part = kept.with_name(kept.name + ".part")
 
-        # The connection is cut after a third; after two thirds the process is killed.
+        # The connection breaks after one third, and the process is killed after two thirds.
         third = len(checkpoint) // 3
         server.cuts, server.holds = [third], [third]
         process = started(["-m", "asrdeploy", *base], env, tmp_path)
@@ -112,7 +112,7 @@ def test_from_the_hosts_to_a_word_error_rate_with_cuts_and_kills(tmp_path: Path)
         result = json.loads((tmp_path / "base" / "result.json").read_text())
         assert result["utterances"] == 8 and "downloaded from the TorchAudio bundle" in result["identity"]
 
-        # The whole corpus is in the cache now.
+        # Now the whole corpus is in the cache.
         tiny = ("evaluate", "DIGITS_ASR_TINY", "--data", "librispeech", "--split", "test-clean", "--threads", "1", "-o", "tiny")
         process = started(["-m", "asrdeploy", *tiny], env, tmp_path)
         until(lambda: len(compute_times(tmp_path / "tiny")) >= 100, process)
@@ -122,13 +122,13 @@ def test_from_the_hosts_to_a_word_error_rate_with_cuts_and_kills(tmp_path: Path)
         done = run_command(*tiny, cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stderr
         after = compute_times(tmp_path / "tiny")
-        assert len(after) == UTTERANCES and after.items() >= before.items()  # what was finished was not heard again
+        assert len(after) == UTTERANCES and after.items() >= before.items()  # finished utterances were not transcribed again
         assert json.loads((tmp_path / "tiny" / "result.json").read_text())["utterances"] == UTTERANCES
         assert server.asked == asked
     assert not (tmp_path / "home").exists()
 
 
-# What may go wrong on it
+# What may go wrong
 
 
 @pytest.fixture
@@ -196,13 +196,13 @@ def test_a_checkpoint_without_a_published_checksum_is_held_to_its_first_download
     mirror.files[HUBERT] = b"<html>Please log in</html>"
     with pytest.raises(AsrDeployError, match=rf"cannot be read as weights.*\. Delete {path} to download it again\.$"):
         load_model("HUBERT_ASR_LARGE")
-    assert [each.name for each in path.parent.iterdir()] == [path.name]  # a portal's page is not recorded
+    assert [each.name for each in path.parent.iterdir()] == [path.name]  # the page of a network portal is not saved
     path.unlink()
 
     with torch.device("meta"):
         state = torchaudio.models.wav2vec2_model(**torchaudio.pipelines.HUBERT_ASR_LARGE._params).state_dict()
     content = io.BytesIO()
-    torch.save({name: torch.full((), 0.5).expand(tensor.shape) for name, tensor in state.items()}, content)  # some kilobytes
+    torch.save({name: torch.full((), 0.5).expand(tensor.shape) for name, tensor in state.items()}, content)  # a few kilobytes
     mirror.files[HUBERT] = content.getvalue()
     model = load_model("HUBERT_ASR_LARGE")
     sha256 = hashlib.sha256(content.getvalue()).hexdigest()

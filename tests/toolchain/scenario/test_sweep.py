@@ -1,4 +1,4 @@
-"""Sweeps and reports: five points by themselves, nothing done twice, and which method sends fewer bits."""
+"""Sweeps and reports: five points found automatically, no step done twice, and the bits saved by a method."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ from toolchain.scenario.sweep import Sweep, run_all
 
 
 class Watcher:
-    """Notes the steps of a sweep, and stops it where it is told to."""
+    """Records the steps of a sweep, and stops it at a given step."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.steps: list[str] = []
@@ -119,7 +119,7 @@ def test_search_is_on_dev_clean_alone(tiny: AnchorModel, tmp_path: Path) -> None
     ("codec", "fixed", "words"),
     [
         ("ectqc", {}, r"Did you mean ectcq\?"),
-        ("uniform", {"bits": "3"}, "the sweep chooses it"),
+        ("uniform", {"bits": "3"}, "the sweep varies this parameter"),
         ("uniform", {"scope": "everything"}, "scope is"),
         ("ectcq", {"states": "5"}, "8, 16, 32 or 64"),
     ],
@@ -134,14 +134,14 @@ def test_random_weights_and_foreign_folders_are_refused(tiny: AnchorModel, tmp_p
         small_sweep(load_model("0", "random"), tmp_path / "a", Watcher())
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("years of work")
-    with pytest.raises(AsrDeployError, match="holds no sweep"):
+    with pytest.raises(AsrDeployError, match=r"is not the folder of a sweep\. Choose another folder"):
         small_sweep(tiny, tmp_path / "b", Watcher())
 
 
 @given(lowest=st.floats(0.05, 60), name=st.sampled_from(sorted(RATES)), more=st.integers(0, 10))
 @settings(max_examples=200, deadline=None)
 def test_rates_are_new_and_the_codecs(lowest: float, name: str, more: int) -> None:
-    sweep = object.__new__(Sweep)  # the anchor and the data play no part in the choice
+    sweep = object.__new__(Sweep)  # the choice of rates needs neither anchor nor data
     object.__setattr__(sweep, "codec", name)
     rate = RATES[name]
     tried = sweep._first_rates(rate.rounded(min(max(lowest, rate.low), rate.high)))
@@ -163,7 +163,7 @@ def test_the_smallest_within_a_budget(tiny: AnchorModel, tmp_path: Path) -> None
     assert found.loss[0] <= found.evaluation.wer - found.anchor_wer <= found.loss[1] <= 0.03
     assert found.evaluation.size_bits == 8 * (found.folder / "model.asrb").stat().st_size
     bits = int(found.configuration.removeprefix("uniform-"))
-    if bits > 2:  # one bit fewer breaks it on a split
+    if bits > 2:  # one bit fewer exceeds the budget on a split
         assert max(sweep._loss(bits - 1, data)[1] for data in (dev, test)) > 0.03
     with pytest.raises(AsrDeployError, match=r"stays within -5 points"):
         sweep.smallest(-0.05)
@@ -177,7 +177,7 @@ def test_several_methods_share_a_folder_and_an_anchor(tiny: AnchorModel, tmp_pat
         for codec, values in (("uniform", (4.0, 3.0)), ("prune", (0.4, 0.2)))
     ]
     found = run_all(sweeps)
-    assert [each.configuration for each in found.points] == ["uniform-3", "uniform-4", "prune-0.4", "prune-0.2"]  # by rising rate
+    assert [each.configuration for each in found.points] == ["uniform-3", "uniform-4", "prune-0.4", "prune-0.2"]  # sorted by rate
     assert [each.size_bits for each in found.points[2:]] == sorted(each.size_bits for each in found.points[2:])
     assert read_curve(tmp_path).points[0].evaluation.joinpath("transcripts.jsonl").is_file()
     assert watcher.steps.count("anchor transcribing test-clean") == 2 and not any("dev-clean" in step for step in watcher.steps)
@@ -229,7 +229,7 @@ def test_files_of_sweeps_that_are_refused(text: str, words: str, cli: Callable[.
 
 
 def test_a_sweep_is_of_codecs_or_of_a_file(cli: Callable[..., Completed]) -> None:
-    assert "either --codec" in complaint(cli("sweep", "-o", "out"))
+    assert "Give either --codec, once or several times, or --config" in complaint(cli("sweep", "-o", "out"))
     assert "either --codec" in complaint(cli("sweep", "--codec", "uniform", "--config", "a.toml", "-o", "out"))
     assert "does not exist" in complaint(cli("sweep", "--config", "a.toml", "-o", "out"))
     assert "limit: Input" in complaint(cli("sweep", "--codec", "uniform", "--limit", 0, "-o", "out"))
@@ -345,7 +345,7 @@ def test_a_curve_of_impossible_figures_is_refused(changes: dict[str, float], tmp
     plain = json.loads((tmp_path / "points.json").read_text())
     plain["points"][0] |= changes
     (tmp_path / "points.json").write_text(json.dumps(plain))
-    with pytest.raises(AsrDeployError, match="is not a curve of this version"):
+    with pytest.raises(AsrDeployError, match="is not a curve of this version of asrdeploy"):
         read_curve(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Sweeps of external encoders and of other packages' codecs, which a file describes."""
+"""Sweep files: external encoders, and codecs of other packages."""
 
 import itertools
 import json
@@ -60,7 +60,7 @@ class Steps:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> dict[str, str]:
-    """A small encoder and its decoder, as commands in TOML."""
+    """A small external encoder and its decoder, as TOML commands."""
     (tmp_path / "encode.py").write_text(ENCODER)
     (tmp_path / "decode.py").write_text(DECODER)
     return {
@@ -131,7 +131,7 @@ rates = [0.0625, 0.01234567]
     for name, weights in tiny.state().items():
         assert float((state[name] - weights).abs().max()) <= 0.0625 / 2 * float(weights.abs().max()) * 1.001
     times = {path: path.stat().st_mtime_ns for path in first}
-    # Another name is the same work; another decoder is not.
+    # Another name reuses the results; another decoder does not.
     assert len(first) == 2 and swept(text.replace('"steps"', '"again"')) == first
     assert {path: path.stat().st_mtime_ns for path in first} == times
     assert len(swept(text.replace("decode.py", "./decode.py"))) == 4
@@ -177,7 +177,7 @@ rates = [3, 20]
         ("steps-3", "steps, step=0.02"),
         ("steps-20", "steps, step=0.02"),
     ]
-    assert "what to move of steps" in complaint(cli("sweep", "--codec", "steps", "-o", "x"), alone=False)
+    assert "which parameter to vary for steps" in complaint(cli("sweep", "--codec", "steps", "-o", "x"), alone=False)
 
 
 EXTERNAL = 'codec = "external"\n'
@@ -191,39 +191,39 @@ DECODE = 'decoder = "cp {input} {output}"\n'
     [
         (EXTERNAL + DECODE + "rates = [3]", "the encoder is missing"),
         (EXTERNAL + DECODE + "rates = [3]\nset = { encoder = 3 }", "the encoder is missing"),
-        (EXTERNAL + DECODE + 'rates = [3]\nset = { encoder = "cp {input} {output}" }', "needs {rate}"),
+        (EXTERNAL + DECODE + 'rates = [3]\nset = { encoder = "cp {input} {output}" }', "needs {rate} where the varied value belongs"),
         (EXTERNAL + DECODE + 'rates = [3]\nset = { encoder = "cp {rate} {input}" }', "needs {input} and {output}"),
         (EXTERNAL + DECODE + 'rates = [3]\nset = { encoder = "cp \'{rate} {input} {output}" }', "cannot be read"),
         (EXTERNAL + ENCODE + "rates = [3]", "the decoder is missing"),
         (EXTERNAL + ENCODE + 'decoder = "cp {input}"\nrates = [3]', "needs {input} and {output}"),
-        (EXTERNAL + ENCODE + 'decoder = "cp {rate} {input} {output}"\nrates = [3]', "take {rate} out"),
+        (EXTERNAL + ENCODE + 'decoder = "cp {rate} {input} {output}"\nrates = [3]', "Remove {rate} from its command"),
         (EXTERNAL + ENCODE + DECODE, "either span"),
         (EXTERNAL + ENCODE + DECODE + "span = [2, 8]\nrates = [3]", "either span"),
         (EXTERNAL + ENCODE + DECODE + "span = [2, 2]", "nothing to search"),
-        (EXTERNAL + ENCODE + DECODE + "span = [2.5, 8]\nwhole = true", "2.5 is not whole"),
-        (EXTERNAL + ENCODE + DECODE + "rates = [3, 3.5]\nwhole = true", "3.5 is not whole"),
+        (EXTERNAL + ENCODE + DECODE + "span = [2.5, 8]\nwhole = true", "2.5 is not a whole number"),
+        (EXTERNAL + ENCODE + DECODE + "rates = [3, 3.5]\nwhole = true", "3.5 is not a whole number"),
         (EXTERNAL + ENCODE + DECODE + "span = [2, inf]", "finite"),
         (EXTERNAL + ENCODE + DECODE + "span = [2]", "span"),
-        (EXTERNAL + ENCODE + DECODE + "rates = [3]\nvary = 'qp'", "leave vary out"),
-        (EXTERNAL + ENCODE + DECODE + "rates = [3]\ncalibrate = true", "leave calibrate out"),
+        (EXTERNAL + ENCODE + DECODE + "rates = [3]\nvary = 'qp'", "Leave vary out"),
+        (EXTERNAL + ENCODE + DECODE + "rates = [3]\ncalibrate = true", "Leave calibrate out"),
         (EXTERNAL + ENCODE + DECODE + "rates = [3]\nname = 'a, b'", "name: String should match"),
-        (f"{EXTERNAL}{ENCODE}{DECODE}rates = [3]\n[[method]]\n{EXTERNAL}{ENCODE}{DECODE}rates = [4]", "or by another name"),
-        ("codec = 'uniform'\nspan = [2, 4]\nwhole = true", "leave span, whole out"),
-        ("codec = 'uniform'\n" + DECODE, "leave decoder out"),
+        (f"{EXTERNAL}{ENCODE}{DECODE}rates = [3]\n[[method]]\n{EXTERNAL}{ENCODE}{DECODE}rates = [4]", "or set another name"),
+        ("codec = 'uniform'\nspan = [2, 4]\nwhole = true", "Leave span, whole out"),
+        ("codec = 'uniform'\n" + DECODE, "Leave decoder out"),
         ("codec = 'uniform'\nrates = [0]", "takes 2 to 8 bits"),
         ("codec = 'prune'\nrates = [-0.5]", "between 0 and 1"),
-        ("codec = 'fp16'", "what to move of fp16"),
+        ("codec = 'fp16'", "which parameter to vary for fp16"),
         ("codec = 'fp16'\nvary = 'bits'\nspan = [2, 3]", "has no parameters"),
         ("codec = 'stesp'\nvary = 'step'\nspan = [2, 3]", "Did you mean steps?"),
-        ("codec = 'steps'\nspan = [2, 3]", "what to move of steps"),
+        ("codec = 'steps'\nspan = [2, 3]", "which parameter to vary for steps"),
         ("codec = 'steps'\nvary = 'step'", "either span"),
         ("codec = 'steps'\nvary = 'stop'\nspan = [2, 3]", "Did you mean step?"),
-        ("codec = 'steps'\nvary = 'step'\nset = { step = 2 }\nspan = [2, 3]", "the sweep chooses it"),
-        ("codec = 'steps'\nvary = 'limit'\nset = { step = 2 }\nspan = [2, 3]", "add whole = true"),
+        ("codec = 'steps'\nvary = 'step'\nset = { step = 2 }\nspan = [2, 3]", "the sweep varies this parameter"),
+        ("codec = 'steps'\nvary = 'limit'\nset = { step = 2 }\nspan = [2, 3]", "Add whole = true"),
         ("codec = 'steps'\nvary = 'limit'\nspan = [2, 3]\nwhole = true", "requires a value for step"),
         ("codec = 'steps'\nvary = 'limit'\nset = { step = 2 }\nrates = [2.5]", "steps: limit cannot be 2.5. Give a whole number"),
-        ("codec = 'steps'\nvary = 'rule'\nset = { step = 2 }\nspan = [2, 3]", "no number"),
-        ("codec = 'steps'\nvary = 'step'\nspan = [2, 3]\n" + DECODE, "leave decoder out"),
+        ("codec = 'steps'\nvary = 'rule'\nset = { step = 2 }\nspan = [2, 3]", "is not a number, so a sweep cannot vary it"),
+        ("codec = 'steps'\nvary = 'step'\nspan = [2, 3]\n" + DECODE, "Leave decoder out"),
     ],
 )
 def test_what_is_refused_is_one_sentence(text: str, words: str, cli: Callable[..., Completed], tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_the_values_of_a_search_lie_in_its_span(low: float, high: float, whole: 
     rate = moved(Method(codec="theirs", vary="x", span=(low, high), whole=whole))
     assert rate is not None and 0 < rate.low < rate.high
     assert [rate.value_of(each) for each in (rate.low, rate.high)] == pytest.approx([low, high], rel=1e-3)
-    made = object.__new__(Sweep)  # the anchor and the data play no part in the choice
+    made = object.__new__(Sweep)  # the choice of rates needs neither anchor nor data
     object.__setattr__(made, "moved", rate)
     asked: list[float] = []
     start = made._lowest(lambda each: asked.append(each) or each >= rate.low + lowest * (rate.high - rate.low))
