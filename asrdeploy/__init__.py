@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from toolchain.scenario.latency import benchmark as benchmark
     from toolchain.scenario.points import Curve as Curve
     from toolchain.scenario.points import Point as Point
+    from toolchain.scenario.points import curve_of_evaluations as make_curve
     from toolchain.scenario.sweeps import sweep as sweep
 
     __version__: str
@@ -85,6 +86,7 @@ _NAMES = {
     "inspect_bitstream": ("device_runner.bitstream.format", "check_bitstream"),
     "load": ("toolchain.accuracy.transcriber", "open_transcriber"),
     "load_model": ("toolchain.models.loading", "load_model"),
+    "make_curve": ("toolchain.scenario.points", "curve_of_evaluations"),
     "open_artifact": ("device_runner.artifact", "open_artifact"),
     "open_data": ("toolchain.data.datasets", "open_data"),
     "plot_curve": ("toolchain.reports.plots", "plot_curve"),

@@ -20,7 +20,7 @@ from toolchain.models.anchor_model import AnchorModel
 
 FUNCTIONS = [
     *("benchmark", "calibrate", "compare", "compress", "decompress", "evaluate", "export", "inspect_artifact", "inspect_bitstream"),
-    *("load", "load_model", "open_artifact", "open_data", "plot_curve", "sweep"),
+    *("load", "load_model", "make_curve", "open_artifact", "open_data", "plot_curve", "sweep"),
 ]
 
 

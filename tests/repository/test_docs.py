@@ -38,7 +38,7 @@ REASONS = (
     r"needs a GPU",
     r"needs a cluster",
     r"needs your own (model|machine|program)",
-    r"takes \d+ minutes: (?:run|a smaller one is run) by `(?P<by>make [a-z-]+|tests/\w+\.py)`",
+    r"takes \d+ minutes: (?:run|a smaller one is run) by `(?P<by>make [a-z-]+|tests/[\w/]+\.py)`",
 )
 RUN = ("sh", "console", "python")
 LANGUAGES = {*RUN, "toml", "json", "yaml", "text"}
@@ -47,7 +47,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), 
 ENTRY_POINTS = {schemes.ENTRY_POINTS, codec.ENTRY_POINTS, decoders.ENTRY_POINTS}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SHELL_SECONDS = 300
-FOLDERS = r"(?:tests|benchmarks|scripts|exporters|toolchain|device_runner|android|jobs|docs|examples)"
+FOLDERS = r"(?:asrdeploy|tests|benchmarks|scripts|exporters|toolchain|device_runner|android|jobs|docs|examples)"
 every_page = pytest.mark.parametrize("page", PAGES)
 
 # Programs of a page's commands: those of this environment; what pip installs goes into a folder of the page.
@@ -88,6 +88,13 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
 def test_every_page_has_a_place_in_the_site(site: Path) -> None:
     for page in (each.removeprefix("docs/") for each in PAGES if each.startswith("docs/")):
         assert (site / page).with_suffix(".html").is_file(), page
+
+
+def test_the_page_of_commands_is_current() -> None:
+    script = REPOSITORY / "scripts" / "commands_page.py"
+    code = f"import runpy; print(runpy.run_path({str(script)!r})['commands_page'](__import__('toolchain.cli.main').cli.main.app), end='')"
+    made = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert made == read_page("docs/reference/commands.md"), "run: python scripts/commands_page.py"
 
 
 def test_the_reference_has_every_command_with_its_options(site: Path) -> None:
@@ -329,7 +336,7 @@ def test_the_targets_and_files_that_a_page_names_are_there(page: str) -> None:
 @every_page
 def test_the_names_of_python_that_a_page_names_are_there(page: str) -> None:
     for span in spans(page):
-        if re.fullmatch(r"(?:toolchain|exporters|device_runner)(?:\.\w+)+", span):
+        if re.fullmatch(r"(?:asrdeploy|toolchain|exporters|device_runner)(?:\.\w+)+", span):
             assert is_there(span), f"{page}: {span}"
 
 

@@ -19,7 +19,7 @@ class Fp16:
     """Half precision (IEEE float16)."""
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
-        """Yield each tensor cast."""
+        """Yield each tensor in half precision."""
         for name, weights in state.items():
             yield name, half(weights)
 
@@ -30,7 +30,7 @@ class Bf16:
     """bfloat16: the upper half of a float32, rounded to nearest even."""
 
     def code(self, state: State, calibration: Calibration | None) -> Iterator[tuple[str, Coded]]:
-        """Yield each tensor cast."""
+        """Yield each tensor in bfloat16."""
         for name, weights in state.items():
             integers = weights.view(np.uint32).astype(np.uint64)
             rounded = (integers + 0x7FFF + ((integers >> 16) & 1)) >> 16

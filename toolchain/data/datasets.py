@@ -62,6 +62,15 @@ class DataSet:
             raise AsrDeployError(f"Cannot select {n} utterances. Select at least 1.")
         return replace(self, utterances=self.utterances[:n])
 
+    def sample(self, n: int) -> "DataSet":
+        """Return ``n`` utterances spread evenly over the set, or all if it has fewer.
+
+        Raises:
+            AsrDeployError: ``n`` is below 1.
+        """
+        count = len(self.limited(n).utterances)
+        return replace(self, utterances=tuple(self.utterances[index * len(self.utterances) // count] for index in range(count)))
+
 
 def open_data(data: str, split: str, *, download_allowed: bool = True) -> DataSet:
     """Open a data set by its name or folder.

@@ -29,7 +29,7 @@ BAD_IN_PLOTS, BINS = "tab:red", 60
 def summary(found: RunComparison) -> Table:
     """Create the table of both WERs, their difference and the counts of utterances."""
     title = f"{found.utterances} utterances, {found.words} words, normaliser {found.normalizer}; WER and differences in %"
-    counts = f"{found.better} of {found.utterances} utterances, equally many in {found.equal}, more in {found.worse}"
+    counts = f"{found.better} of {found.utterances} utterances, as many in {found.equal}, more in {found.worse}"
     caption = f"B has fewer errors than A in {counts}"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1))
     table.add_column("")

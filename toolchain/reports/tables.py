@@ -246,8 +246,10 @@ def curve(drawn: Curve) -> Table:
     methods = Counter(method.split(", ")[0] for method in {point.method for point in drawn.points})
     sent = Counter(point.sent for point in drawn.points).most_common()
     usual, others = (sent[0][0] if sent else ""), " and ".join(kind for kind, _ in sent[1:])
-    title = f"{drawn.test_case} on {drawn.data} {drawn.split}; sizes in Mbit; WER and 95 % interval in %; above: points above the anchor"
-    caption = f"* {others} sent to the UE, otherwise the {usual}" if others else None
+    title = f"{drawn.test_case} on {drawn.data} {drawn.split}\nsize in Mbit; WER and 95 % interval in %"
+    caption = "above: WER points above the anchor, and relative to it"
+    if others:
+        caption += f"\n* {others} sent to the UE, otherwise the {usual}"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=0)
     # Long names are wrapped; figures are never cut.
     table.add_column("configuration", overflow="fold", min_width=20)

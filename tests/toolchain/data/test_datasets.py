@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from device_runner.errors import AsrDeployError
 from tests.http_files import FileServer, serving
 from toolchain.data import download as download_module
-from toolchain.data.datasets import LIBRISPEECH_SHA256, open_data, parse_transcript, read_folder
+from toolchain.data.datasets import LIBRISPEECH_SHA256, DataSet, open_data, parse_transcript, read_folder
 
 IDS = ("121-121726-0000", "1089-134686-0001", "1089-134686-0000", "1089-134691-0000", "61-70968-0010", "61-70968-0009")
 
@@ -271,3 +271,11 @@ def test_the_checksums_are_torchaudios() -> None:
 
     for split, sha256 in LIBRISPEECH_SHA256.items():
         assert _CHECKSUMS[f"http://www.openslr.org/resources/12/{split}.tar.gz"] == sha256
+
+
+def test_a_sample_is_spread_over_the_set(test_clean: DataSet) -> None:
+    sample = test_clean.sample(30)
+    assert [each.id for each in sample.utterances] == [each.id for each in test_clean.utterances[::7]]
+    assert test_clean.sample(10_000) == test_clean and test_clean.sample(1).utterances == test_clean.utterances[:1]
+    with pytest.raises(AsrDeployError, match="Select at least 1"):
+        test_clean.sample(0)
