@@ -1,4 +1,4 @@
-"""What several tests need: commands in processes of their own, damaged copies of artifacts, networks of one layer."""
+"""Helpers for several tests: commands in separate processes, damaged copies of artifacts, and one-layer networks."""
 
 import json
 import os
@@ -18,26 +18,26 @@ from device_runner.artifact import MANIFEST, Artifact, Manifest, describe_file, 
 from toolchain.models.test_cases import LABELS
 
 REPOSITORY = Path(__file__).parent.parent
-# Rich and typer look at these; a command under test writes into a pipe of 80 columns, as for most users of pipes.
+# Rich and Typer read these; without them a command under test writes 80 columns into its pipe, as it does for users.
 TERMINAL_VARIABLES = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH", "TTY_COMPATIBLE")
 
 Completed = subprocess.CompletedProcess[str]
 
 
 def run_command(*args: object, cwd: Path, env: dict[str, str] | None = None) -> Completed:
-    """Run the console command in a process of its own."""
+    """Run the console command in a separate process."""
     surroundings = {key: value for key, value in os.environ.items() if key not in TERMINAL_VARIABLES} | (env or {})
     command = [sys.executable, "-m", "asrdeploy", *map(str, args)]
     return subprocess.run(command, cwd=cwd, env=surroundings, capture_output=True, text=True, timeout=600)
 
 
 def hears_ctrl_c() -> None:
-    """For ``preexec_fn``: in the background of a shell Ctrl-C is ignored, and that is inherited."""
+    """For ``preexec_fn``: restore Ctrl-C, which processes in the background of a shell inherit as ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def complaint(done: Completed, *, alone: bool = True) -> str:
-    """Return the one sentence with which a command ended; ``alone``: nothing else is on the standard error."""
+    """Return the error message of a failed command; ``alone`` requires that standard error contains nothing else."""
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
     lines = done.stderr.strip().splitlines()
@@ -47,7 +47,7 @@ def complaint(done: Completed, *, alone: bool = True) -> str:
 
 
 def copied(artifact: Artifact, folder: Path, **changes: object) -> Path:
-    """Copy an artifact, and change entries of the copy's manifest, valid or not."""
+    """Copy an artifact and change entries of its manifest, which may become invalid."""
     shutil.copytree(artifact.folder, folder)
     if changes:
         manifest = json.loads((folder / MANIFEST).read_text()) | changes
@@ -58,7 +58,7 @@ def copied(artifact: Artifact, folder: Path, **changes: object) -> Path:
 def convolution(*, entry: str = "input_values", exit_: str = "logits", width: int = len(LABELS), channelled: bool = False) -> bytes:
     """Return an ONNX model of one convolution, 400 samples every 320: ``[1, samples]`` to ``[1, frames, width]``.
 
-    ``channelled``: it takes ``[1, 1, samples]`` instead.
+    With ``channelled`` the input is ``[1, 1, samples]``.
     """
     weight = np.random.default_rng(0).normal(size=(width, 1, 400)).astype(np.float32)
     first = "channelled"
@@ -81,7 +81,7 @@ def convolution(*, entry: str = "input_values", exit_: str = "logits", width: in
 
 
 def artifact_of(folder: Path, content: bytes, **changes: Any) -> Artifact:
-    """Write a formally valid artifact around the bytes of a model."""
+    """Write an artifact with a valid manifest around the bytes of a model."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(content)
     facts: dict[str, Any] = {
@@ -103,7 +103,7 @@ def artifact_of(folder: Path, content: bytes, **changes: Any) -> Artifact:
 
 
 class OneLayer(nn.Module):
-    """A network with TorchAudio's calling convention: one convolution, 400 samples every 320."""
+    """A network with TorchAudio's calling convention: one convolution of width 400 and stride 320."""
 
     def __init__(self, width: int = len(LABELS)) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The hosts of the anchors' weights and corpus, played by a server on this machine; processes that are stopped on the way."""
+"""A local server in place of the hosts of the anchors' weights and corpus, and helpers for processes that are stopped midway."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ from toolchain.data import download as download_module
 from toolchain.data.datasets import open_data
 
 ARCHIVE = "/resources/12/test-clean.tar.gz"
-WHOLE = 1 << 60  # as a cut: more than any body has
+WHOLE = 1 << 60  # larger than any body, so a cut here cuts nothing
 
 Cli = Callable[..., Completed]
 Files = dict[str, bytes]
@@ -33,7 +33,7 @@ Files = dict[str, bytes]
 
 @cache
 def snippets() -> tuple[tuple[bytes, str], ...]:
-    """0.15 s each of some bundled speech, as FLAC, and the first word said there."""
+    """Return 0.15 s of several bundled recordings as FLAC, with the first word of their references."""
     found = []
     for utterance in open_data("digits", "test-clean").utterances[::35]:
         samples, rate = soundfile.read(utterance.path, stop=2_400)
@@ -44,7 +44,7 @@ def snippets() -> tuple[tuple[bytes, str], ...]:
 
 
 def corpus(split: str, utterances: int, speakers: int = 1) -> Files:
-    """The files of a split in LibriSpeech's layout, and those that its archives have beside it."""
+    """Return the files of a split in LibriSpeech's layout, and the text files that its archives contain."""
     files = {f"LibriSpeech/{name}.TXT": name.encode() * 50 for name in ("BOOKS", "CHAPTERS", "LICENSE", "README", "SPEAKERS")}
     for speaker in range(speakers):
         for chapter in (1, 2):
@@ -77,7 +77,7 @@ def tree(folder: Path) -> Files:
 
 
 def surroundings(folder: Path, server: FileServer, archive: bytes | None = None, weights: str | None = None) -> dict[str, str]:
-    """An environment in which nothing but the server can be reached, and nothing is kept outside ``folder``."""
+    """Return an environment that can only reach the server and writes nothing outside ``folder``."""
     nowhere = "http://127.0.0.1:9"
     found = {
         "HOME": str(folder / "home"),
@@ -97,7 +97,7 @@ def surroundings(folder: Path, server: FileServer, archive: bytes | None = None,
 
 
 def until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait for what a process brings about; it still runs then."""
+    """Wait until ``true`` holds while the process keeps running."""
     while not true():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -121,11 +121,11 @@ def started(command: list[str], env: dict[str, str], cwd: Path) -> subprocess.Po
 
 @contextmanager
 def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    """Put both hosts into the environment, with a small test-clean; in the cache, at tmp_path/cache, is dev-clean."""
+    """Point the environment to a server with a small test-clean; the cache at tmp_path/cache already contains dev-clean."""
     archive = packed(corpus("test-clean", 8))
     monkeypatch.setattr(download_module, "RETRY_PAUSES", (0.01, 0.01, 0.01))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first use
+    monkeypatch.setattr(urllib.request, "_opener", None)  # the opener caches the proxies of its first use
     for name, content in corpus("dev-clean", 4).items():
         path = tmp_path / "cache" / name
         path.parent.mkdir(parents=True, exist_ok=True)

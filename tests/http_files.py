@@ -1,4 +1,4 @@
-"""A file server on this machine that can misbehave as real ones do."""
+"""A local file server that can misbehave like real servers."""
 
 import threading
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from mmap import mmap
 
 @dataclass
 class FileServer:
-    """What is served, and how badly; ``asked`` collects path and Range of every request."""
+    """Files and faults of the server; ``asked`` collects the path and the Range header of every request."""
 
     files: dict[str, bytes | mmap]
     url: str = ""
-    cuts: list[int] = field(default_factory=list)  # body bytes after which the next answers end, one each
-    # Body bytes after which the next answers that are not cut wait for ``released``, one each; their connections end then.
+    cuts: list[int] = field(default_factory=list)  # numbers of body bytes after which the next answers are cut, one each
+    # Numbers of body bytes after which the next uncut answers wait for ``released`` and then close, one each.
     holds: list[int] = field(default_factory=list)
-    held: threading.Event = field(default_factory=threading.Event)  # an answer waits
+    held: threading.Event = field(default_factory=threading.Event)  # set when an answer waits
     released: threading.Event = field(default_factory=threading.Event)
-    statuses: list[int] = field(default_factory=list)  # error codes of the next answers
-    redirects: dict[str, str] = field(default_factory=dict)  # by path: where the file has gone
+    statuses: list[int] = field(default_factory=list)  # HTTP error codes of the next answers
+    redirects: dict[str, str] = field(default_factory=dict)  # new location by path
     knows_ranges: bool = True
-    shift: int = 0  # an answer to a Range starts this many bytes too late
-    extra_length: int = 0  # bytes announced and never sent
+    shift: int = 0  # answers to range requests start this many bytes too late
+    extra_length: int = 0  # bytes that are announced but never sent
     announces: bool = True
-    headers: dict[str, str] = field(default_factory=dict)  # of every answer
+    headers: dict[str, str] = field(default_factory=dict)  # added to every answer
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C in commands that take long: files are whole, nothing half made is left, and the same command goes on."""
+"""Ctrl-C in long commands: files are complete, no partial files are left, and repeating the command resumes it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def has(pattern: str) -> Begun:
 
 
 def stopped(folder: Path, begun: Begun, *arguments: object) -> str:
-    """Start a command, press Ctrl-C once it has begun, and return what it said at last."""
+    """Start a command, press Ctrl-C once it has begun, and return the last line of standard error."""
     command = [sys.executable, "-m", "asrdeploy", *map(str, arguments)]
     surroundings = {key: value for key, value in os.environ.items() if key not in TERMINAL_VARIABLES}
     surroundings["ASRDEPLOY_CACHE"] = str(folder / "cache")
@@ -44,7 +44,7 @@ def stopped(folder: Path, begun: Begun, *arguments: object) -> str:
 
 
 def check_whole(folder: Path) -> None:
-    """Every file that can be read is read to its end, and no temporary one is left."""
+    """Check that all files can be read completely and that no temporary files are left."""
     for path in folder.rglob("*"):
         assert not path.name.startswith(".") or path.name.endswith(".lock"), path
         if path.name == MANIFEST:
@@ -72,10 +72,10 @@ def test_a_command_that_is_stopped_leaves_whole_files_and_goes_on(name: str, tin
     (tmp_path / "int8").symlink_to(tiny_int8.folder)
     begun, arguments = COMMANDS[name]
     last = stopped(tmp_path, begun, *arguments)
-    assert last == "asrdeploy: Interrupted: files are whole, and the same command goes on from what was finished."
+    assert last == "asrdeploy: Interrupted. Finished work is saved; repeat the command to resume."
     check_whole(tmp_path)
     assert not (tmp_path / "artifact").exists() and not (tmp_path / "out.json").exists()
-    if name != "demo":  # its end is another test's
+    if name != "demo":  # another test runs it to its end
         done = run_command(*arguments, cwd=tmp_path, env={"ASRDEPLOY_CACHE": str(tmp_path / "cache")})
         assert done.returncode == 0, done.stderr
         check_whole(tmp_path)
