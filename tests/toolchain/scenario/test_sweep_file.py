@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from device_runner import plugins
 from tests.helpers import Completed, complaint
 from toolchain.compression import codec
 from toolchain.compression.bitstreams import read_weights
@@ -76,7 +77,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "steps_codec", raising=False)
     points = [EntryPoint("steps", "steps_codec:Steps", codec.ENTRY_POINTS)]
-    monkeypatch.setattr(codec, "entry_points", lambda group: points if group == codec.ENTRY_POINTS else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == codec.ENTRY_POINTS else [])
 
 
 def test_an_external_encoder_is_searched(cli: Callable[..., Completed], commands: dict[str, str], tmp_path: Path) -> None:
