@@ -5,5 +5,5 @@ plugins {
     alias(libs.plugins.kotlin.serialization) apply false
 }
 
-// The usual folder has the name of the script beside this file.
+// The default build folder, "build", has the same name as the script in this folder.
 layout.buildDirectory = layout.projectDirectory.dir("target/gradle")

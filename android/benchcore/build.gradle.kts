@@ -9,7 +9,7 @@ kotlin {
 
 dependencies {
     api(libs.kotlinx.serialization.json)
-    // The same classes as on Android; the app brings that library, with its native part.
+    // The same classes as on Android, where the app provides the library with its native code.
     compileOnly(libs.onnxruntime.jvm)
     testImplementation(libs.onnxruntime.jvm)
     testImplementation(libs.junit.jupiter)

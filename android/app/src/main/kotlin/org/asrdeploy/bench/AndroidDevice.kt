@@ -12,12 +12,12 @@ import org.asrdeploy.benchcore.DeviceFacts
 import org.asrdeploy.benchcore.Linux
 import org.asrdeploy.benchcore.State
 
-/** Calls what the oldest Android of the app does not have; a caller asks for the device's version first. */
+/** Marks functions that call APIs newer than the oldest supported Android. Callers must check the version of the device first. */
 @Target(AnnotationTarget.FUNCTION)
 @Retention(AnnotationRetention.BINARY)
 annotation class NewerAndroid
 
-/** An Android device, as its services and Linux's files tell of it; Android keeps most of the latter's sensors from apps. */
+/** An Android device, described by Android's services and by Linux files. Android hides most sensor files from apps. */
 class AndroidDevice(
     private val context: Context,
     private val linux: Linux = Linux(),
@@ -58,7 +58,7 @@ class AndroidDevice(
         return memory.totalMem
     }
 
-    /** Returns what the battery said last: that broadcast stays, and whoever registers for it gets it at once. */
+    /** Returns the last state of the battery. Its broadcast is sticky, so that registering returns it at once. */
     private fun battery(): Battery? {
         val said = context.registerReceiver(null, IntentFilter(Intent.ACTION_BATTERY_CHANGED)) ?: return null
         return Battery(
@@ -73,10 +73,10 @@ class AndroidDevice(
 }
 
 /**
- * What Android's battery service says; null: nothing.
+ * Report of Android's battery service; values that it does not report are null.
  *
- * @property level out of [scale].
- * @property plugged 0 where the device runs on its battery.
+ * @property level charge in units of 1/[scale].
+ * @property plugged 0 if the device runs on its battery.
  */
 class Battery(
     val tenthsOfCelsius: Int?,
@@ -85,7 +85,7 @@ class Battery(
     val plugged: Int?,
 )
 
-/** Returns the state with what the battery says beside it. */
+/** Returns a copy of the state that includes the state of the battery. */
 fun State.with(battery: Battery?): State {
     if (battery == null) return this
     val (level, scale) = battery.level to battery.scale
@@ -96,7 +96,7 @@ fun State.with(battery: Battery?): State {
     )
 }
 
-/** Tells Android's emulator from a phone by two constants of its build. */
+/** Returns "emulator" or "phone", judged by two constants of the Android build. */
 fun kindOf(
     hardware: String,
     fingerprint: String,

@@ -13,20 +13,20 @@ import org.asrdeploy.benchcore.VERSION
 import org.asrdeploy.benchcore.runJob
 import java.util.concurrent.TimeUnit
 
-/** What the app's lines in logcat are found by: `adb logcat -s asrdeploy`. */
+/** Tag of the app's lines in logcat: `adb logcat -s asrdeploy`. */
 const val TAG = "asrdeploy"
 
-/** The runtimes of the app by artifact format. */
+/** Runtimes of the app by artifact format. */
 val RUNTIMES: Map<String, Runtime> = mapOf("onnx" to OrtRuntime, "executorch" to ExecuTorch)
 
-/** A processor that is kept awake for ever empties the battery of a phone that is forgotten with a job that hangs. */
+/** Longest time to keep the processor awake, so that a job that hangs does not drain the battery. */
 private const val LONGEST_HOURS = 6L
 
 /**
- * Runs a job on this device, on the calling thread, with the processor kept awake; tells logcat what it does.
+ * Runs a job on this device and on the calling thread, keeps the processor awake meanwhile, and logs to logcat.
  *
- * @param progress is told in a line what has just been finished.
- * @throws JobError the job cannot be begun, or its result cannot be written.
+ * @param progress callback that receives a line for every finished recording.
+ * @throws JobError if the job cannot be started or its result cannot be written.
  */
 fun runOnDevice(
     context: Context,
@@ -45,15 +45,15 @@ fun runOnDevice(
             Log.i(TAG, line)
             progress(line)
         }
-    Log.i(TAG, "${request.job} begins; the processor is kept awake for it, $LONGEST_HOURS hours at most.")
+    Log.i(TAG, "Starting ${request.job}. The processor is kept awake for up to $LONGEST_HOURS hours.")
     val power = context.getSystemService(Context.POWER_SERVICE) as PowerManager
     val lock = power.newWakeLock(PowerManager.PARTIAL_WAKE_LOCK, "$TAG:job")
-    lock.setReferenceCounted(false) // so that it may be released after its time is over
+    lock.setReferenceCounted(false) // so that releasing it after its timeout is not an error
     lock.acquire(TimeUnit.HOURS.toMillis(LONGEST_HOURS))
     return try {
         val result = runJob(request.job, request.result, bench)
         result.error?.let { Log.e(TAG, it) }
-        Log.i(TAG, "${request.job} has ended; its result is ${request.result}.")
+        Log.i(TAG, "Finished ${request.job}. The result is in ${request.result}.")
         result
     } catch (error: JobError) {
         Log.e(TAG, error.message)

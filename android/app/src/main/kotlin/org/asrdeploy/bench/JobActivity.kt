@@ -18,10 +18,10 @@ import java.io.File
 import java.util.concurrent.Executors
 
 /**
- * The entry of people: the jobs that are there, one tap runs one, and its transcripts or times are shown.
+ * The entry point for people: lists jobs, runs the one that is tapped, and shows its transcripts or times.
  *
- * The process lives on between two taps, so the second job finds a warm runtime and the first one's memory peak: figures that are
- * to be quoted come from [JobInstrumentation], a fresh process for every job.
+ * All jobs run in the same process, so a later job finds a warm runtime and the memory peak of an earlier one. Use
+ * [JobInstrumentation], which runs every job in a new process, for figures that are to be quoted.
  */
 class JobActivity : Activity() {
     private lateinit var list: ListView
@@ -92,7 +92,7 @@ class JobActivity : Activity() {
     private companion object {
         const val SPACE = 12 // density-independent pixels
 
-        /** Of the process, not of a screen: a job goes on while the phone is turned. */
+        /** Belongs to the process and not to a screen, so that a job keeps running when the phone is rotated. */
         val worker = JobWorker(Executors.newSingleThreadExecutor(), Handler(Looper.getMainLooper())::post)
     }
 }

@@ -8,8 +8,8 @@ import org.asrdeploy.benchcore.JobError
 import java.io.File
 
 /**
- * The entry of computers: `am instrument -w -e job JOB -e result RESULT org.asrdeploy.bench/.JobInstrumentation`, with absolute paths;
- * without a result it is written into the app's own folder. Ends with `result`, the path, and `error`, a sentence where there is one.
+ * The entry point for computers: `am instrument -w -e job JOB -e result RESULT org.asrdeploy.bench/.JobInstrumentation`, with absolute
+ * paths. Without `result`, the result is written to the app's own folder. Reports the path as `result`, and failures as `error`.
  */
 class JobInstrumentation : Instrumentation() {
     private var arguments = Bundle.EMPTY
@@ -20,7 +20,7 @@ class JobInstrumentation : Instrumentation() {
         start()
     }
 
-    /** Runs the job, on the thread that [start] made. */
+    /** Runs the job on the thread that [start] created. */
     override fun onStart() {
         super.onStart()
         val answer = Bundle()

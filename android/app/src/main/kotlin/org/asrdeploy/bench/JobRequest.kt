@@ -7,75 +7,80 @@ import java.io.File
 import java.io.IOException
 import java.nio.file.Files
 
-/** Where a computer pushes jobs by adb: an app may read there, not write. */
+/** Folder that a computer pushes jobs to with adb. Apps can read it but not write to it. */
 const val PUSHED_JOBS = "/data/local/tmp/asrdeploy/jobs"
 
-/** The name of every job file; the folder that it lies in names the job. */
+/** Name of every job file; its folder names the job. */
 const val JOB_FILE = "job.json"
 
 private const val JOBS = "jobs"
 private const val DIGITS_OF_A_JOB = 16
 
-/** A job that can be read, and where its result can be written. */
+/** A job file that can be read, and a result file that can be written. */
 class JobRequest private constructor(
     val job: File,
     val result: File,
 ) {
     companion object {
         /**
-         * Checks what is asked for, before a model is loaded for it.
+         * Checks the paths of a job before a model is loaded.
          *
          * @param job absolute path of the job file.
-         * @param result absolute path of the result; null: below [storage], under the first digits of the job's sha256.
-         * @param storage the app's own folder; null where the device has none at the moment.
-         * @throws JobError the job cannot be read, or nothing can be written beside the result.
+         * @param result absolute path of the result; null for a folder in [storage] named by the first digits of the job's sha256.
+         * @param storage the app's own folder; null if it is not available at the moment.
+         * @throws JobError if the job cannot be read or the result cannot be written.
          */
         fun of(
             job: String?,
             result: String?,
             storage: File?,
         ): JobRequest {
-            if (job.isNullOrEmpty()) throw JobError("No job is named: add -e job with the absolute path of its $JOB_FILE.")
+            if (job.isNullOrEmpty()) throw JobError("No job is given. Add -e job with the absolute path of its $JOB_FILE.")
             val file = absolute(job)
-            if (!file.isFile) throw JobError("There is no job file $file that this app can see; push it below $PUSHED_JOBS.")
+            if (!file.isFile) throw JobError("There is no job file $file that the app can read. Push it to a folder in $PUSHED_JOBS.")
             val there = if (result.isNullOrEmpty()) defaultResult(file, storage) else absolute(result)
             makeWritable(there)
             return JobRequest(file, there)
         }
 
         private fun absolute(path: String): File =
-            File(path).also { if (!it.isAbsolute) throw JobError("$path is not an absolute path; name the whole of it.") }
+            File(path).also { if (!it.isAbsolute) throw JobError("$path is not an absolute path. Give the full path.") }
 
         private fun defaultResult(
             job: File,
             storage: File?,
         ): File {
-            val known = storage ?: throw JobError("The device's storage for apps is not mounted; wait for it, or name a result file.")
+            val known = storage ?: throw JobError("The storage for apps is not mounted. Wait, or choose a result file with -e result.")
             val digest =
                 try {
                     sha256(job)
                 } catch (error: IOException) {
-                    throw JobError("$job cannot be read: ${firstLine(error)}; let everyone read it (adb shell chmod a+r).", error)
+                    throw JobError("$job cannot be read: ${firstLine(error)}. Make it readable with adb shell chmod a+r.", error)
                 }
             return known.resolve(JOBS).resolve(digest.take(DIGITS_OF_A_JOB)).resolve("result.json")
         }
 
         private fun makeWritable(result: File) {
-            val folder = result.parentFile ?: throw JobError("$result is a folder; name a result file.")
-            if (result.isDirectory) throw JobError("$result is a folder; name a result file.")
+            val folder = result.parentFile ?: throw JobError("$result is a folder. Give the path of a result file.")
+            if (result.isDirectory) throw JobError("$result is a folder. Give the path of a result file.")
             try {
                 Files.createDirectories(folder.toPath())
             } catch (error: IOException) {
-                throw JobError("$folder is not writable for this app: ${firstLine(error)}; name a result in the app's own folder.", error)
+                throw JobError("The app cannot write to $folder: ${firstLine(error)}. Choose a result file in the app's own folder.", error)
             }
             if (!Files.isWritable(folder.toPath())) {
-                throw JobError("$folder is not writable for this app; name a result in the app's own folder.")
+                throw JobError("The app cannot write to $folder. Choose a result file in the app's own folder.")
             }
         }
     }
 }
 
-/** Returns the jobs that were pushed and those in the app's own folder, by name; [storage] is null where the device has none. */
+/**
+ * Returns the jobs that were pushed, followed by those in the app's own folder, each sorted by path.
+ *
+ * @param storage the app's own folder; null if it is not available.
+ * @param pushed folder of the pushed jobs.
+ */
 fun findJobs(
     storage: File?,
     pushed: File = File(PUSHED_JOBS),

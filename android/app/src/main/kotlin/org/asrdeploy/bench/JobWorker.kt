@@ -3,18 +3,18 @@ package org.asrdeploy.bench
 import org.asrdeploy.benchcore.JobError
 import java.util.concurrent.Executor
 
-/** What the app is doing, as a screen shows it. */
+/** State of the app as shown on the screen. */
 sealed interface Work {
-    /** Nothing yet. */
+    /** No job has been started. */
     data object Idle : Work
 
-    /** [job] runs; [line] is what it finished last, empty before that. */
+    /** [job] is running; [line] is its latest progress, or empty. */
     data class Running(
         val job: String,
         val line: String,
     ) : Work
 
-    /** [job] has ended; [text] is what came of it. */
+    /** [job] has ended; [text] is a summary of its result, or an error. */
     data class Ended(
         val job: String,
         val text: String,
@@ -22,10 +22,10 @@ sealed interface Work {
 }
 
 /**
- * Runs one job at a time for whichever screen is there: a phone that is turned gets a new one, and the job goes on.
+ * Runs one job at a time, independently of the screen: a rotated phone creates a new screen, and the job keeps running.
  *
- * @param thread runs the jobs.
- * @param screen runs, one after the other, what belongs to the screen's thread; every method is called there.
+ * @param thread executor that runs the jobs.
+ * @param screen executor of the screen's thread, which must run tasks in order. All methods must be called on this thread.
  */
 class JobWorker(
     private val thread: Executor,
@@ -34,21 +34,21 @@ class JobWorker(
     private var work: Work = Work.Idle
     private var watcher: (Work) -> Unit = {}
 
-    /** Tells [watcher], in place of the one before, what is done now and whatever comes. */
+    /** Replaces the watcher by [watcher], which receives the current state and all later ones. */
     fun watch(watcher: (Work) -> Unit) {
         this.watcher = watcher
         watcher(work)
     }
 
-    /** Ends the telling. */
+    /** Removes the watcher. */
     fun unwatch() {
         watcher = {}
     }
 
     /**
-     * Runs [job] with [run], which is given what to tell its progress to and returns what came of it; its [JobError] is shown.
+     * Runs [job] with [run], which receives a callback for progress and returns a summary. A [JobError] becomes the summary.
      *
-     * @return false: another job runs.
+     * @return false if another job is running.
      */
     fun start(
         job: String,

@@ -6,16 +6,16 @@ import java.io.File
 import java.util.Locale
 import kotlin.math.floor
 
-/** The app's texts by their identifiers in [R.string], with values filled in. */
+/** Texts of the app by their identifiers in [R.string]. */
 fun interface Words {
-    /** Returns a text. */
+    /** Returns a text with values filled in. */
     fun of(
         id: Int,
         values: Array<Any>,
     ): String
 }
 
-/** Returns what came of a job as a screen shows it: the transcripts or the times, why they may not count, and where the result lies. */
+/** Returns a summary for the screen: the transcripts or times, why the times may not be quoted, and the path of the result. */
 fun summary(
     result: Result,
     file: File,
@@ -45,7 +45,7 @@ private fun number(
     digits: Int,
 ): String = "%.${digits}f".format(Locale.ROOT, value)
 
-/** Returns a percentile of [sorted] values, linear between neighbours: what the computer's tables show, too. */
+/** Returns a percentile of [sorted] values, interpolated linearly like in the tables of the host. */
 fun percentile(
     sorted: List<Double>,
     percent: Int,

@@ -20,7 +20,7 @@ import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
-/** The app's engines where they have no native library, or no model that they can load: every one answers in a sentence. */
+/** Error messages of the app's engines if their native library is missing or the model cannot be loaded. */
 class EnginesTest {
     @TempDir
     lateinit var folder: File
@@ -37,7 +37,7 @@ class EnginesTest {
         val manifest = Manifest(1, "executorch", listOf(ModelFile("model.pte", 1, digest)), listOf("-", "A"), 16000, 400)
         for (provider in listOf(Provider.XNNPACK, Provider.NNAPI)) {
             val error = assertThrows<JobError> { ExecuTorch.open(Artifact(manifest, folder.resolve(digest)), 1, provider) }
-            assertTrue("a .pte file takes no provider ${provider.id}" in error.message)
+            assertTrue("The provider ${provider.id} does not apply to .pte files" in error.message)
         }
     }
 
@@ -58,7 +58,7 @@ class EnginesTest {
 
     @Test
     fun `a format of another project is named beside those that run`() {
-        assertEquals("No engine here runs the format “tflite”; known: executorch, onnx.", run("tflite").error)
+        assertEquals("No engine on this device runs the format “tflite”. Supported formats: executorch, onnx.", run("tflite").error)
     }
 
     private fun run(format: String): Result {

@@ -46,21 +46,21 @@ class JobRequestTest {
 
     @Test
     fun `a job that is not named, not there or not absolute is a sentence`() {
-        for (nothing in listOf(null, "")) assertTrue("add -e job" in complaint(nothing))
+        for (nothing in listOf(null, "")) assertTrue("Add -e job" in complaint(nothing))
         val missing = folder.resolve("none/job.json").path
-        assertEquals("There is no job file $missing that this app can see; push it below $PUSHED_JOBS.", complaint(missing))
-        assertEquals("job.json is not an absolute path; name the whole of it.", complaint("job.json"))
+        assertEquals("There is no job file $missing that the app can read. Push it to a folder in $PUSHED_JOBS.", complaint(missing))
+        assertEquals("job.json is not an absolute path. Give the full path.", complaint("job.json"))
         assertTrue("There is no job file" in complaint(job.parent))
     }
 
     @Test
     fun `a result that cannot be written is a sentence`() {
-        assertEquals("result.json is not an absolute path; name the whole of it.", complaint(job.path, "result.json"))
+        assertEquals("result.json is not an absolute path. Give the full path.", complaint(job.path, "result.json"))
         val belowAFile = complaint(job.path, "$job/result.json")
-        assertTrue(belowAFile.startsWith("$job is not writable for this app: ") && belowAFile.endsWith("."), belowAFile)
-        assertTrue("is a folder; name a result file." in complaint(job.path, folder.path))
-        assertTrue("is a folder; name a result file." in complaint(job.path, "/"))
-        assertTrue("name a result file." in complaint(job.path, null, null))
+        assertTrue(belowAFile.startsWith("The app cannot write to $job: ") && belowAFile.endsWith("."), belowAFile)
+        assertTrue("is a folder. Give the path of a result file." in complaint(job.path, folder.path))
+        assertTrue("is a folder. Give the path of a result file." in complaint(job.path, "/"))
+        assertTrue("choose a result file with -e result." in complaint(job.path, null, null))
     }
 
     @Test

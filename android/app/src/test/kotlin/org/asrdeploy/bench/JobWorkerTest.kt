@@ -11,7 +11,7 @@ import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
 
 class JobWorkerTest {
-    /** The thread of the jobs, run by hand. */
+    /** Tasks of the job thread, run by the tests. */
     private val waiting = ArrayDeque<Runnable>()
     private val worker = JobWorker({ waiting.addLast(it) }, { it.run() })
     private val seen = mutableListOf<Work>()

@@ -13,7 +13,7 @@ import javax.xml.parsers.DocumentBuilderFactory
 class SummaryTest {
     private val file = File("/storage/jobs/0123/result.json")
 
-    /** The app's own texts, by the identifiers of the build. */
+    /** Texts of the app, by the identifiers of the build. */
     private val words =
         Words { id, values ->
             val name = R.string::class.java.fields.single { it.type == Int::class.java && it.getInt(null) == id }.name
@@ -32,20 +32,20 @@ class SummaryTest {
     @Test
     fun `transcripts, and where the result lies`() {
         val heard = listOf(Heard("1-2-3", 2.0, "ONE TWO", 0.1), Heard("1-2-4", 2.0, "", 0.1))
-        val expected = "1-2-3: ONE TWO\n1-2-4: \nThe result is $file"
+        val expected = "1-2-3: ONE TWO\n1-2-4: \nThe result is in $file"
         assertEquals(expected, summary(result().copy(transcripts = heard), file, words))
     }
 
     @Test
     fun `times with what speaks against them`() {
         val timings = listOf(Timed("two seconds", 2.04, listOf(0.010, 0.030, 0.020)))
-        val made = result("emulator").copy(timings = timings, valid = false, reasons = listOf("hot before the job: 40.0 C"))
+        val made = result("emulator").copy(timings = timings, valid = false, reasons = listOf("battery too hot before the job: 40.0 °C"))
         val expected =
             listOf(
                 "two seconds (2.0 s): p50 20.0 ms, p90 28.0 ms, 3 runs",
-                "These times may not be quoted: hot before the job: 40.0 C.",
-                "An emulator’s times say nothing of a phone.",
-                "The result is $file",
+                "These times may not be quoted: battery too hot before the job: 40.0 °C.",
+                "Times of an emulator say nothing about a phone.",
+                "The result is in $file",
             )
         assertEquals(expected, summary(made, file, words).lines())
     }
@@ -53,7 +53,7 @@ class SummaryTest {
     @Test
     fun `an error comes first`() {
         val made = result().copy(error = "There is no model.", valid = false)
-        assertEquals("Failed: There is no model.\nThe result is $file", summary(made, file, words))
+        assertEquals("Failed: There is no model.\nThe result is in $file", summary(made, file, words))
     }
 
     @Test

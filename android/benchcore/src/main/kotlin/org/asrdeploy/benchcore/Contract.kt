@@ -3,35 +3,35 @@ package org.asrdeploy.benchcore
 import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
 
-/** Version of this runner; the same as the Python project's. */
+/** Version of this runner, equal to that of the Python project. */
 const val VERSION = "0.1.0"
 
 private val DIGEST = Regex("[0-9a-f]{64}")
 
-/** Throws IllegalArgumentException where [text] is no sha256 in hexadecimal digits. */
+/** Throws IllegalArgumentException if [text] is not a sha256 in hexadecimal digits. */
 internal fun requireDigest(text: String) = require(DIGEST.matches(text)) { "${text.take(80)} is not a sha256" }
 
-/** Throws IllegalArgumentException where [text] holds half a character, which JSON can write and no file can hold. */
+/** Throws IllegalArgumentException if [text] contains unpaired surrogates, which JSON can escape but UTF-8 cannot encode. */
 internal fun requireText(text: String) = require(Charsets.UTF_8.newEncoder().canEncode(text)) { "${text.take(80)} is not Unicode text" }
 
-/** A recording of a job: mono WAV, 16-bit or 32-bit float, at the artifact's sample rate; its file's name is its sha256. */
+/** A recording of a job: mono WAV, 16-bit or 32-bit float, at the artifact's sample rate. Its file is named by its sha256. */
 @Serializable
 data class Audio(
     val id: String,
     val sha256: String,
 ) {
     init {
-        require(id.codePointCount(0, id.length) in 1..200) { "a recording's id has 1 to 200 characters" }
+        require(id.codePointCount(0, id.length) in 1..200) { "the id of a recording must have 1 to 200 characters" }
         requireText(id)
         requireDigest(sha256)
     }
 }
 
 /**
- * Where a job stops, and where its times stop counting.
+ * Limits of a job.
  *
- * @property seconds the job ends with an error after this time.
- * @property celsius a latency job whose battery is hotter before or after it is not valid.
+ * @property seconds time limit of the job; it ends with an error after it.
+ * @property celsius highest battery temperature before and after a latency job; its result is not valid above it.
  */
 @Serializable
 data class Limits(
@@ -39,36 +39,36 @@ data class Limits(
     val celsius: Double? = null,
 ) {
     init {
-        require(seconds == null || seconds > 0) { "limits.seconds is a positive number" }
+        require(seconds == null || seconds > 0) { "limits.seconds must be a positive number" }
     }
 }
 
-/** The two kinds of job, never mixed. */
+/** Kinds of job. */
 @Serializable
 enum class Mode {
-    /** Transcripts of a set. */
+    /** Transcribe recordings. */
     @SerialName("accuracy")
     ACCURACY,
 
-    /** Fixed inputs, warm-up, many repeats. */
+    /** Time repeated runs on fixed inputs, after a warm-up. */
     @SerialName("latency")
     LATENCY,
 }
 
-/** What ONNX Runtime computes with; [id] is its name in a job. */
+/** Execution provider of ONNX Runtime; [id] is its name in a job. */
 @Serializable
 enum class Provider(
     val id: String,
 ) {
-    /** The CPU's own kernels. */
+    /** ONNX Runtime's CPU kernels. */
     @SerialName("cpu")
     CPU("cpu"),
 
-    /** The CPU by XNNPACK. */
+    /** XNNPACK on the CPU. */
     @SerialName("xnnpack")
     XNNPACK("xnnpack"),
 
-    /** Android's interface to accelerators. */
+    /** NNAPI, Android's interface to accelerators. */
     @SerialName("nnapi")
     NNAPI("nnapi"),
 }
@@ -76,12 +76,12 @@ enum class Provider(
 /**
  * What to run.
  *
- * @property artifact sha256 of the artifact's manifest, which names its files' sha256.
- * @property files folder of the files, relative to the job's.
- * @property logits accuracy: every line has its logits, for comparing devices.
- * @property warmup latency: runs discarded before every recording's timed ones.
- * @property repeats latency: timed runs of every recording at least.
- * @property minimumSeconds latency: sum of the timed runs of every recording at least.
+ * @property artifact sha256 of the artifact's manifest, which lists the sha256 of its files.
+ * @property files folder of the files, relative to the job's folder.
+ * @property logits accuracy: whether to return the logits, for comparing devices.
+ * @property warmup latency: number of warm-up runs per recording, which are discarded.
+ * @property repeats latency: minimum number of timed runs per recording.
+ * @property minimumSeconds latency: minimum total time of the timed runs per recording.
  */
 @Serializable
 data class Job(
@@ -99,21 +99,21 @@ data class Job(
     val limits: Limits = Limits(),
 ) {
     init {
-        require(version == 1) { "version $version is unknown" }
+        require(version == 1) { "version $version is not supported" }
         requireDigest(artifact)
         require(audio.isNotEmpty()) { "there is no recording" }
         require(audio.distinctBy { it.id }.size == audio.size) { "two recordings have the same id" }
-        require(threads in 1..64) { "threads are 1 to 64" }
-        require(warmup >= 0) { "warmup is not negative" }
-        require(repeats >= 1) { "repeats are at least 1" }
-        require(minimumSeconds >= 0) { "minimum_seconds is not negative" }
+        require(threads in 1..64) { "threads must be 1 to 64" }
+        require(warmup >= 0) { "warmup must be 0 or more" }
+        require(repeats >= 1) { "repeats must be 1 or more" }
+        require(minimumSeconds >= 0) { "minimum_seconds must be 0 or more" }
     }
 }
 
 /**
- * A line of an accuracy job: what was heard in one recording.
+ * A line of an accuracy job: the hypothesis of one recording.
  *
- * @property logits where the job asks: base64 of little-endian float32 `[frames, labels]`.
+ * @property logits if the job asks for them: base64 of little-endian float32 `[frames, labels]`.
  */
 @Serializable
 data class Heard(
@@ -124,11 +124,11 @@ data class Heard(
     val logits: String? = null,
 ) {
     init {
-        require(audioSeconds > 0 && computeSeconds >= 0) { "seconds are not negative" }
+        require(audioSeconds > 0 && computeSeconds >= 0) { "audio_seconds must be above 0, compute_seconds 0 or more" }
     }
 }
 
-/** A line of a latency job: every timed run of one recording, in the order of time (seconds). */
+/** A line of a latency job: the times of all timed runs of one recording in seconds, in chronological order. */
 @Serializable
 data class Timed(
     val id: String,
@@ -137,11 +137,11 @@ data class Timed(
 )
 
 /**
- * What a job ran on, as its runner sees it.
+ * The device that a job ran on, as reported by the runner.
  *
  * @property kind host, emulator or phone.
- * @property int8Exact 8-bit products are summed without saturation; null: not known.
- * @property system operating system and its build.
+ * @property int8Exact whether 8-bit products are summed without saturation; null if unknown.
+ * @property system operating system and build.
  */
 @Serializable
 data class DeviceFacts(
@@ -156,7 +156,7 @@ data class DeviceFacts(
     @SerialName("memory_bytes") val memoryBytes: Long,
 )
 
-/** What may change while a job runs; what the device does not tell is null or empty. */
+/** State of a device that may change while a job runs; null or empty if the device does not report it. */
 @Serializable
 data class State(
     val celsius: Map<String, Double> = emptyMap(),
@@ -170,14 +170,14 @@ data class State(
 )
 
 /**
- * What came of a job. Times in seconds of the monotonic clock, around the runtime's call alone; memory is the high-water mark of
- * resident memory in bytes.
+ * Result of a job. Times are in seconds of the monotonic clock and cover only the call of the runtime; memory is the peak resident
+ * memory in bytes.
  *
  * @property job sha256 of the job file.
  * @property runner jvm or app.
- * @property error why the job could not be run to its end, in one sentence.
- * @property resumed accuracy: recordings that an earlier process had finished.
- * @property reasons why the times may not be quoted; empty where [valid].
+ * @property error why the job did not finish.
+ * @property resumed accuracy: number of recordings that an earlier process had finished.
+ * @property reasons why the times may not be quoted; empty if [valid].
  */
 @Serializable
 data class Result(

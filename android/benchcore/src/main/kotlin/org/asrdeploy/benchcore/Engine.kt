@@ -5,10 +5,10 @@ import java.nio.ByteOrder
 import java.util.Base64
 
 /**
- * What a model gives for one waveform.
+ * Logits of one waveform.
  *
- * @property values row by row, a row a frame.
- * @property width labels of a frame.
+ * @property values logits row by row, one row per frame.
+ * @property width number of labels per frame.
  */
 class Logits(
     val values: FloatArray,
@@ -18,10 +18,10 @@ class Logits(
     val frames: Int = values.size / width
 
     init {
-        require(width > 0 && values.size % width == 0) { "${values.size} values are no rows of $width" }
+        require(width > 0 && values.size % width == 0) { "${values.size} values cannot be split into rows of $width" }
     }
 
-    /** Returns base64 of the values as little-endian float32. */
+    /** Returns the values as base64 of little-endian float32. */
     fun base64(): String {
         val bytes = ByteBuffer.allocate(Float.SIZE_BYTES * values.size).order(ByteOrder.LITTLE_ENDIAN)
         bytes.asFloatBuffer().put(values)
@@ -30,9 +30,9 @@ class Logits(
 
     companion object {
         /**
-         * Returns the logits of a model that gave [values] of [shape] for a waveform of [samples] samples.
+         * Returns the logits of a model that returned [values] of [shape] for a waveform of [samples] samples.
          *
-         * @throws JobError they are not `[1, frames, labels]` with a frame at least, or not as wide as the artifact has labels.
+         * @throws JobError if the shape is not `[1, frames, labels]` with at least one frame and the artifact's number of labels.
          */
         fun of(
             values: FloatArray,
@@ -43,7 +43,9 @@ class Logits(
             val labels = artifact.manifest.labels.size
             if (shape.size != 3 || shape[0] != 1L || shape[1] < 1 || shape[1] * labels != values.size.toLong()) {
                 val found = shape.joinToString(" x ")
-                throw JobError("${artifact.model} gives $found logits for $samples samples, not 1 x frames x $labels labels.")
+                throw JobError(
+                    "${artifact.model} returns $found logits for $samples samples instead of 1 x frames x $labels. Export the model again.",
+                )
             }
             return Logits(values, labels)
         }
@@ -53,19 +55,19 @@ class Logits(
 /**
  * One call of a runtime.
  *
- * @property nanoseconds of the runtime's call alone.
+ * @property nanoseconds duration of the runtime's call alone.
  */
 class Inference(
     val logits: Logits,
     val nanoseconds: Long,
 )
 
-/** A loaded model: waveform in, logits out, at batch 1 and exact length. */
+/** A loaded model that turns a waveform into logits, at batch size 1 and without padding. */
 interface Engine : AutoCloseable {
     /**
      * Runs the model on a waveform in -1..1 at the artifact's sample rate.
      *
-     * @throws JobError the runtime refuses it.
+     * @throws JobError if the runtime rejects the waveform.
      */
     fun run(waveform: FloatArray): Inference
 }
@@ -73,16 +75,16 @@ interface Engine : AutoCloseable {
 /** A runtime for one artifact format. */
 interface Runtime {
     /**
-     * Brings the runtime's libraries in and returns its name and version.
+     * Loads the libraries of the runtime and returns its name and version.
      *
-     * @throws JobError they do not run here.
+     * @throws JobError if the libraries do not run on this device.
      */
     fun bringIn(): Pair<String, String>
 
     /**
      * Loads an artifact.
      *
-     * @throws JobError the runtime refuses the file, it is no speech recogniser of ours, or [provider] is not to be had.
+     * @throws JobError if the runtime cannot load the file, asrdeploy cannot run the model, or [provider] is not available.
      */
     fun open(
         artifact: Artifact,

@@ -13,7 +13,7 @@ import java.nio.file.Files
 import java.nio.file.StandardCopyOption
 import java.security.MessageDigest
 
-/** What is read strictly and written whole: every field, also those that have their default. */
+/** JSON that rejects unknown fields and writes all fields, including defaults. */
 internal val STRICT =
     Json {
         encodeDefaults = true
@@ -26,7 +26,7 @@ private const val BLOCK_BYTES = 1 shl 16
 /** Returns the sha256 of [bytes] in hexadecimal digits. */
 fun sha256(bytes: ByteArray): String = hexadecimal(MessageDigest.getInstance("SHA-256").digest(bytes))
 
-/** Returns the sha256 of [file]'s content in hexadecimal digits, without holding it in memory. */
+/** Returns the sha256 of [file] in hexadecimal digits, without reading the whole file into memory. */
 fun sha256(file: File): String {
     val digest = MessageDigest.getInstance("SHA-256")
     file.inputStream().use { stream ->
@@ -43,22 +43,22 @@ fun sha256(file: File): String {
 private fun hexadecimal(bytes: ByteArray): String = bytes.joinToString("") { "%02x".format(it) }
 
 /**
- * Reads a job file and returns it with its sha256.
+ * Reads a job file and returns the job with its sha256.
  *
- * @throws JobError there is no such file, or it is no job of this version.
+ * @throws JobError if the file is missing, cannot be read or is not a valid job.
  */
 fun readJob(file: File): Pair<Job, String> {
-    if (!file.isFile) throw JobError("There is no job file $file.")
+    if (!file.isFile) throw JobError("There is no job file $file. Check the path.")
     val bytes = reading(file) { boundedBytes(file) }
-    val job = parsing("$file is not a job of this version") { STRICT.decodeFromString(Job.serializer(), text(bytes)) }
+    val job = parsing("$file is not a valid job") { STRICT.decodeFromString(Job.serializer(), text(bytes)) }
     return job to sha256(bytes)
 }
 
 /**
- * Returns the whole content of a file that is known by its sha256.
+ * Returns the content of a file that is named by its sha256.
  *
- * @param limit bytes that it may have.
- * @throws JobError it is missing, too large or changed.
+ * @param limit largest accepted size in bytes.
+ * @throws JobError if the file is missing, too large or changed.
  */
 internal fun storedBytes(
     files: File,
@@ -66,13 +66,13 @@ internal fun storedBytes(
     limit: Long,
 ): ByteArray {
     val file = File(files, digest)
-    if (!file.isFile) throw JobError("its file $digest is not in $files; send it again.")
+    if (!file.isFile) throw JobError("file $digest is missing from $files. Send it again.")
     val bytes = reading(file) { boundedBytes(file, limit) }
-    if (sha256(bytes) != digest) throw JobError("$file does not fit its sha256: it was changed or cut; send it again.")
+    if (sha256(bytes) != digest) throw JobError("$file does not match its sha256: it was changed or cut short. Send it again.")
     return bytes
 }
 
-/** Runs [block], which reads [file]; a failure of the file system is a [JobError]. */
+/** Runs [block], which reads [file], and turns failures of the file system into a [JobError]. */
 internal inline fun <T> reading(
     file: File,
     block: () -> T,
@@ -87,11 +87,11 @@ private fun boundedBytes(
     file: File,
     limit: Long = LARGEST_TEXT_BYTES,
 ): ByteArray {
-    if (file.length() > limit) throw JobError("$file has ${file.length()} bytes, more than the $limit that are read.")
+    if (file.length() > limit) throw JobError("$file has ${file.length()} bytes, more than the limit of $limit. Use a smaller file.")
     return file.readBytes()
 }
 
-/** Runs [block], which parses JSON; what does not fit is a [JobError] that begins with [sentence]. */
+/** Runs [block], which parses JSON, and turns failures into a [JobError] whose message begins with [sentence]. */
 internal inline fun <T> parsing(
     sentence: String,
     block: () -> T,
@@ -103,19 +103,19 @@ internal inline fun <T> parsing(
     } catch (error: IllegalArgumentException) {
         throw JobError("$sentence: ${firstLine(error)}.", error)
     } catch (error: CharacterCodingException) {
-        throw JobError("$sentence: it is not text.", error)
+        throw JobError("$sentence: it is not UTF-8 text.", error)
     }
 
-/** Decodes UTF-8 and throws CharacterCodingException where [bytes] are none. */
+/** Decodes UTF-8; throws CharacterCodingException if [bytes] are not UTF-8. */
 internal fun text(bytes: ByteArray): String = Charsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(bytes)).toString()
 
-/** Writes a result file, whole or not at all: its being there says that the job has ended. */
+/** Writes a result file atomically, because its existence means that the job has ended. */
 @OptIn(ExperimentalSerializationApi::class)
 fun writeResult(
     file: File,
     result: Result,
 ) = replace(file) { stream ->
-    pretty.encodeToStream(Result.serializer(), result, stream) // with logits, its text is too large for a phone's memory
+    pretty.encodeToStream(Result.serializer(), result, stream) // a string with logits would not fit into memory
     stream.write('\n'.code)
 }
 
@@ -125,9 +125,9 @@ private val pretty =
     }
 
 /**
- * Writes a file to a temporary name beside it, then renames that.
+ * Writes a file atomically: under a temporary name, which is then renamed.
  *
- * @throws JobError the folder cannot be written.
+ * @throws JobError if the file cannot be written.
  */
 internal fun replace(
     file: File,
@@ -139,8 +139,8 @@ internal fun replace(
         temporary.outputStream().buffered().use(write)
         Files.move(temporary.toPath(), file.toPath(), StandardCopyOption.REPLACE_EXISTING, StandardCopyOption.ATOMIC_MOVE)
     } catch (error: IOException) {
-        throw JobError("$file cannot be written: ${error.javaClass.simpleName}: ${firstLine(error)}.", error)
+        throw JobError("Cannot write $file: ${error.javaClass.simpleName}: ${firstLine(error)}.", error)
     } finally {
-        temporary.delete() // what a failure left; nothing after the renaming
+        temporary.delete() // exists only after a failure
     }
 }

@@ -1,16 +1,16 @@
 package org.asrdeploy.benchcore
 
 /**
- * A problem that a user can cause and end.
+ * An error that the user can fix.
  *
- * @param message one sentence that says what is wrong and what to do.
+ * @param message one line that says what is wrong and how to fix it.
  */
 class JobError(
     override val message: String,
     cause: Throwable? = null,
 ) : Exception(message, cause)
 
-/** Runs [block]; a [JobError] in it gets [name] in front, so that the sentence says which recording it is about. */
+/** Runs [block] and prefixes the message of a [JobError] with [name], for example the id of a recording. */
 inline fun <T> about(name: String, block: () -> T): T =
     try {
         block()
@@ -18,7 +18,7 @@ inline fun <T> about(name: String, block: () -> T): T =
         throw JobError("$name: ${error.message}", error)
     }
 
-/** The first line of an exception's message, or of its cause's, without its full stop: what of it fits into a sentence. */
+/** Returns the first line of the message of an exception or its cause, without a full stop, to be used in another message. */
 fun firstLine(error: Throwable): String {
     val line = generateSequence(error) { it.cause }.firstNotNullOfOrNull { each -> each.message?.trim()?.ifEmpty { null } }
     return (line?.lineSequence()?.first()?.trim() ?: error.javaClass.simpleName).trimEnd('.')

@@ -1,15 +1,15 @@
 package org.asrdeploy.benchcore
 
-/** The label that stands for no character. */
+/** Index of the blank label, which stands for no character. */
 const val BLANK = 0
 
 private const val WORD_SEPARATOR = "|"
 
 /**
- * The greedy CTC label selector of the scenario (3GPP TR 26.847, Figure 2.3-2): arg max of every frame, runs of one label become one,
- * the blank goes, `|` becomes a space.
+ * Converts logits into text with the greedy CTC label selector of the scenario (3GPP TR 26.847, Figure 2.3-2): takes the arg max of
+ * every frame, merges runs of the same label, removes blanks and replaces `|` by a space.
  *
- * @throws IllegalArgumentException the width of the logits is not the number of labels.
+ * @throws IllegalArgumentException if the width of the logits is not the number of labels.
  */
 fun selectLabels(
     logits: Logits,
@@ -26,7 +26,7 @@ fun selectLabels(
     return text.toString().replace(WORD_SEPARATOR, " ")
 }
 
-/** Returns the index of the first maximum; as for numpy, NaN is larger than every number. */
+/** Returns the index of the first maximum. Like in numpy, NaN is larger than every number. */
 private fun argMax(
     values: FloatArray,
     start: Int,

@@ -7,10 +7,10 @@ import java.io.FileOutputStream
 import java.io.IOException
 
 /**
- * The lines beside a result: the first names the job, then one for whatever was finished. A host shows them while the job runs, and
- * a process that was killed leaves every whole line to the next one.
+ * The lines file of a result: the first line names the job, and each further line is a finished recording. The host shows the lines
+ * as progress, and an interrupted job resumes after the last complete line.
  *
- * @param file see [of].
+ * @param file path of the lines file; see [of].
  * @param job sha256 of the job file.
  */
 class Lines(
@@ -22,28 +22,28 @@ class Lines(
         val job: String,
     )
 
-    /** Returns what earlier processes of this job had heard; nothing where the lines are of another job, damaged or missing. */
+    /** Returns the transcripts of earlier processes, or an empty list if the lines are missing, damaged or of another job. */
     fun read(): List<Heard> {
         if (!file.isFile) return emptyList()
         return try {
             val whole = wholeLines(file.readBytes())
             if (STRICT.decodeFromString(First.serializer(), whole.firstOrNull().orEmpty()).job != job) return emptyList()
             whole.drop(1).map { STRICT.decodeFromString(Heard.serializer(), it) }
-        } catch (_: IllegalArgumentException) { // of serialization, too
+        } catch (_: IllegalArgumentException) { // includes SerializationException
             emptyList()
         } catch (_: IOException) {
             emptyList()
         }
     }
 
-    /** Writes the first line, and those that are kept of an earlier process. */
+    /** Starts the file with the line that names the job and the transcripts [kept] from an earlier process. */
     fun start(kept: List<Heard>) =
         replace(file) { stream ->
             stream.write(line(First.serializer(), First(job)))
             kept.forEach { stream.write(line(Heard.serializer(), it)) }
         }
 
-    /** Appends what was heard in one recording. */
+    /** Appends the transcript of one recording. */
     fun append(heard: Heard) = append(Heard.serializer(), heard)
 
     /** Appends the times of one recording. */
@@ -55,7 +55,7 @@ class Lines(
     ) = try {
         FileOutputStream(file, true).use { it.write(line(serializer, line)) }
     } catch (error: IOException) {
-        throw JobError("$file cannot be written: ${firstLine(error)}.", error)
+        throw JobError("Cannot write $file: ${firstLine(error)}. Recordings finished before are kept.", error)
     }
 
     private fun <T> line(
@@ -63,14 +63,14 @@ class Lines(
         line: T,
     ): ByteArray = (STRICT.encodeToString(serializer, line) + "\n").toByteArray()
 
-    /** Returns the lines up to the last line feed; what follows was cut off while it was written, maybe within a character. */
+    /** Returns the complete lines. An incomplete last line may end within a character, so it is dropped before decoding. */
     private fun wholeLines(bytes: ByteArray): List<String> {
         val end = bytes.lastIndexOf('\n'.code.toByte())
         return if (end < 0) emptyList() else text(bytes.copyOf(end)).split("\n")
     }
 
     companion object {
-        /** Returns the file of lines beside a result. */
+        /** Returns the path of the lines file that belongs to a result file. */
         fun of(result: File): File =
             File(result.absoluteFile.parentFile, result.name + if (result.name.endsWith(".json")) "l" else ".jsonl")
     }

@@ -3,26 +3,27 @@ package org.asrdeploy.benchcore
 import java.io.File
 import java.io.IOException
 
-/** What decides the speed and the exactness of quantised inference. */
+/** CPU features that affect the speed and the exactness of quantised inference. */
 private val CPU_FEATURES =
     listOf("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve")
 
-/** Where a job runs, and what that tells of itself. */
+/** The device that a job runs on. */
 interface Device {
-    /** Returns what does not change while a job runs. */
+    /** Returns facts that do not change while a job runs. */
     fun facts(): DeviceFacts
 
-    /** Returns what may change. */
+    /** Returns the state that may change while a job runs. */
     fun state(): State
 
-    /** Returns the largest resident memory that this process has had (bytes); null where it is not told. */
+    /** Returns the peak resident memory of this process in bytes; null if unknown. */
     fun highWaterMark(): Long?
 }
 
 /**
- * What Linux tells by files, on a computer and on Android, which keeps some of them from apps: what cannot be read is null or empty.
+ * Facts and state from the files of Linux, on a computer or on Android. Android hides some files from apps; values that cannot be
+ * read are null or empty.
  *
- * @param root where `proc` and `sys` are.
+ * @param root folder that contains `proc` and `sys`.
  */
 class Linux(
     private val root: File = File("/"),
@@ -32,26 +33,26 @@ class Linux(
             .mapNotNull { line -> line.split(":", limit = 2).takeIf { it.size == 2 && it[1].isNotBlank() } }
             .associate { (key, value) -> key.trim() to value.trim() }
 
-    /** Name of the processor; null on most Arm systems. */
+    /** Name of the processor; usually null on Arm. */
     val cpuName: String? = cpu["model name"] ?: cpu["Hardware"]
 
-    /** Those of the processor's features that matter here. */
+    /** Features of the processor that affect quantised inference. */
     val cpuFeatures: List<String> =
         (cpu["flags"] ?: cpu["Features"]).orEmpty().split(" ").toSet().let { flags -> CPU_FEATURES.filter { it in flags } }
 
-    /** Name of the architecture as Linux calls it. */
+    /** Name of the architecture as in Linux. */
     val architecture: String = System.getProperty("os.arch").orEmpty().let { if (it == "amd64") "x86_64" else it }
 
-    /** Whether 8-bit products are summed without saturation: Arm always, x86 with dot-product instructions (VNNI). */
+    /** Whether 8-bit products are summed without saturation: always on Arm, on x86 with VNNI or AMX. */
     val int8Exact: Boolean = architecture in setOf("aarch64", "arm64") || cpuFeatures.any { "vnni" in it || it == "amx_int8" }
 
-    /** Memory of the whole system in bytes; 0 where it is not told. */
+    /** Total memory of the system in bytes; 0 if unknown. */
     val memoryBytes: Long = kibibytes("proc/meminfo", "MemTotal:") ?: 0
 
-    /** Returns the largest resident memory that this process has had (bytes). */
+    /** Returns the peak resident memory of this process in bytes; null if unknown. */
     fun highWaterMark(): Long? = kibibytes("proc/self/status", "VmHWM:")
 
-    /** Returns temperatures, frequencies and load. */
+    /** Returns temperatures, CPU frequencies and load average. */
     fun state(): State {
         val zones = children("sys/class/thermal", Regex("thermal_zone\\d+"))
         val cpus = children("sys/devices/system/cpu", Regex("cpu\\d+"))
@@ -87,7 +88,7 @@ class Linux(
 
     private fun lines(path: String): List<String> = read(File(root, path)).orEmpty().lines()
 
-    /** Returns a file's text; a sensor that sleeps answers with an error. */
+    /** Returns the text of a file, or null on errors, which sleeping sensors return. */
     private fun read(file: File): String? =
         try {
             file.readText().trim()

@@ -8,7 +8,7 @@ import kotlin.system.exitProcess
 
 private const val USAGE = "usage: java -jar benchcore.jar JOB.json RESULT.json"
 
-/** Runs `java -jar benchcore.jar JOB.json RESULT.json`: 0 done, 2 with a sentence on the standard error. */
+/** Runs `java -jar benchcore.jar JOB.json RESULT.json`; exits with code 0, or with 2 after printing an error. */
 fun main(arguments: Array<String>) {
     if (arguments.size != 2) end(USAGE)
     val versions =
@@ -30,7 +30,7 @@ fun main(arguments: Array<String>) {
 }
 
 private fun end(sentence: String): Nothing {
-    // The charset of System.err is the locale's, and many a machine has none.
+    // System.err uses the charset of the locale, which is often not set.
     PrintStream(FileOutputStream(FileDescriptor.err), true, "UTF-8").println(sentence)
     exitProcess(2)
 }

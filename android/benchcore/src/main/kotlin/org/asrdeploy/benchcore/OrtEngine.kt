@@ -16,7 +16,7 @@ import java.util.EnumSet
 private const val INPUT = "input_values"
 private const val OUTPUT = "logits"
 
-/** ONNX Runtime by its Java interface, which is the same on a computer and on Android. */
+/** ONNX Runtime through its Java API, which is the same on computers and on Android. */
 object OrtRuntime : Runtime {
     private val native =
         mapOf(Provider.CPU to OrtProvider.CPU, Provider.XNNPACK to OrtProvider.XNNPACK, Provider.NNAPI to OrtProvider.NNAPI)
@@ -24,7 +24,7 @@ object OrtRuntime : Runtime {
     override fun bringIn(): Pair<String, String> =
         try {
             "onnxruntime" to environment().version
-        } catch (error: LinkageError) { // no native library for this processor, or none that it can load
+        } catch (error: LinkageError) { // the native library is missing or does not load on this processor
             throw JobError("ONNX Runtime does not run on this device: ${firstLine(error)}.", error)
         }
 
@@ -36,7 +36,9 @@ object OrtRuntime : Runtime {
         val available = OrtEnvironment.getAvailableProviders()
         if (native.getValue(provider) !in available) {
             val here = native.filterValues { it in available }.keys.joinToString { it.id }
-            throw JobError("onnxruntime ${environment().version} has no provider ${provider.id} here; it has: $here.")
+            throw JobError(
+                "onnxruntime ${environment().version} has no provider ${provider.id} on this device. Available providers: $here.",
+            )
         }
         val session =
             try {
@@ -66,12 +68,12 @@ object OrtRuntime : Runtime {
             Provider.CPU -> Unit
 
             Provider.XNNPACK -> {
-                // XNNPACK has threads of its own, with which spinning ones would compete.
+                // XNNPACK has its own threads, which would compete with spinning threads of ONNX Runtime.
                 addConfigEntry("session.intra_op.allow_spinning", "0")
                 addXnnpack(mapOf("intra_op_num_threads" to threads.toString()))
             }
 
-            // Android's reference kernels are far slower than ONNX Runtime's own.
+            // NNAPI's CPU kernels are far slower than those of ONNX Runtime.
             Provider.NNAPI -> addNnapi(EnumSet.of(NNAPIFlags.CPU_DISABLED))
         }
     }
@@ -83,11 +85,13 @@ object OrtRuntime : Runtime {
         val inputs = session.inputInfo.mapValues { it.value.info as? TensorInfo }
         val output = session.outputInfo[OUTPUT]?.info as? TensorInfo
         if (inputs.keys != setOf(INPUT) || inputs[INPUT].isNotFloat() || output.isNotFloat()) {
-            throw JobError("${artifact.model} is not a speech recogniser of ours: it needs $INPUT and gives $OUTPUT.")
+            throw JobError("${artifact.model} is not a model that asrdeploy can run: its input must be $INPUT and its output $OUTPUT.")
         }
         val (width, labels) = (output?.shape?.lastOrNull() ?: -1) to artifact.manifest.labels.size
         if (width >= 0 && width != labels.toLong()) {
-            throw JobError("${artifact.model} gives $width logits a frame, but its manifest has $labels labels.")
+            throw JobError(
+                "${artifact.model} returns $width logits per frame, but its manifest has $labels labels. Export the model again.",
+            )
         }
     }
 
@@ -102,7 +106,7 @@ private class OrtEngine(
     override fun run(waveform: FloatArray): Inference {
         artifact.checkLength(waveform.size)
         val buffer = ByteBuffer.allocateDirect(Float.SIZE_BYTES * waveform.size).order(ByteOrder.nativeOrder()).asFloatBuffer()
-        buffer.duplicate().put(waveform) // FloatBuffer has no rewind() of its own on Android 8
+        buffer.duplicate().put(waveform) // duplicate, because Android 8 has no FloatBuffer.rewind()
         try {
             OnnxTensor.createTensor(environment, buffer, longArrayOf(1, waveform.size.toLong())).use { input ->
                 val inputs = mapOf(INPUT to input)
@@ -118,7 +122,7 @@ private class OrtEngine(
                 }
             }
         } catch (error: OrtException) {
-            throw JobError("${artifact.model} cannot run ${waveform.size} samples: ${firstLine(error)}.", error)
+            throw JobError("${artifact.model} cannot process ${waveform.size} samples: ${firstLine(error)}.", error)
         }
     }
 

@@ -4,17 +4,17 @@ import java.io.File
 
 private const val NANOSECONDS = 1e9
 
-/** What a job ends with that needs more memory than there is. */
-internal const val TOO_LARGE = "The job needs more memory than this process may have; use shorter recordings or a smaller model."
+/** Error of a job that runs out of memory. */
+internal const val TOO_LARGE = "The job requires more memory than is available. Use shorter recordings or a smaller model."
 
 /**
- * What a job is run with.
+ * The environment that a job runs in.
  *
  * @property runner jvm or app.
- * @property runtimes one for every artifact format that can be run here.
- * @property versions of the system's parts.
- * @property clock monotonic nanoseconds.
- * @property progress is told in a line what has just been finished.
+ * @property runtimes runtimes by the artifact format that they run.
+ * @property versions versions of parts of the system.
+ * @property clock monotonic clock in nanoseconds.
+ * @property progress callback that receives a line for every finished recording.
  */
 class Bench(
     val runner: String,
@@ -25,7 +25,7 @@ class Bench(
     val progress: (String) -> Unit = {},
 )
 
-/** What a job has made so far; it is in the result also where the job ends early. */
+/** What a job has produced so far. The result contains it even if the job fails. */
 private class Made {
     val transcripts = mutableListOf<Heard>()
     val timings = mutableListOf<Timed>()
@@ -39,11 +39,11 @@ private class Made {
 }
 
 /**
- * Runs a job and writes its result; a problem that ends it is the result's `error`.
+ * Runs a job and writes its result. If the job fails, the reason is the `error` of the result.
  *
- * An accuracy job goes on after the lines that an earlier process of the same job left; a latency job begins anew.
+ * An accuracy job resumes after the lines of an earlier process; a latency job starts from the beginning.
  *
- * @throws JobError the job cannot be read, or nothing can be written beside the result; an older result stays in the first case.
+ * @throws JobError if the job cannot be read, in which case an older result is kept, or if the result cannot be written.
  */
 fun runJob(
     jobFile: File,
@@ -52,7 +52,7 @@ fun runJob(
 ): Result {
     val (job, digest) = readJob(jobFile)
     if (resultFile.isDirectory || (resultFile.exists() && !resultFile.delete())) {
-        throw JobError("$resultFile cannot be replaced; name another result file.")
+        throw JobError("$resultFile cannot be replaced. Choose another result file.")
     }
     val before = bench.device.state()
     val made = Made()
@@ -94,17 +94,17 @@ private inline fun complaint(block: () -> Unit): String? =
         TOO_LARGE
     }
 
-/** Runs [block], which calls a runtime; native code throws what no interface declares, and all of it is a [JobError]. */
+/** Runs [block], which calls a runtime, and turns the undeclared exceptions of native code into a [JobError]. */
 private inline fun <T> native(block: () -> T): T =
     try {
         block()
     } catch (error: RuntimeException) {
         throw JobError("The runtime failed: ${error.javaClass.simpleName}: ${firstLine(error)}.", error)
-    } catch (error: LinkageError) { // a native library that is not for this processor, or lacks a function
+    } catch (error: LinkageError) { // the native library is for another processor or lacks a function
         throw JobError("The runtime does not run on this device: ${firstLine(error)}.", error)
     }
 
-/** Returns why a latency job's times may not be quoted, as far as the state of the device tells. */
+/** Returns why the times of a latency job may not be quoted, judged by the state of the device. */
 fun whyNotQuotable(
     job: Job,
     before: State,
@@ -115,7 +115,11 @@ fun whyNotQuotable(
         val (celsius, limit) = state.batteryCelsius to job.limits.celsius
         val throttled = state.thermalStatus ?: 0
         listOfNotNull(
-            if (celsius != null && limit != null && celsius > limit) "hot $moment the job: $celsius C, more than $limit C" else null,
+            if (celsius != null && limit != null && celsius > limit) {
+                "battery too hot $moment the job: $celsius °C, more than $limit °C"
+            } else {
+                null
+            },
             if (throttled > 0) "throttled $moment the job: thermal status $throttled" else null,
         )
     }
@@ -184,12 +188,12 @@ private class JobRun(
         }
     }
 
-    /** Returns the seconds of every timed run of one recording. */
+    /** Returns the times of all timed runs of one recording in seconds. */
     private fun timed(
         engine: Engine,
         waveform: FloatArray,
     ): List<Double> {
-        System.gc() // rather now than in a timed run
+        System.gc() // now, so that it does not happen during a timed run
         repeat(job.warmup) {
             checkTime()
             infer(engine, waveform)
@@ -208,7 +212,10 @@ private class JobRun(
         val format = artifact.manifest.format
         val runtime =
             bench.runtimes[format]
-                ?: throw JobError("No engine here runs the format “$format”; known: ${bench.runtimes.keys.sorted().joinToString()}.")
+                ?: throw JobError(
+                    "No engine on this device runs the format “$format”. " +
+                        "Supported formats: ${bench.runtimes.keys.sorted().joinToString()}.",
+                )
         val start = bench.clock()
         made.versions += native { runtime.bringIn() }
         made.importSeconds = (bench.clock() - start) / NANOSECONDS
@@ -251,7 +258,7 @@ private class JobRun(
     private fun checkTime() {
         val limit = job.limits.seconds ?: return
         if ((bench.clock() - started) / NANOSECONDS > limit) {
-            throw JobError("The job took longer than its limit of $limit s; what was finished is kept.")
+            throw JobError("The job exceeded its time limit of $limit s. Finished recordings are kept.")
         }
     }
 }

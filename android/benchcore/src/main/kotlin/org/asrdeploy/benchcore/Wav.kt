@@ -3,7 +3,7 @@ package org.asrdeploy.benchcore
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
-/** Largest WAV that is read [bytes]: half an hour of 16 kHz and 16 bit. It bounds what a file can cost in memory. */
+/** Largest accepted WAV file in bytes, to limit memory: about half an hour of 16-bit audio at 16 kHz. */
 const val LARGEST_WAV_BYTES = 64L shl 20
 
 private const val PCM = 1
@@ -11,10 +11,10 @@ private const val FLOAT = 3
 private const val EXTENSIBLE = 0xFFFE
 private const val MOST_CHUNKS = 1000
 
-/** A WAV that was written into a pipe does not know its length and says so with this size. */
+/** Data size in the header of a WAV that was written to a pipe, whose length was not known in advance. */
 private const val UNKNOWN_SIZE = 0xFFFF_FFFFL
 
-/** What follows the format's code in the identifier of WAVE_FORMAT_EXTENSIBLE (KSDATAFORMAT_SUBTYPE_*). */
+/** Bytes after the format code in the GUID of WAVE_FORMAT_EXTENSIBLE (KSDATAFORMAT_SUBTYPE_*). */
 private val SUBTYPE_TAIL = listOf(0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xAA, 0, 0x38, 0x9B, 0x71)
 
 private class Format(
@@ -25,11 +25,12 @@ private class Format(
 )
 
 /**
- * Reads a mono WAV, 16-bit PCM or 32-bit float, plain or WAVE_FORMAT_EXTENSIBLE; integers become -1..1.
+ * Reads a mono WAV, 16-bit PCM or 32-bit float, plain or WAVE_FORMAT_EXTENSIBLE. Integers are scaled to -1..1.
  *
- * @param bytes the whole file.
- * @param sampleRate samples per second that it must have.
- * @throws JobError it is none, cut short, empty, of several channels or another sample rate, or has samples that are not finite.
+ * @param bytes content of the file.
+ * @param sampleRate required sample rate in Hz.
+ * @throws JobError if the file is not a WAV, is cut short or empty, has several channels, another sample rate or samples that are
+ *     not finite.
  */
 fun readWav(
     bytes: ByteArray,
@@ -37,7 +38,7 @@ fun readWav(
 ): FloatArray {
     val buffer = ByteBuffer.wrap(bytes).order(ByteOrder.LITTLE_ENDIAN)
     if (bytes.size < 12 || name(buffer, 0) != "RIFF" || name(buffer, 8) != "WAVE") {
-        throw JobError("it is not a WAV file; send mono WAV of 16 bit or 32-bit float.")
+        throw JobError("it is not a WAV file; send a mono WAV file, 16-bit or 32-bit float.")
     }
     var format: Format? = null
     var position = 12L
@@ -54,12 +55,12 @@ fun readWav(
         }
         if (start + claimed > bytes.size) throw cutShort()
         if (chunk == "fmt ") format = format(buffer, start.toInt(), claimed)
-        position = start + claimed + claimed % 2 // chunks start at even positions
+        position = start + claimed + claimed % 2 // chunks start at even offsets
     }
-    throw JobError("it is damaged: its first $MOST_CHUNKS chunks hold no samples; record it again.")
+    throw JobError("it is damaged: its first $MOST_CHUNKS chunks contain no samples; record it again.")
 }
 
-private fun cutShort() = JobError("it is cut short or damaged: it holds less audio than its header says; send or record it again.")
+private fun cutShort() = JobError("it is cut short or damaged: it contains less audio than its header states; copy or record it again.")
 
 private fun name(
     buffer: ByteBuffer,
@@ -71,7 +72,7 @@ private fun format(
     start: Int,
     size: Long,
 ): Format {
-    if (size < 16) throw JobError("it is damaged: its format takes $size bytes, not 16 or more; record it again.")
+    if (size < 16) throw JobError("it is damaged: its format chunk has $size bytes instead of 16 or more; record it again.")
     var code = short(buffer, start)
     if (code == EXTENSIBLE) {
         val tail = SUBTYPE_TAIL.indices.map { if (size < 40) -1 else buffer.get(start + 26 + it).toInt() and 0xFF }
@@ -93,9 +94,9 @@ private fun samples(
     size: Int,
     sampleRate: Int,
 ): FloatArray {
-    if (format.channels != 1) throw JobError("it has ${format.channels} channels; convert it to mono, for which the models are made.")
+    if (format.channels != 1) throw JobError("it has ${format.channels} channels; convert it to mono, which the models require.")
     if (format.rate != sampleRate.toLong()) {
-        throw JobError("it has a sample rate of ${format.rate} Hz; convert it to $sampleRate Hz, the model's.")
+        throw JobError("it has a sample rate of ${format.rate} Hz; convert it to $sampleRate Hz, which the model requires.")
     }
     val waveform =
         when {
@@ -103,7 +104,9 @@ private fun samples(
             format.code == FLOAT && format.bits == 32 -> FloatArray(size / 4) { buffer.getFloat(start + 4 * it) }
             else -> throw JobError("its samples have ${format.bits} bits in format ${format.code}; convert it to 16-bit PCM.")
         }
-    if (waveform.isEmpty()) throw JobError("it holds no samples; leave it out or record it again.")
-    if (!waveform.all { it.isFinite() }) throw JobError("it holds samples that are not finite numbers; convert or record it again.")
+    if (waveform.isEmpty()) throw JobError("it contains no samples; leave it out or record it again.")
+    if (!waveform.all { it.isFinite() }) {
+        throw JobError("it contains samples that are not finite numbers (NaN or infinity); convert or record it again.")
+    }
     return waveform
 }

@@ -10,7 +10,7 @@ import org.junit.jupiter.api.assertThrows
 import org.junit.jupiter.api.io.TempDir
 import java.io.File
 
-/** Jobs of transcripts: what is done, in which order, what is kept, and what ends them. */
+/** Accuracy jobs: the order of inferences, resuming, and errors. */
 class AccuracyTest {
     @TempDir
     lateinit var folder: File
@@ -115,25 +115,25 @@ class AccuracyTest {
             val file = File(here.files, name)
             val bytes = file.readBytes()
             file.delete()
-            assertTrue(here.run(runtime()).error.orEmpty().let { subject in it && "not in" in it })
+            assertTrue(here.run(runtime()).error.orEmpty().let { subject in it && "is missing from" in it })
             val flipped = bytes.copyOf().also { it[bytes.size / 2] = (it[bytes.size / 2] + 1).toByte() }
             for (changed in listOf(bytes.copyOf(bytes.size - 1), flipped)) {
                 file.writeBytes(changed)
-                assertTrue(here.run(runtime()).error.orEmpty().let { subject in it && "does not fit its sha256" in it })
+                assertTrue(here.run(runtime()).error.orEmpty().let { subject in it && "does not match its sha256" in it })
             }
             file.writeBytes(bytes)
         }
         here.write(1600, artifact = here.artifact(bytes = 8))
-        assertTrue("does not fit" in here.run(runtime()).error.orEmpty())
+        assertTrue("does not match" in here.run(runtime()).error.orEmpty())
         here.write(1600, artifact = here.store("{\"format\": []}".toByteArray()))
-        assertTrue("is not a manifest of this version" in here.run(runtime()).error.orEmpty())
+        assertTrue("is not a valid manifest" in here.run(runtime()).error.orEmpty())
     }
 
     @Test
     fun `the time that a job may take ends it`() {
         here.write(1600, 1600, 1600, more = ", \"limits\": {\"seconds\": 0.6}")
         val result = here.run(runtime())
-        assertTrue("longer than its limit of 0.6 s" in result.error.orEmpty(), result.error)
+        assertTrue("exceeded its time limit of 0.6 s" in result.error.orEmpty(), result.error)
         assertEquals(listOf("a", "b"), result.transcripts.map { it.id })
         assertEquals(3, here.lines.readLines().size)
         val rest = here.run(runtime())
@@ -163,9 +163,10 @@ class AccuracyTest {
     fun `a provider or a format that is not here is never replaced by another`() {
         here.write(1600, more = ", \"provider\": \"nnapi\"")
         val result = here.run(runtime())
-        assertEquals(listOf("counting 7 has no provider nnapi here; it has: cpu.", "nnapi"), listOf(result.error, result.provider))
+        assertEquals(listOf("counting 7 has no provider nnapi.", "nnapi"), listOf(result.error, result.provider))
         here.write(1600, artifact = here.artifact("coreml"))
-        assertTrue("No engine here runs the format “coreml”; known: counting, onnx." == here.run(runtime()).error)
+        val sentence = "No engine on this device runs the format “coreml”. Supported formats: counting, onnx."
+        assertEquals(sentence, here.run(runtime()).error)
     }
 
     @Test
@@ -175,14 +176,14 @@ class AccuracyTest {
         assertTrue("cannot load" in result.error.orEmpty(), result.error)
         assertTrue("onnxruntime" in result.versions)
         here.write(1600, artifact = here.artifact("onnx"), more = ", \"provider\": \"nnapi\"")
-        assertTrue("has no provider nnapi here; it has: cpu" in here.run(runtime()).error.orEmpty())
+        assertTrue("has no provider nnapi on this device. Available providers: cpu" in here.run(runtime()).error.orEmpty())
     }
 
     @Test
     fun `what is no job is refused before anything is touched, as where both files are named in the wrong order`() {
         here.job.writeText("{}")
         here.result.writeText("old")
-        assertTrue("is not a job of this version" in assertThrows<JobError> { here.run(runtime()) }.message)
+        assertTrue("is not a valid job" in assertThrows<JobError> { here.run(runtime()) }.message)
         assertEquals(listOf("old", false), listOf(here.result.readText(), here.lines.exists()))
     }
 
@@ -193,7 +194,7 @@ class AccuracyTest {
         here.result.mkdir()
         assertTrue("cannot be replaced" in assertThrows<JobError> { here.run(runtime()) }.message)
         val bench = Bench("jvm", TestDevice(), emptyMap(), emptyMap())
-        assertTrue("cannot be written" in assertThrows<JobError> { runJob(here.job, File(here.job, "result.json"), bench) }.message)
+        assertTrue("Cannot write" in assertThrows<JobError> { runJob(here.job, File(here.job, "result.json"), bench) }.message)
         assertEquals(setOf("files", "job.json", "result.json"), folder.list()?.toSet())
     }
 }

@@ -7,7 +7,7 @@ import org.junit.jupiter.api.assertThrows
 import org.junit.jupiter.api.io.TempDir
 import java.io.File
 
-/** What is a job and what is not: the ranges are those of docs/schemas/job.v1.schema.json. */
+/** Valid and invalid jobs; the ranges are those of docs/schemas/job.v1.schema.json. */
 class JobTest {
     @TempDir
     lateinit var folder: File
@@ -25,7 +25,7 @@ class JobTest {
 
     private fun refused(text: String): String {
         val sentence = assertThrows<JobError>(text) { read(text) }.message
-        assertTrue(sentence.endsWith(".") && "\n" !in sentence && "is not a job of this version: " in sentence, sentence)
+        assertTrue(sentence.endsWith(".") && "\n" !in sentence && "is not a valid job: " in sentence, sentence)
         return sentence
     }
 
@@ -115,7 +115,7 @@ class JobTest {
     fun `bytes that are no text, a folder, and a file that is not there are refused in a sentence`() {
         val file = folder.resolve("job.json")
         file.writeBytes(byteArrayOf(0x7B, 0xFF.toByte(), 0x7D))
-        assertTrue("it is not text" in assertThrows<JobError> { readJob(file) }.message)
+        assertTrue("it is not UTF-8 text" in assertThrows<JobError> { readJob(file) }.message)
         for (missing in listOf(folder, folder.resolve("none.json"), File("nul\u0000l"))) {
             assertTrue("There is no job file" in assertThrows<JobError> { readJob(missing) }.message)
         }

@@ -5,7 +5,7 @@ import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.assertThrows
 import kotlin.random.Random
 
-/** The label selector on the golden cases of the Python one (tests/device_runner/test_labels.py). */
+/** The label selector, with the golden cases of the Python tests (tests/device_runner/test_labels.py). */
 class LabelsTest {
     private val labels = "-|ETAONIHSRDLUMWCFGYPBVK'XJQZ".map { it.toString() }
 

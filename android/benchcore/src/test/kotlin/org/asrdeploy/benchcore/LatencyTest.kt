@@ -9,7 +9,7 @@ import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.io.TempDir
 import java.io.File
 
-/** Jobs of times: how often which recording is run, and when the times do not count. */
+/** Latency jobs: how often each recording runs, and when the times are not valid. */
 class LatencyTest {
     @TempDir
     lateinit var folder: File
@@ -55,10 +55,10 @@ class LatencyTest {
     fun `the time that a job may take ends it in the midst of a recording`() {
         here.write(800, 1600, mode = "latency", more = ", \"repeats\": 10, \"limits\": {\"seconds\": 4}")
         val result = here.run(runtime())
-        assertTrue("longer than its limit of 4.0 s" in result.error.orEmpty(), result.error)
+        assertTrue("exceeded its time limit of 4.0 s" in result.error.orEmpty(), result.error)
         assertEquals(listOf("a"), result.timings.map { it.id })
         here.write(800, mode = "latency", more = ", \"warmup\": 1000000, \"limits\": {\"seconds\": 4}")
-        assertTrue("longer than its limit" in here.run(runtime()).error.orEmpty())
+        assertTrue("exceeded its time limit" in here.run(runtime()).error.orEmpty())
     }
 
     @Test
@@ -72,7 +72,7 @@ class LatencyTest {
         assertEquals(emptyList<String>(), run(State(), State()))
         assertEquals(emptyList<String>(), run(State(batteryCelsius = 37.0, thermalStatus = 0)))
         assertEquals(
-            listOf("hot after the job: 37.5 C, more than 37.0 C", "throttled after the job: thermal status 2"),
+            listOf("battery too hot after the job: 37.5 °C, more than 37.0 °C", "throttled after the job: thermal status 2"),
             run(State(batteryCelsius = 36.0), State(batteryCelsius = 37.5, thermalStatus = 2)),
         )
         assertEquals(listOf("throttled before the job: thermal status 1"), run(State(thermalStatus = 1), State()))

@@ -7,7 +7,7 @@ import org.junit.jupiter.api.io.TempDir
 import java.io.File
 import kotlin.random.Random
 
-/** What a process leaves to the next one when it is killed at any byte. */
+/** Lines files after the process is killed at any byte. */
 class LinesTest {
     @TempDir
     lateinit var folder: File
@@ -59,7 +59,7 @@ class LinesTest {
             val damaged = bytes.copyOf()
             repeat(random.nextInt(1, 4)) { damaged[random.nextInt(damaged.size)] = random.nextInt().toByte() }
             file.writeBytes(damaged)
-            assertTrue(lines().read().size <= heard.size + 3) // a byte may have become a line feed
+            assertTrue(lines().read().size <= heard.size + 3) // damage may add line feeds
         }
         for (line in listOf("", "{}", "[]", "null", "{\"id\":\"a\",\"audio_seconds\":1,\"samples\":[1]}")) {
             file.writeText("""{"job":"$digest"}""" + "\n$line\n")

@@ -6,7 +6,7 @@ import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.io.TempDir
 import java.io.File
 
-/** What Linux tells, and what it keeps. */
+/** Facts from the files of Linux, present or missing. */
 class LinuxTest {
     @TempDir
     lateinit var root: File

@@ -4,16 +4,16 @@ import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
-/** Labels of the artifacts that tests write; label 0 is the blank. */
+/** Labels of the test artifacts; label 0 is the blank. */
 val LABELS = listOf("-", "|", "A", "B", "é")
 
-/** Samples per second of these artifacts. */
+/** Sample rate of the test artifacts in Hz. */
 const val RATE = 16_000
 
-/** Shorter waveforms are refused by these artifacts. */
+/** Shortest waveform that the test artifacts accept, in samples. */
 const val MINIMUM = 100
 
-/** Longer ones, too. */
+/** Longest waveform that the test artifacts accept, in samples. */
 const val MAXIMUM = 200_000
 
 /** Returns the bytes of a RIFF chunk. */
@@ -48,7 +48,7 @@ fun riff(vararg chunks: ByteArray): ByteArray {
 /** Returns 16-bit samples as bytes. */
 fun shorts(vararg samples: Int): ByteArray = samples.fold(ByteArray(0)) { bytes, each -> bytes + little(2, each.toLong()) }
 
-/** Returns a WAV of [samples] samples of 16 bit, all of them [value]. */
+/** Returns a 16-bit WAV of [samples] samples that all equal [value]. */
 fun wav(
     samples: Int,
     value: Int = 0,
@@ -59,21 +59,21 @@ fun wav(
     return riff(chunk("fmt ", format(rate = rate)), chunk("data", content.array()))
 }
 
-/** The time of a job, which only its engine and its device move on. */
+/** A clock that advances only when a test engine says so. */
 class TestClock {
-    /** Nanoseconds. */
+    /** Current time in nanoseconds. */
     var now = 0L
 
-    /** Lets [seconds] pass. */
+    /** Advances the clock by [seconds]. */
     fun pass(seconds: Double) {
         now += (seconds * 1e9).toLong()
     }
 }
 
 /**
- * An engine of the tests: counts, and says AB for every waveform; every inference takes [seconds] of the clock.
+ * A test runtime that counts its calls and transcribes every waveform as AB. Each inference advances the clock by [seconds].
  *
- * @property lengths of the waveforms that it was given, in order.
+ * @property lengths numbers of samples of the waveforms that it received, in order.
  */
 class CountingRuntime(
     private val clock: TestClock,
@@ -92,7 +92,7 @@ class CountingRuntime(
         threads: Int,
         provider: Provider,
     ): Engine {
-        if (provider != Provider.CPU) throw JobError("counting 7 has no provider ${provider.id} here; it has: cpu.")
+        if (provider != Provider.CPU) throw JobError("counting 7 has no provider ${provider.id}.")
         opened += 1
         this.threads = threads
         return object : Engine {
@@ -110,14 +110,14 @@ class CountingRuntime(
     }
 }
 
-/** Returns logits whose best labels are those of [frames], a character a frame. */
+/** Returns logits whose best labels are those in [frames], one character per frame. */
 fun logitsOf(frames: String): Logits {
     val values = FloatArray(frames.length * LABELS.size)
     frames.forEachIndexed { frame, label -> values[frame * LABELS.size + LABELS.indexOf(label.toString())] = 1f }
     return Logits(values, LABELS.size)
 }
 
-/** A device of the tests that says what it is told to. */
+/** A test device that reports the given states. */
 class TestDevice(
     private val states: List<State> = listOf(State()),
 ) : Device {
@@ -130,7 +130,7 @@ class TestDevice(
     override fun highWaterMark(): Long = 1024
 }
 
-/** A folder with a job's files, and what it takes to run jobs over them. */
+/** A folder with a job and its files, and functions to run the job. */
 class Workplace(
     val folder: File,
 ) {
@@ -140,10 +140,10 @@ class Workplace(
     val job = File(folder, "job.json")
     val files = File(folder, "files").also { it.mkdirs() }
 
-    /** Keeps a file under its sha256, which is returned. */
+    /** Stores a file under its sha256 and returns the sha256. */
     fun store(bytes: ByteArray): String = sha256(bytes).also { File(files, it).writeBytes(bytes) }
 
-    /** Keeps an artifact and returns the sha256 of its manifest. */
+    /** Stores an artifact and returns the sha256 of its manifest. */
     fun artifact(
         format: String = "counting",
         model: ByteArray = "a model".toByteArray(),
@@ -158,7 +158,7 @@ class Workplace(
         )
     }
 
-    /** Writes a job over recordings of some lengths, whose names are a, b, c …; [more] is JSON of further fields. */
+    /** Writes a job over recordings a, b, c … with [samples] samples each; [more] is JSON of further fields. */
     fun write(
         vararg samples: Int,
         mode: String = "accuracy",

@@ -9,7 +9,7 @@ import java.io.File
 import java.io.RandomAccessFile
 import kotlin.random.Random
 
-/** WAVs that are right, and such that are hostile, cut or damaged: samples, or a sentence. */
+/** Valid WAV files give samples; hostile, truncated or damaged ones give an error message. */
 class WavTest {
     private val samples = shorts(0, 1, -1, 32767, -32768)
     private val values = floatArrayOf(0f, 1 / 32768f, -1 / 32768f, 32767 / 32768f, -1f)
@@ -123,6 +123,6 @@ class WavTest {
         val name = "0".repeat(64)
         RandomAccessFile(folder.resolve(name), "rw").use { it.setLength(LARGEST_WAV_BYTES + 1) }
         val sentence = assertThrows<JobError> { storedBytes(folder, name, LARGEST_WAV_BYTES) }.message
-        assertTrue("more than the $LARGEST_WAV_BYTES" in sentence, sentence)
+        assertTrue("more than the limit of $LARGEST_WAV_BYTES" in sentence, sentence)
     }
 }
