@@ -1,7 +1,7 @@
 """Artifacts of the bundled model, exported once for all tests; bundled speech; the command line."""
 
-import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +17,7 @@ import torch
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.audio import read_audio
 from tests.device_runner.phone.emulated_device.fixtures import adb_server, emulated  # noqa: F401  (fixtures)
+from tests.exports import kept
 from tests.helpers import TERMINAL_VARIABLES, Completed, run_command
 from tests.toolchain.doctor.parts import no_adb_server, programs  # noqa: F401  (fixtures)
 from toolchain.cli.main import main
@@ -44,20 +45,19 @@ def tiny() -> AnchorModel:
 
 
 @pytest.fixture(scope="session")
-def exported_once(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Artifact]:
-    """The bundled model as an artifact, ``exported_once(format, scheme)``, made once for all processes of a run; not to be changed."""
-    # The processes of pytest-xdist have folders side by side in one of the run.
-    root = tmp_path_factory.getbasetemp()
-    shared = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "exported"
+def exported_once(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
+    """The bundled model as an artifact, ``exported_once(format, scheme, max_seconds=…)``: made once, see ``tests.exports``.
 
-    def export(format_name: str, scheme: str) -> Artifact:
-        folder = shared / f"DIGITS_ASR_TINY-{format_name}-{scheme}"
-        shared.mkdir(exist_ok=True)
-        with (shared / f"{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if folder.is_dir():
-                return open_artifact(folder)
-            return export_model(tiny, folder, format=format_name, quant=scheme)[0]
+    Every process of a run has a copy, so that a test that damages it spoils no other process and no later run.
+    """
+    copies = tmp_path_factory.mktemp("exported")
+
+    def export(format_name: str, scheme: str, **options: float) -> Artifact:
+        name = "-".join(["DIGITS_ASR_TINY", format_name, scheme, *(f"{value:g}" for value in options.values())])
+        if not (copies / name).is_dir():
+            made = kept(name, options, lambda folder: export_model(tiny, folder, format=format_name, quant=scheme, **options))
+            shutil.copytree(made, copies / name)
+        return open_artifact(copies / name)
 
     return export
 

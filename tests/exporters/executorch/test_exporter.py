@@ -34,24 +34,21 @@ SHARED: dict = {}  # hypothesis runs a test's body many times, fixtures once
 
 
 @pytest.fixture(scope="module")
-def fp32(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    folder = tmp_path_factory.mktemp("pte") / "DIGITS_ASR_TINY-executorch-fp32"
-    artifact, _ = export_model(tiny, folder, format="executorch")
+def fp32(tiny: AnchorModel, exported_once: Callable[..., Artifact]) -> Artifact:
+    artifact = exported_once("executorch", "fp32")
     SHARED.update(tiny=tiny, engine=open_engine(artifact), speech=bundled_speech([35.0], 16_000)[35.0])
     return artifact
 
 
 @pytest.fixture(scope="module")
-def int4(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def int4(exported_once: Callable[..., Artifact]) -> Artifact:
     """The scheme that stores in every way but half precision: 4 bits, 8 bits computed in float, float."""
-    folder = tmp_path_factory.mktemp("pte") / "DIGITS_ASR_TINY-executorch-int4+conv8"
-    return export_model(tiny, folder, format="executorch", quant="int4+conv8")[0]
+    return exported_once("executorch", "int4+conv8")
 
 
 @pytest.fixture(scope="module")
-def int8_full(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    folder = tmp_path_factory.mktemp("pte") / "DIGITS_ASR_TINY-executorch-int8-full"
-    return export_model(tiny, folder, format="executorch", quant="int8-full", max_seconds=15)[0]
+def int8_full(exported_once: Callable[..., Artifact]) -> Artifact:
+    return exported_once("executorch", "int8-full", max_seconds=15)
 
 
 @settings(max_examples=15, deadline=None)

@@ -145,7 +145,10 @@ def test_a_command_scores_several_runs(cli: Callable[..., Completed], tmp_path: 
 def test_a_score_that_was_wrong_is_said(cli: Callable[..., Completed], tmp_path: Path) -> None:
     write_evaluation(tmp_path / "A", PAIRS, wer=0.1)
     done = cli("score", "A")
-    assert done.returncode == 0 and done.stderr == "asrdeploy: A had another score, 10.00%, than its transcripts give, 50.00%.\n"
+    assert (
+        done.returncode == 0
+        and done.stderr == "asrdeploy: A: the stored WER was 10.00%, but the transcripts give 50.00%. The result was updated.\n"
+    )
     done = cli("score", "A")
     assert done.returncode == 0 and done.stderr == ""
 

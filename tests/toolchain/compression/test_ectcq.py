@@ -300,7 +300,10 @@ def test_an_external_codec(cli: Callable[..., Completed], tmp_path: Path, tiny: 
         (("compress", "--codec", "ectcq", "-o", "a.asrb"), "either bits"),
         (("compress", "--codec", "ectqc", "-o", "a.asrb"), "Did you mean ectcq?"),
         (("compress", "--codec", "ectcq", "--set", "bits", "-o", "a.asrb"), "NAME=VALUE"),
-        (("compress", "--codec", "fp16", "--calibrate", "digits", "--calibrate-split", "test-clean", "-o", "a.asrb"), "use dev-clean"),
+        (
+            ("compress", "--codec", "fp16", "--calibrate", "digits", "--calibrate-split", "test-clean", "-o", "a.asrb"),
+            "Use another split, such as dev-clean",
+        ),
         (("decompress", "missing.asrb", "-o", "w.safetensors"), "is not a file"),
         (("decompress", "missing.asrb", "-o", "w.pt"), "written as .safetensors"),
         (("inspect", "README.md"), "does not begin with ASRB"),
