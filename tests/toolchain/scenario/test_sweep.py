@@ -120,7 +120,7 @@ def test_search_is_on_dev_clean_alone(tiny: AnchorModel, tmp_path: Path) -> None
     [
         ("ectqc", {}, r"Did you mean ectcq\?"),
         ("uniform", {"bits": "3"}, "the sweep varies this parameter"),
-        ("uniform", {"scope": "everything"}, "scope is"),
+        ("uniform", {"scope": "everything"}, "takes the scope tensor, channel or group"),
         ("ectcq", {"states": "5"}, "8, 16, 32 or 64"),
     ],
 )
