@@ -32,7 +32,7 @@ device-demo: ## Run jobs on an emulated phone through the real adb client (resul
 docs: ## Build the documentation into build/docs (broken links are errors)
 	@scripts/setup
 	@$(BIN)/python scripts/commands_page.py
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@$(BIN)/zensical build --strict --clean
 	@echo 'Open build/docs/index.html. The search requires a server: $(BIN)/python -m http.server -d build/docs'
 
 lint: ## Check style, types and the direction of imports

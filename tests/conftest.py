@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.audio import read_audio
@@ -25,6 +26,11 @@ from toolchain.data.datasets import DataSet, Utterance, open_data
 from toolchain.models.anchor_model import AnchorModel
 from toolchain.models.loading import load_model
 from toolchain.scenario.exporting import export_model
+
+
+# Timing never decides whether a test passes.
+settings.register_profile("asrdeploy", deadline=None)
+settings.load_profile("asrdeploy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,7 +17,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "ray": {"ray": "ray"},
     "phones": {"adbutils": "adbutils"},
     "training": {"scipy": "scipy", "ttspico": "ttspico"},
-    "docs": {"mkdocs": "mkdocs", "mkdocs-material": "material", "mkdocstrings": "mkdocstrings"},
+    "docs": {"zensical": "zensical", "mkdocstrings": "mkdocstrings", "mkdocstrings-python": "mkdocstrings_handlers"},
 }
 
 
