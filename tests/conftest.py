@@ -27,7 +27,6 @@ from toolchain.models.anchor_model import AnchorModel
 from toolchain.models.loading import load_model
 from toolchain.scenario.exporting import export_model
 
-
 # Timing never decides whether a test passes.
 settings.register_profile("asrdeploy", deadline=None)
 settings.load_profile("asrdeploy")
