@@ -219,7 +219,7 @@ rates = [4]
         ("limit = 0\n[[method]]\ncodec = 'uniform'", "limit: Input should be greater than 0"),
         ("[[method]]\ncodec = 'unifrom'", "Did you mean uniform?"),
         ("[[method]]\ncodec = 'uniform'\nrates = [99]", "bits"),
-        ("[[method]]\ncodec = 'uniform'\nrates = [2.5]", "bits of uniform cannot be 2.5"),
+        ("[[method]]\ncodec = 'uniform'\nrates = [2.5]", "The codec uniform: bits cannot be 2.5. Give a whole number"),
     ],
 )
 def test_files_of_sweeps_that_are_refused(text: str, words: str, cli: Callable[..., Completed], tmp_path: Path) -> None:
