@@ -59,7 +59,8 @@ def score(
     for run, earlier in zip(runs, before, strict=True):
         if run.result.score != earlier.score:
             complain(
-                f"{run.folder}: the stored WER was {earlier.wer:.2%}, but the transcripts give {run.result.wer:.2%}. The result was updated."
+                f"{run.folder}: the stored WER was {earlier.wer:.2%}, but the transcripts give {run.result.wer:.2%}. "
+                "The result was updated."
             )
     write_figures(json_file, ScoredRuns(runs=tuple(runs)))
 

@@ -47,7 +47,7 @@ class Watcher:
 
 def small_sweep(tiny: AnchorModel, folder: Path, watcher: Watcher, codec: str = "uniform", **fixed: str) -> Curve:
     dev, test = (open_data("digits", split).limited(20) for split in ("dev-clean", "test-clean"))
-    return Sweep(tiny, codec, fixed, None, dev, test, folder, 1, watcher).run()
+    return Sweep(tiny, codec, fixed, None, dev, test, folder, 1, watcher, draw=plots.plot_curve).run()
 
 
 def point(method: str, bits: int, wer: float) -> Point:
