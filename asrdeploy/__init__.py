@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from toolchain.data.datasets import Utterance as Utterance
     from toolchain.data.datasets import open_data as open_data
     from toolchain.models.anchor_model import AnchorModel as AnchorModel
-    from toolchain.models.custom.loading import CtcModel as CtcModel
+    from toolchain.models.custom.factories import CtcModel as CtcModel
     from toolchain.models.loading import load_model as load_model
     from toolchain.reports.plots import plot_curve as plot_curve
     from toolchain.scenario.exporting import Exported as Exported
@@ -54,6 +54,44 @@ if TYPE_CHECKING:
 
     __version__: str
 
+__all__ = [
+    "AnchorModel",
+    "Artifact",
+    "AsrDeployError",
+    "Calibration",
+    "Comparison",
+    "CtcModel",
+    "Curve",
+    "DataSet",
+    "DeviceFailed",
+    "Evaluation",
+    "Exported",
+    "Header",
+    "Inspection",
+    "LatencyResult",
+    "LocalWorkers",
+    "Manifest",
+    "Point",
+    "Transcriber",
+    "Utterance",
+    "__version__",
+    "benchmark",
+    "calibrate",
+    "compare",
+    "compress",
+    "decompress",
+    "evaluate",
+    "export",
+    "inspect_artifact",
+    "inspect_bitstream",
+    "load",
+    "load_model",
+    "make_curve",
+    "open_artifact",
+    "open_data",
+    "plot_curve",
+    "sweep",
+]
 # Public name: the module that defines it, and its name there. The build rewrites the modules' names for the wheel; see setup.py.
 _NAMES = {
     "AnchorModel": ("toolchain.models.anchor_model", "AnchorModel"),
@@ -61,7 +99,7 @@ _NAMES = {
     "AsrDeployError": ("device_runner.errors", "AsrDeployError"),
     "Calibration": ("toolchain.compression.calibration", "Calibration"),
     "Comparison": ("toolchain.accuracy.comparison", "RunComparison"),
-    "CtcModel": ("toolchain.models.custom.loading", "CtcModel"),
+    "CtcModel": ("toolchain.models.custom.factories", "CtcModel"),
     "Curve": ("toolchain.scenario.points", "Curve"),
     "DataSet": ("toolchain.data.datasets", "DataSet"),
     "DeviceFailed": ("device_runner.errors", "DeviceFailed"),
@@ -92,7 +130,6 @@ _NAMES = {
     "plot_curve": ("toolchain.reports.plots", "plot_curve"),
     "sweep": ("toolchain.scenario.sweeps", "sweep"),
 }
-__all__ = ["__version__", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:

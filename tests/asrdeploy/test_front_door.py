@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -67,8 +68,16 @@ def test_type_checkers_see_the_names_that_are_there() -> None:
             module, _, names = line.strip().removeprefix("from ").partition(" import ")
             defined, _, public = names.partition(" as ")
             typed[public] = (module, defined)
-    assert typed == asrdeploy._NAMES
+    assert typed == asrdeploy._NAMES and asrdeploy.__all__ == ["__version__", *sorted(typed)]
     assert all((REPOSITORY / package / "py.typed").is_file() for package in ("asrdeploy", "toolchain", "exporters", "device_runner"))
+
+
+def test_a_script_is_type_checked(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import asrdeploy\nwer: str = asrdeploy.evaluate('a', 'digits', 'b').wer\nasrdeploy.load(3)\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", str(REPOSITORY / "pyproject.toml"), str(script)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert re.findall(r"script.py:(\d): error: .*\[(.*)\]", done.stdout) == [("2", "assignment"), ("3", "arg-type")], done.stdout
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

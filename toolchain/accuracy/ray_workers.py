@@ -339,6 +339,6 @@ def _unpacked(packed: Packed) -> "AnchorModel":
     case = packed["case"]
     if case.network is None or case.network.factory is None:
         return model_with(case, state, packed["weights"], trained=packed["trained"])
-    from toolchain.models.custom.loading import from_factory  # the user named this factory for this run
+    from toolchain.models.custom.factories import factory_again  # the user named this factory for this run
 
-    return from_factory(case).with_state(state, packed["weights"], trained=packed["trained"])
+    return factory_again(case).with_state(state, packed["weights"], trained=packed["trained"])

@@ -1,19 +1,19 @@
 """Load custom models of wav2vec 2.0 or HuBERT architecture from a Hugging Face folder, or from a checkpoint with a TOML file."""
 
-import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device_runner.bitstream.network import EPSILON, HIGHEST_RATE, LOWEST_RATE, Architecture, Network
+from device_runner.bitstream.network import EPSILON, Architecture, Network
 from device_runner.errors import AsrDeployError
 from toolchain.models.anchor_model import AnchorModel, around, finish
 from toolchain.models.custom import description, hugging_face
-from toolchain.models.custom.labels import blank_first, our_labels
+from toolchain.models.custom.identity import identified
+from toolchain.models.custom.labels import blank_first, check_sample_rate, our_labels
 from toolchain.models.networks import count_on_meta
-from toolchain.models.test_cases import CONFIG, TestCase, custom_case
-from toolchain.models.weight_files import State, digest_of, read_state
+from toolchain.models.test_cases import CONFIG, custom_case
+from toolchain.models.weight_files import State, read_state
 
 HEAD = ("aux.weight", "aux.bias")
 
@@ -112,7 +112,7 @@ def _checked(found: Found) -> AnchorModel:
     network = Network(
         architecture=found.architecture,
         labels=our_labels(found.labels, found.blank, found.source, separator=found.separator, silent=found.silent),
-        sample_rate=sample_rate_of(found.sample_rate, found.source),
+        sample_rate=check_sample_rate(found.sample_rate, found.source),
         normalised_waveform=found.normalised_waveform,
         epsilon=found.epsilon if found.normalised_waveform else EPSILON,
         num_param=count_on_meta(found.architecture, len(found.labels)),
@@ -126,43 +126,3 @@ def _checked(found: Found) -> AnchorModel:
     names = {} if prefix is None else {"original": lambda name: hugging_face.their_name(name, prefix)}
     module = around(case, state, found.source, **names)
     return identified(finish(case, module, found.source, trained=True))
-
-
-def sample_rate_of(value: Any, source: str) -> int:
-    """Check a sample rate in hertz and return it.
-
-    Args:
-        value: Sample rate.
-        source: Origin of the value, for messages.
-
-    Raises:
-        AsrDeployError: If the value is not a whole number in the supported range.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or not LOWEST_RATE <= value <= HIGHEST_RATE:
-        raise AsrDeployError(
-            f"{source}: the sample rate {value!r} is not valid. Give a whole number of hertz from {LOWEST_RATE} to {HIGHEST_RATE}."
-        )
-    return value
-
-
-def identified(model: AnchorModel, code: str = "") -> AnchorModel:
-    """Return the model with a digest in ``weights``, so that results of different models are never mixed.
-
-    Args:
-        model: Custom model.
-        code: Identity of the factory's code.
-    """
-    described = described_of(model.case).model_dump_json()
-    digest = hashlib.sha256(f"{described} {digest_of(model.state())} {code}".encode()).hexdigest()
-    return replace(model, weights=f"own, sha256 {digest[:16]}")
-
-
-def description_of(case: TestCase) -> str:
-    """Return a digest of a custom model's description, to identify weights that are stored without it."""
-    return f"description {hashlib.sha256(described_of(case).model_dump_json().encode()).hexdigest()[:16]}"
-
-
-def described_of(case: TestCase) -> Network:
-    """Return the network description of a custom model's test case."""
-    assert case.network is not None, "a custom model has a description"
-    return case.network

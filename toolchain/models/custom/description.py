@@ -36,7 +36,7 @@ class Described:
     normalised_waveform: bool
 
 
-def description_of(path: Path) -> Path:
+def file_of(path: Path) -> Path:
     """Return the TOML file of a model, from the path of the TOML file or of the checkpoint."""
     return path.with_suffix(DESCRIPTION)
 

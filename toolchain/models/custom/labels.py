@@ -1,7 +1,9 @@
-"""Convert the labels of custom models to the order and spelling that the label selectors expect, in Python and in Kotlin."""
+"""Check the labels and the sample rate of custom models, and bring labels into the order and spelling of the label selectors."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
+from device_runner.bitstream.network import HIGHEST_RATE, LOWEST_RATE
 from device_runner.errors import AsrDeployError
 from device_runner.labels import WORD_SEPARATOR
 
@@ -96,3 +98,20 @@ def our_labels(
             raise AsrDeployError(f"{source}: the label “{label}” contains white space. Only the space between words may be white space.")
         texts.append(label.upper())
     return tuple(texts)
+
+
+def check_sample_rate(value: Any, source: str) -> int:
+    """Check a sample rate in hertz and return it.
+
+    Args:
+        value: Sample rate.
+        source: Origin of the value, for messages.
+
+    Raises:
+        AsrDeployError: If the value is not a whole number in the supported range.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not LOWEST_RATE <= value <= HIGHEST_RATE:
+        raise AsrDeployError(
+            f"{source}: the sample rate {value!r} is not valid. Give a whole number of hertz from {LOWEST_RATE} to {HIGHEST_RATE}."
+        )
+    return value

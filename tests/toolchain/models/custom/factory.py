@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.helpers import OneLayer
-from toolchain.models.custom.loading import CtcModel
+from toolchain.models.custom.factories import CtcModel
 from toolchain.models.test_cases import LABELS
 
 

@@ -206,7 +206,7 @@ def test_torchaudios_own_class_keeps_its_rewrites_and_its_rows(module: str, tmp_
     text = """
 import torch, torchaudio
 from toolchain.models.digits_model import digits_asr_tiny
-from toolchain.models.custom.loading import CtcModel
+from toolchain.models.custom.factories import CtcModel
 from toolchain.models.test_cases import LABELS
 
 class Makers:
