@@ -58,7 +58,7 @@ def plot(results: Sequence[LatencyResult], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
-        raise AsrDeployError(f"Cannot plot to {path}: the file name must end with .png or another of {', '.join(sorted(known))}.")
+        raise AsrDeployError(f"Cannot write a plot to {path}. Use a suffix such as .png; supported are {', '.join(sorted(known))}.")
     untrained = sorted({result.artifact.model for result in results if not result.artifact.trained})
     title = "Latency of the runtime call (p50, whiskers up to p90)" + f"\nrandom weights: {', '.join(untrained)}" * bool(untrained)
     if not real:

@@ -197,7 +197,7 @@ def _find_plain(name: str) -> Scheme:
     if name in theirs:
         return theirs[name]
     if name in broken:
-        raise AsrDeployError(f"The scheme {name} of an installed plug-in cannot be used: {broken[name]}.")
+        raise AsrDeployError(f"The scheme plug-in {name} cannot be used: {broken[name]}.")
     raise nearest(name, [*SCHEMES, *theirs], "scheme")
 
 

@@ -34,7 +34,7 @@ def codecs(json_file: JsonOption = None) -> None:
     known = compression.CODECS | plugins
     console.print(tables.codecs(known))
     for name, reason in broken.items():
-        complain(f"The codec {name} of another package cannot be used: {reason}.")
+        complain(f"The codec plug-in {name} cannot be used: {reason}.")
     write_figures(json_file, {name: compression.defaults(made) for name, made in known.items()})
 
 

@@ -57,7 +57,7 @@ def schemes(json_file: JsonOption = None) -> None:
     for name, (_, summary) in VARIANTS.items():
         console.print(f"NAME+{name}: {summary}", highlight=False)
     for name, reason in broken.items():
-        complain(f"The scheme {name} of another package cannot be used: {reason}.")
+        complain(f"The scheme plug-in {name} cannot be used: {reason}.")
     write_figures(json_file, [*SCHEMES.values(), *plugins.values()])
 
 

@@ -116,7 +116,7 @@ fun whyNotQuotable(
         val throttled = state.thermalStatus ?: 0
         listOfNotNull(
             if (celsius != null && limit != null && celsius > limit) {
-                "battery too hot $moment the job: $celsius °C, more than $limit °C"
+                "battery too hot $moment the job: ${plain(celsius)} °C, more than ${plain(limit)} °C"
             } else {
                 null
             },
@@ -124,6 +124,9 @@ fun whyNotQuotable(
         )
     }
 }
+
+/** Returns a number as Python prints it: 45 rather than 45.0, so that a reason is worded alike on every runner. */
+private fun plain(value: Double): String = value.toBigDecimal().stripTrailingZeros().toPlainString()
 
 private class JobRun(
     private val job: Job,
