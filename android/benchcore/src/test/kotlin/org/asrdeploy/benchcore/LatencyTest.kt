@@ -72,7 +72,7 @@ class LatencyTest {
         assertEquals(emptyList<String>(), run(State(), State()))
         assertEquals(emptyList<String>(), run(State(batteryCelsius = 37.0, thermalStatus = 0)))
         assertEquals(
-            listOf("battery too hot after the job: 37.5 °C, more than 37.0 °C", "throttled after the job: thermal status 2"),
+            listOf("battery too hot after the job: 37.5 °C, more than 37 °C", "throttled after the job: thermal status 2"),
             run(State(batteryCelsius = 36.0), State(batteryCelsius = 37.5, thermalStatus = 2)),
         )
         assertEquals(listOf("throttled before the job: thermal status 1"), run(State(thermalStatus = 1), State()))
