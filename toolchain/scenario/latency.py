@@ -51,7 +51,7 @@ def benchmark(
     if rounds is not None and rounds < 1:
         raise AsrDeployError(f"--rounds {rounds} measures nothing. Use 1 or more.")
     if not seconds or not all(0 < length <= LONGEST_SECONDS for length in seconds):
-        raise AsrDeployError(f"--seconds takes lengths above 0 and up to {LONGEST_SECONDS} seconds.")
+        raise AsrDeployError(f"--seconds {','.join(f'{each:g}' for each in seconds)}: give lengths above 0 and up to {LONGEST_SECONDS} seconds.")
     given = [artifacts] if isinstance(artifacts, Artifact | str | Path) else list(artifacts)
     opened = [each if isinstance(each, Artifact) else open_artifact(Path(each)) for each in given]
     rates = {each.manifest.sample_rate for each in opened}

@@ -227,7 +227,7 @@ def test_lengths_that_are_not_numbers(cli: Command, tiny_copy: Path, seconds: st
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "61", "2,0"])
 def test_lengths_that_are_out_of_range(cli: Command, tiny_copy: Path, seconds: str) -> None:
     sentence = complaint(cli("bench", "artifact", f"--seconds={seconds}", "--protocol", "quick"))
-    assert "--seconds takes lengths above 0 and up to 60 seconds" in sentence
+    assert ": give lengths above 0 and up to 60 seconds" in sentence
 
 
 def test_an_unknown_protocol(cli: Command, tiny_copy: Path) -> None:
