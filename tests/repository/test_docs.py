@@ -47,6 +47,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), 
 ENTRY_POINTS = {schemes.ENTRY_POINTS, codec.ENTRY_POINTS, decoders.ENTRY_POINTS}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 SHELL_SECONDS = 300
+WIDEST = 76  # columns of a block: what is longer is cut off on a page
 FOLDERS = r"(?:asrdeploy|tests|benchmarks|scripts|exporters|toolchain|device_runner|android|jobs|docs|examples)"
 every_page = pytest.mark.parametrize("page", PAGES)
 
@@ -154,6 +155,12 @@ def test_the_commands_of_a_page_run(page: str, page_folder: Callable[[str], tupl
 
 
 @every_page
+def test_the_blocks_of_a_page_fit_its_width(page: str) -> None:
+    for block in blocks(page):
+        assert not [line for line in block.text.splitlines() if len(line) > WIDEST], block.place
+
+
+@every_page
 def test_descriptions_of_a_page_are_read(page: str) -> None:
     for block in blocks(page):
         if block.language == "json":
@@ -181,7 +188,8 @@ def shell_of(block: Block) -> str:
     """Return the commands of a block; in a console's, those that stand behind the prompt."""
     if block.language == "sh":
         return block.text
-    commands = [line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ ")]
+    joined = block.text.replace("\\\n", "\\\0")  # a command goes on in the next line after a backslash
+    commands = [line.removeprefix("$ ").replace("\\\0", "\\\n") for line in joined.splitlines() if line.startswith("$ ")]
     assert commands, block.place
     return "\n".join(commands)
 
