@@ -161,7 +161,7 @@ EngineOption = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="Where to run: `local`, or `ray` for a Ray cluster (requires `asrdeploy[ray]`).",
+        help="Where to run: `local`, or `ray` for a Ray cluster (requires the extra `ray`).",
         autocompletion=one_of("local", "ray"),
         rich_help_panel=RUNNING,
     ),
