@@ -75,7 +75,16 @@ def evaluate(
         if result is None:
             _transcribe(run, transcriber, chosen, workers, progress)
             facts = machine_facts() | workers.facts
-            result = _scored(run, transcriber, chosen, transcriber.threads, workers.count, normalizer, facts)
+            result = make_evaluation(
+                *run.results,
+                transcriber,
+                chosen.name,
+                chosen.split,
+                threads=transcriber.threads,
+                workers=workers.count,
+                normalizer=normalizer,
+                machine=facts,
+            )
             run.finish(result)
     if transcriber.warning is not None:
         logger.warning(transcriber.warning)
@@ -140,7 +149,9 @@ def evaluate_on_device(
         for each in made.transcripts:
             run.add(*line_of(each))
         facts = made.device.model_dump() | {"versions": made.versions, "runner": made.runner, "commit": machine_facts()["commit"]}
-        result = _scored(run, transcriber, data, threads, 1, normalizer, facts)
+        result = make_evaluation(
+            *run.results, transcriber, data.name, data.split, threads=threads, workers=1, normalizer=normalizer, machine=facts
+        )
         result = result.model_copy(update={"device": device.name, "kind": made.device.kind})
         run.finish(result)
     return _warned(result, artifact)
@@ -258,19 +269,3 @@ def _line(utterance: Utterance, hypothesis: str, audio_seconds: float, compute_s
         words=counts.words,
     )
     return transcript, Timing(id=utterance.id, compute_seconds=compute_seconds)
-
-
-def _scored(
-    run: RunFolder, transcriber: Transcriber, data: DataSet, threads: int, workers: int, normalizer: str, machine: dict[str, Any]
-) -> Evaluation:
-    return make_evaluation(
-        [transcript for transcript, _ in run.lines],
-        [timing for _, timing in run.lines],
-        transcriber,
-        data.name,
-        data.split,
-        threads=threads,
-        workers=workers,
-        normalizer=normalizer,
-        machine=machine,
-    )

@@ -35,6 +35,11 @@ class RunFolder:
         self._files: list[BinaryIO] = []
 
     @property
+    def results(self) -> tuple[list[Transcript], list[Timing]]:
+        """The transcripts of all utterances, and their timings, in the order of ``lines``."""
+        return [transcript for transcript, _ in self.lines], [timing for _, timing in self.lines]
+
+    @property
     def lines(self) -> list[Line]:
         """Finished transcripts and times, in the order of the test set."""
         return [self._lines[each] for each in self._ids if each in self._lines]
