@@ -1,6 +1,7 @@
 """The module to export: from waveform to logits, for any format."""
 
 import math
+import re
 from collections.abc import Callable
 
 import torch
@@ -100,8 +101,14 @@ def not_exported(error: Exception, what: str) -> AsrDeployError:
         error: Error that PyTorch raised.
         what: Name of the format.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return AsrDeployError(f"PyTorch cannot trace this network for {what}: {lines[0][:300].rstrip('.')}.")
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # the outer errors only name PyTorch's step
+        cause = cause.__cause__
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(cause))
+    lines = [line.strip() for line in plain.splitlines() if line.strip()] or [type(cause).__name__]
+    return AsrDeployError(
+        f"PyTorch cannot trace this network for {what}: {lines[0][:300].rstrip('.')}. docs/custom-models.md lists what can be exported."
+    )
 
 
 def not_finite(state: dict[str, Tensor]) -> list[str]:

@@ -141,7 +141,8 @@ def test_latency_of_one_artifact_and_of_several(tiny_fp32: Artifact, tiny_int8: 
     assert alone.steady[0].p90 > 0 and not alone.valid and shares == sorted(shares)
     both = asrdeploy.benchmark([tiny_fp32.folder, tiny_int8], [0.5], protocol="quick")
     assert [each.artifact.sha256 for each in both] == [each.manifest.files[0].sha256 for each in (tiny_fp32, tiny_int8)]
-    cases = (({"protocol": "quik"}, "Did you mean quick"), ({"rounds": 0}, "measures nothing"), ({"seconds": [0]}, "--seconds 0: give lengths above 0"))
+    wrong_seconds = ({"seconds": [0]}, "--seconds 0: give lengths above 0")
+    cases = (({"protocol": "quik"}, "Did you mean quick"), ({"rounds": 0}, "measures nothing"), wrong_seconds)
     for wrong, words in cases:
         with pytest.raises(asrdeploy.AsrDeployError, match=words):
             asrdeploy.benchmark(tiny_fp32, **wrong)

@@ -113,8 +113,7 @@ class ConfigurationBars:
         self._lock = Lock()
 
     def __enter__(self) -> "ConfigurationBars":
-        self._bars.start()
-        return self
+        return self  # the first configuration shows the bars, so that mistakes are answered without them
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if kind is None:
@@ -124,6 +123,7 @@ class ConfigurationBars:
     def configuration(self, name: str, step: str, utterances: int) -> OnUtterance:
         """See ``Watcher``. The bars of finished configurations are removed."""
         with self._lock:
+            self._bars.start()
             finished = {each.id for each in self._bars.tasks if each.finished}
             for other, task in list(self._begun.items()):
                 if other == name or task in finished:

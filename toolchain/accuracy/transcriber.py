@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from device_runner.artifact import MANIFEST, Artifact, open_artifact
 from device_runner.audio import resample
 from device_runner.engines import Engine, Logits, Waveform, open_engine
@@ -97,12 +99,22 @@ class Transcriber:
             sample_rate: Sample rate of the waveform in hertz (default: the model's). Another rate is resampled.
 
         Raises:
-            AsrDeployError: The waveform is too short or too long, or cannot be resampled.
+            AsrDeployError: The waveform is not mono float samples, is too short or too long, or cannot be resampled.
             ValueError: A device runs the artifact; see ``running``.
         """
+        samples = np.asarray(waveform)
+        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+            raise AsrDeployError(
+                f"The waveform has shape {samples.shape} and type {samples.dtype}. Give one channel of float32 samples in -1 to 1."
+            )
+        samples = samples.astype(np.float32, copy=False)
+        if not np.isfinite(samples).all():
+            raise AsrDeployError("The waveform contains NaN or infinite samples.")
         if sample_rate is not None and sample_rate != self.sample_rate:
-            waveform = resample(waveform, sample_rate, self.sample_rate)
-        return self.running.logits(waveform)
+            if sample_rate < 1:
+                raise AsrDeployError(f"The sample rate {sample_rate} is not valid. Give a sample rate in hertz.")
+            samples = resample(samples, sample_rate, self.sample_rate)
+        return self.running.logits(samples)
 
     def with_threads(self, threads: int) -> "Transcriber":
         """Return this transcriber with an engine of another number of threads.

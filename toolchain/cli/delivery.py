@@ -59,7 +59,7 @@ def receive(
     model: CodeOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Receive a bitstream, decode it while it arrives, and transcribe with it.
+    """Receive a bitstream, decode it while it arrives, and transcribe bundled speech.
 
     Example: asrdeploy receive http://127.0.0.1:8750/tiny.asrb -o received.asrb
     """

@@ -27,13 +27,13 @@ from toolchain.cli.options import (
 
 
 def bench(
-    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT…", help="Folders of artifacts. Several take turns.")],
+    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT…", help="Folders of artifacts. Several are measured alternately.")],
     seconds: Annotated[str, typer.Option(help="Lengths of audio in seconds, separated by commas.", rich_help_panel=RUNNING)] = "2,5,10,15",
     threads: ThreadsOption = 1,
     protocol: Annotated[
         str,
         typer.Option(
-            help="Measurement protocol: `standard`, `strict` (1024 runs, 60 s) or `quick` (for a try; never valid).",
+            help="Measurement protocol: `standard`, `strict` (1024 runs, 60 s) or `quick` (for trials; never valid).",
             autocompletion=one_of("standard", "strict", "quick"),
             rich_help_panel=RUNNING,
         ),

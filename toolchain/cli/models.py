@@ -92,7 +92,9 @@ def export(
     decoder: DecoderOption = None,
     max_seconds: Annotated[
         float,
-        typer.Option(help="Longest audio that the artifact takes, in seconds. ExecuTorch plans memory for it.", rich_help_panel=OUTPUT),
+        typer.Option(
+            help="Longest audio that the artifact accepts, in seconds. ExecuTorch reserves memory for it.", rich_help_panel=OUTPUT
+        ),
     ] = 35.0,
     calibrate: Annotated[
         str,
@@ -120,7 +122,7 @@ def export(
 
         custom = load_model(model) if names_custom_model(model) else None
         known = base_for(read_header(source), str(source), base, custom)
-        loaded = decompress(source, base=known, decoder=decoder, custom=custom)
+        loaded = decompress(source, base=known, decoder=decoder, model=custom)
     name = loaded.case.name if source is None else source.stem
     folder = output or Path("artifacts") / f"{name}-{format_name}-{quant}"
     with console.status("") as status:

@@ -121,7 +121,7 @@ BaseOption = Annotated[
     str | None,
     typer.Option(
         "--base",
-        help="Weights that the update is relative to: a file, or `own` for the model's trained weights.",
+        help="Weights that the receiver already has: a file, or `own` for the model's trained weights. The bitstream is an update of them.",
         rich_help_panel=CODING,
     ),
 ]
@@ -139,7 +139,7 @@ SplitsOption = Annotated[
     typer.Option("--data", help="`digits` (bundled), `librispeech`, or a folder with dev-clean and test-clean.", rich_help_panel=INPUT),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", help="Use only the first N utterances of each split, for a quick try.", rich_help_panel=INPUT)
+    int | None, typer.Option("--limit", help="Use only the first N utterances of each split, for a quick test.", rich_help_panel=INPUT)
 ]
 CalibrateSplitOption = Annotated[
     str, typer.Option("--calibrate-split", help="Split of the calibration data. Test splits are refused.", rich_help_panel=CODING)

@@ -34,7 +34,7 @@ CodecsOption = Annotated[
 FixedOption = Annotated[
     list[str] | None, typer.Option("--set", help="Fixed codec parameter, NAME=VALUE. Repeat for several.", rich_help_panel=CODING)
 ]
-CalibratedOption = Annotated[bool, typer.Option("--calibrated", help="Calibrate the codec on dev-clean.", rich_help_panel=CODING)]
+CalibratedOption = Annotated[bool, typer.Option("--calibrated", help="Calibrate the codec on dev-clean of --data.", rich_help_panel=CODING)]
 ResultsOption = Annotated[
     Path, typer.Option("-o", "--output", help="Output folder. An interrupted run resumes there.", rich_help_panel=OUTPUT)
 ]
@@ -178,7 +178,10 @@ def report(
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Compare methods: plot their curves and compute the bits saved at equal WER. Example: asrdeploy report results/uniform"""
+    """Compare methods: plot their curves and compute the bits saved at equal WER.
+
+    Example: asrdeploy report results/ectcq results/uniform
+    """
     from toolchain.reports import tables
     from toolchain.reports.page import write_report
     from toolchain.reports.savings import incomplete, merged
@@ -188,7 +191,8 @@ def report(
     with console.status("comparing"):
         written = write_report(curve, output, data)
     console.print(tables.curve(curve))
-    console.print(tables.savings(written.savings))
+    if written.savings:  # a single method has nothing to be compared with
+        console.print(tables.savings(written.savings))
     console.print(tables.distances(written.comparisons))
     for sentence in [*incomplete(curve), *written.missing]:
         complain(sentence)

@@ -120,7 +120,7 @@ def coded(
 
 
 def decompress(
-    path: str | Path, *, base: AnchorModel | None = None, decoder: str | None = None, custom: AnchorModel | None = None
+    path: str | Path, *, base: AnchorModel | None = None, decoder: str | None = None, model: AnchorModel | None = None
 ) -> AnchorModel:
     """Reconstruct the model from a bitstream.
 
@@ -133,7 +133,7 @@ def decompress(
         path: Bitstream file.
         base: Model that an update was made from.
         decoder: Command of the decoder, if an external encoder made the bitstream.
-        custom: Model of the factory, if the bitstream holds weights of a factory's model. Bitstreams contain no code.
+        model: Model of the factory, if the bitstream holds weights of a factory's model. Bitstreams contain no code.
 
     Returns:
         The model with the reconstructed weights.
@@ -144,7 +144,7 @@ def decompress(
     path = Path(path)
     header, state = read_weights(path, base=base, decoder=decoder)
     received = Received(header.configuration, path.stat().st_size, sha256_of(path))
-    return replace(model_of(header, state, str(path), custom), received=received)
+    return replace(model_of(header, state, str(path), model), received=received)
 
 
 def model_of(header: Header, state: Mapping[str, Tensor], name: str, custom: AnchorModel | None = None) -> AnchorModel:

@@ -170,7 +170,7 @@ def encode(
     if base is not None:
         known = as_arrays(base)
         if {key: each.shape for key, each in known.items()} != {key: each.shape for key, each in plain.items()}:
-            raise AsrDeployError("The base has other tensors than the model. An update requires a base of the same architecture.")
+            raise AsrDeployError("The base has different tensors from the model. An update requires a base of the same architecture.")
         plain = {key: np.asarray(each - known[key]) for key, each in plain.items()}
     coded = dict(made.code(plain, calibration))
     records = tuple(

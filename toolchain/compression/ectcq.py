@@ -53,7 +53,7 @@ class Ectcq:
 
     def __post_init__(self) -> None:
         if (self.bits is None) == (self.snr is None):
-            raise AsrDeployError("The codec ectcq requires either bits (per weight) or snr (in dB), not both.")
+            raise AsrDeployError("The codec ectcq requires either bits (per weight) or snr (in dB). Give exactly one of them.")
         wanted = LEAST_BITS <= self.bits <= MAX_BITS if self.bits is not None else 0 < (self.snr or 0) <= MAX_SNR
         if not wanted or self.states not in POLYNOMIALS:
             raise AsrDeployError(

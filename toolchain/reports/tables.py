@@ -166,10 +166,11 @@ def artifact(made: Artifact, case: TestCase, seconds: float) -> Table:
         "format, scheme": f"{manifest.format}, {manifest.scheme}",
         "parameters": f"{manifest.parameters:,}",
         "anchor size": _megabit(case.anchor.size_bits),
-        "artifact size": f"{made.size_bytes / 1e6:,.2f} MB, cSize {made.size_bytes * 8 / case.anchor.size_bits:.4f}",
+        "artifact size": f"{made.size_bytes / 1e6:,.2f} MB",
+        "transmitted": f"{_megabit(made.transmitted_bits)}, cSize {made.transmitted_bits / case.anchor.size_bits:.4f}",
         "export time": f"{seconds:.1f} s",
     }
-    rows |= {f"quantised: {what}": str(count) for what, count in manifest.quantised.items()}
+    rows |= {what: str(count) for what, count in manifest.quantised.items()}
     if manifest.planned_bytes is not None and manifest.maximum_samples is not None:
         longest = manifest.maximum_samples / manifest.sample_rate
         rows["planned memory"] = f"{manifest.planned_bytes / 1e6:,.1f} MB for {longest:g} s of audio"
@@ -194,7 +195,10 @@ def evaluation(result: Evaluation) -> Table:
         "configuration": result.configuration,
         "data": f"{result.data} {result.split}, {result.utterances} utterances, {result.words} words",
         "WER": f"{result.wer:.2%} (95 % interval {low:.2%} .. {high:.2%})",
-        "errors": f"{result.substitutions} substitutions, {result.deletions} deletions, {result.insertions} insertions",
+        "errors": ", ".join(
+            f"{number} {what}{'s' * (number != 1)}"
+            for number, what in ((result.substitutions, "substitution"), (result.deletions, "deletion"), (result.insertions, "insertion"))
+        ),
         **_normalised(result),
         "size": _megabit(result.size_bits) + (f", cSize {result.c_size:.4f}" if result.c_size is not None else ""),
         "audio": f"{result.audio_seconds:.1f} s",

@@ -51,9 +51,11 @@ def benchmark(
     if rounds is not None and rounds < 1:
         raise AsrDeployError(f"--rounds {rounds} measures nothing. Use 1 or more.")
     if not seconds or not all(0 < length <= LONGEST_SECONDS for length in seconds):
-        raise AsrDeployError(f"--seconds {','.join(f'{each:g}' for each in seconds)}: give lengths above 0 and up to {LONGEST_SECONDS} seconds.")
-    given = [artifacts] if isinstance(artifacts, Artifact | str | Path) else list(artifacts)
-    opened = [each if isinstance(each, Artifact) else open_artifact(Path(each)) for each in given]
+        raise AsrDeployError(
+            f"--seconds {','.join(f'{each:g}' for each in seconds)}: give lengths above 0 and up to {LONGEST_SECONDS} seconds."
+        )
+    several = [artifacts] if isinstance(artifacts, Artifact | str | Path) else list(artifacts)
+    opened = [each if isinstance(each, Artifact) else open_artifact(Path(each)) for each in several]
     rates = {each.manifest.sample_rate for each in opened}
     if len(rates) > 1:
         raise AsrDeployError("These artifacts have different sample rates. Measure them one at a time.")

@@ -302,7 +302,7 @@ class Sweep:
                 call=self.workers.call,
             )
         progress = self.watcher.configuration(name, f"transcribing {data.split}", len(data.utterances))
-        model = decompress(bitstream, decoder=self.decoder, custom=self.anchor)
+        model = decompress(bitstream, decoder=self.decoder, model=self.anchor)
         transcriber = model_transcriber(model, name, threads=self.threads)
         if data is self.dev:  # the search may use calibration data, because it reports no WER
             transcriber = replace(transcriber, tuned_on=frozenset())

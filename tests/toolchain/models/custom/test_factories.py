@@ -311,7 +311,7 @@ def test_bitstreams_of_a_factorys_model_bring_no_code(module: str, tmp_path: Pat
         decompress(tmp_path / "own.asrb")
     assert module not in sys.modules
     (tmp_path / "away").rename(tmp_path / f"{module}.py")
-    rebuilt = decompress(tmp_path / "own.asrb", custom=load_model(f"{module}:make"))
+    rebuilt = decompress(tmp_path / "own.asrb", model=load_model(f"{module}:make"))
     assert rebuilt.case == model.case and rebuilt.weights == model.weights and rebuilt.minimum_samples == 400
     assert rebuilt.state().keys() == model.state().keys()
     far = max(float((rebuilt.state()[name] - each).abs().max()) for name, each in model.state().items())
