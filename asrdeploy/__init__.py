@@ -140,7 +140,14 @@ def __getattr__(name: str) -> Any:
         value: Any = version("asrdeploy")
     elif name in _NAMES:
         module, attribute = _NAMES[name]
-        value = getattr(import_module(module), attribute)
+        try:
+            value = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            from device_runner.errors import AsrDeployError
+            from toolchain.extras import lacking
+
+            sentence = lacking(error)  # of an extra that is not installed; anything else is a defect
+            raise error if sentence is None else AsrDeployError(sentence) from error
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -1,7 +1,6 @@
 """Artifacts of the bundled model, exported once for all tests; bundled speech; the command line."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,17 +50,13 @@ def tiny() -> AnchorModel:
 
 @pytest.fixture(scope="session")
 def exported_once(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
-    """The bundled model as an artifact, ``exported_once(format, scheme, max_seconds=…)``: made once, see ``tests.exports``.
-
-    Every process of a run has a copy, so that a test that damages it spoils no other process and no later run.
-    """
+    """The bundled model as an artifact, ``exported_once(format, scheme, max_seconds=…)``: made once, see ``tests.exports``."""
     copies = tmp_path_factory.mktemp("exported")
 
     def export(format_name: str, scheme: str, **options: float) -> Artifact:
         name = "-".join(["DIGITS_ASR_TINY", format_name, scheme, *(f"{value:g}" for value in options.values())])
         if not (copies / name).is_dir():
-            made = kept(name, options, lambda folder: export_model(tiny, folder, format=format_name, quant=scheme, **options))
-            shutil.copytree(made, copies / name)
+            kept(name, options, lambda folder: export_model(tiny, folder, format=format_name, quant=scheme, **options), copies / name)
         return open_artifact(copies / name)
 
     return export

@@ -14,6 +14,7 @@ from device_runner.facts import machine_facts, package_versions
 from tests.helpers import REPOSITORY
 
 FOLDER_VARIABLE = "ASRDEPLOY_TEST_CACHE"
+VERSIONS = 3  # of an export that are kept: several checkouts may take turns
 # What an export depends on: the code that makes and checks it, the bundled model and the bundled dev-clean.
 SOURCES = (
     *("exporters/**/*.py", "device_runner/*.py", "device_runner/bitstream/network.py", "toolchain/models/**/*.py", "toolchain/data/*.py"),
@@ -47,20 +48,27 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-def kept(name: str, options: object, make: Callable[[Path], None]) -> Path:
-    """Return a folder that ``make`` filled, in this run or an earlier one; its content must not be changed.
+def kept(name: str, options: object, make: Callable[[Path], object], copy: Path) -> Path:
+    """Copy a folder that ``make`` filled, in this run or an earlier one, to ``copy``.
+
+    It is a copy, so that a test that damages it spoils no other process and no later run.
 
     Args:
-        name: Name of the export. Only its latest version is kept.
+        name: Name of the export. Its latest versions are kept.
         options: What ``make`` depends on besides the sources.
         make: Called with a folder that does not exist yet.
+        copy: Folder that does not exist yet.
     """
     root = cache_folder()
     with _locked(root, name):
         folder = root / name / content_key(options)
         if not (folder / "done").is_file():
-            shutil.rmtree(root / name, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             make(folder / "made")
             (folder / "done").touch()
-        return folder / "made"
+        os.utime(folder)
+        for old in sorted(folder.parent.iterdir(), key=lambda each: -each.stat().st_mtime)[VERSIONS:]:
+            shutil.rmtree(old)
+        shutil.copytree(folder / "made", copy)
+    return copy

@@ -67,11 +67,14 @@ def test_a_full_size_anchor_exports_to_int8_and_is_timed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("format_name", "scheme", "limit"), [("onnx", "int4+conv8", 0.17), ("executorch", "int8-full", 0.27)])
-def test_sizes_of_base_against_fp32(format_name: str, scheme: str, limit: float) -> None:
+def test_sizes_of_base_against_fp32(format_name: str, scheme: str, limit: float, tmp_path: Path) -> None:
     arguments = ("--model", "WAV2VEC2_ASR_BASE_960H", "--weights", "random", "--format", format_name, "--quant", scheme)
     # ExecuTorch's lowering of BASE is the longest step of all tests: it is kept as long as its content stays the same.
     artifact = kept(
-        f"BASE-{format_name}-{scheme}", arguments, lambda folder: run("export", *arguments, "-o", str(folder), memory=12 * GIBIBYTE)
+        f"BASE-{format_name}-{scheme}",
+        arguments,
+        lambda folder: run("export", *arguments, "-o", str(folder), memory=12 * GIBIBYTE),
+        tmp_path / "artifact",
     )
     manifest = json.loads((artifact / "manifest.json").read_text())
     assert manifest["files"][0]["bytes"] / (4 * manifest["parameters"]) < limit

@@ -15,31 +15,37 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return []
 
 
-def make(made: list[Path], options: object = "x") -> Path:
+def make(made: list[Path], copy: Path, options: object = "x") -> Path:
     def fill(folder: Path) -> None:
         folder.mkdir()
+        (folder / "file").write_text(str(options))
         made.append(folder)
 
-    return exports.kept("name", options, fill)
+    return exports.kept("name", options, fill, copy)
 
 
-def test_the_same_export_is_made_once(made: list[Path]) -> None:
-    assert make(made) == make(made) and len(made) == 1
+def test_the_same_export_is_made_once_and_copied(made: list[Path], tmp_path: Path) -> None:
+    first = make(made, tmp_path / "a")
+    (first / "file").write_text("damaged")
+    assert (make(made, tmp_path / "b") / "file").read_text() == "x" and len(made) == 1
 
 
-def test_another_one_takes_its_place(made: list[Path]) -> None:
-    first, second = make(made, "x"), make(made, "y")
-    assert len(made) == 2 and first != second and not first.exists() and second.is_dir()
+def test_the_latest_versions_are_kept(made: list[Path], tmp_path: Path) -> None:
+    for number in range(exports.VERSIONS + 1):
+        make(made, tmp_path / str(number), number)
+    assert [each.is_dir() for each in made] == [False, *[True] * exports.VERSIONS]
+    make(made, tmp_path / "again", 1)
+    assert len(made) == exports.VERSIONS + 1
 
 
-def test_what_was_not_finished_is_made_again(made: list[Path]) -> None:
+def test_what_was_not_finished_is_made_again(made: list[Path], tmp_path: Path) -> None:
     def fails(folder: Path) -> None:
         folder.mkdir()
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
-        exports.kept("name", "x", fails)
-    assert make(made).is_dir() and len(made) == 1
+        exports.kept("name", "x", fails, tmp_path / "a")
+    assert make(made, tmp_path / "a").is_dir() and len(made) == 1
 
 
 def test_a_changed_source_makes_another_key(tmp_path: Path) -> None:

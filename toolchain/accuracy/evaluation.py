@@ -34,7 +34,7 @@ logger = logging.getLogger("asrdeploy")
 
 
 def evaluate(
-    model: "Transcriber | AnchorModel | Artifact | str | Path",
+    model: "Transcriber | AnchorModel | Artifact | str | int | Path",
     data: DataSet | str,
     folder: str | Path,
     *,

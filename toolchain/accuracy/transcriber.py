@@ -107,13 +107,15 @@ class Transcriber:
             raise AsrDeployError(
                 f"The waveform has shape {samples.shape} and type {samples.dtype}. Give one channel of float32 samples in -1 to 1."
             )
-        samples = samples.astype(np.float32, copy=False)
+        if not samples.size:
+            raise AsrDeployError("The waveform has no samples.")
+        samples = np.array(samples, dtype=np.float32, order="C")  # a copy: runtimes take neither strides nor read-only memory
         if not np.isfinite(samples).all():
             raise AsrDeployError("The waveform contains NaN or infinite samples.")
         if sample_rate is not None and sample_rate != self.sample_rate:
-            if sample_rate < 1:
-                raise AsrDeployError(f"The sample rate {sample_rate} is not valid. Give a sample rate in hertz.")
-            samples = resample(samples, sample_rate, self.sample_rate)
+            if not isinstance(sample_rate, int | np.integer) or sample_rate < 1:
+                raise AsrDeployError(f"The sample rate {sample_rate!r} is not valid. Give a whole number of hertz.")
+            samples = resample(samples, int(sample_rate), self.sample_rate)
         return self.running.logits(samples)
 
     def with_threads(self, threads: int) -> "Transcriber":
@@ -128,7 +130,7 @@ class Transcriber:
 
 
 def open_transcriber(
-    name: str | Path, *, weights: str | None = None, seed: int = 0, threads: int = 1, torch_device: str = "cpu", half: bool = False
+    name: str | int | Path, *, weights: str | None = None, seed: int = 0, threads: int = 1, torch_device: str = "cpu", half: bool = False
 ) -> Transcriber:
     """Load an artifact, or a model as the PyTorch reference.
 
@@ -167,14 +169,16 @@ def open_transcriber(
     return model_transcriber(load_model(name, weights, seed), threads=threads, torch_device=torch_device, half=half)
 
 
-def as_transcriber(model: "Transcriber | AnchorModel | Artifact | str | Path") -> Transcriber:
+def as_transcriber(model: "Transcriber | AnchorModel | Artifact | str | int | Path") -> Transcriber:
     """Return a transcriber for a transcriber, a model, an artifact, or the name of one; see ``open_transcriber``."""
     if isinstance(model, Transcriber):
         return model
-    if isinstance(model, str | Path):
+    if isinstance(model, str | int | Path):
         return open_transcriber(model)
     if isinstance(model, Artifact):
         return artifact_transcriber(model, open_engine(model))
+    if not hasattr(model, "received"):  # the type of models imports torch
+        raise AsrDeployError(f"{type(model).__name__} cannot be transcribed with. Give a transcriber, a model, an artifact, or a name.")
     return model_transcriber(model)
 
 

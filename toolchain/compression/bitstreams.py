@@ -166,7 +166,14 @@ def model_of(header: Header, state: Mapping[str, Tensor], name: str, custom: Anc
         raise AsrDeployError(
             f"{name} holds weights of {case.network.factory}, and bitstreams contain no code. If you trust it, add --model."
         )
+    _check_same(custom, case, name)
     return custom.with_state(state, header.weights, trained=header.trained, tuned_on=header.tuned_on)
+
+
+def _check_same(model: AnchorModel, case: TestCase, name: str) -> None:
+    """Raise AsrDeployError if a model is not the one that a bitstream was made from: its labels or sample rate may differ."""
+    if model.case != case:
+        raise AsrDeployError(f"{name} belongs to {case.name}, but the model given with --model is different, or has changed since.")
 
 
 def case_of_header(header: Header, name: str) -> TestCase:
@@ -202,8 +209,8 @@ def base_for(header: Header, name: str, base: str | None, custom: AnchorModel | 
     if base is None and custom is None:
         return None
     case = case_of_header(header, name)  # never calls a factory that only the file names
-    if custom is not None and custom.case != case:
-        raise AsrDeployError(f"{name} belongs to {case.name}, but the model given with --model is different, or has changed since.")
+    if custom is not None:
+        _check_same(custom, case, name)
     if base is None:
         return None
     if case.network is None:

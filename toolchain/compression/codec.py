@@ -120,6 +120,7 @@ def make_codec(name: str, **parameters: Any) -> Codec:
 
 
 def _converted(codec_name: str, key: str, value: Any, kind: str) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value  # a header keeps plain numbers
     whole = kind.startswith("<class 'int") or kind.split(" ")[0] == "int"
     if "str" in kind or not (isinstance(value, str) or (whole and isinstance(value, float))):
         return value

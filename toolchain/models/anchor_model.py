@@ -69,7 +69,7 @@ class AnchorModel:
         """Pickle a factory's model without its classes, because the receiving process has not imported their module yet."""
         if self.made_by is None:
             return super().__reduce_ex__(protocol)
-        return _made_again, (self.made_by, self.case, self.state(), self.weights, self.trained, self.tuned_on)
+        return _made_again, (self.made_by, self.case, self.state(), self.weights, self.trained, self.tuned_on, self.received)
 
     def state(self) -> dict[str, Tensor]:
         """Return the weights by name, as codecs take them."""
@@ -114,9 +114,15 @@ def model_with(case: TestCase, state: Mapping[str, Tensor], weights: str, *, tra
 
 
 def _made_again(
-    made_by: Callable[[TestCase], AnchorModel], case: TestCase, state: State, weights: str, trained: bool, tuned_on: tuple[str, ...]
+    made_by: Callable[[TestCase], AnchorModel],
+    case: TestCase,
+    state: State,
+    weights: str,
+    trained: bool,
+    tuned_on: tuple[str, ...],
+    received: Received | None,
 ) -> AnchorModel:
-    return made_by(case).with_state(state, weights, trained=trained, tuned_on=tuned_on)
+    return replace(made_by(case).with_state(state, weights, trained=trained, tuned_on=tuned_on), received=received)
 
 
 def with_random_weights(case: TestCase, seed: int) -> AnchorModel:

@@ -23,7 +23,7 @@ WEIGHTS_SHA256 = {"WAV2VEC2_ASR_BASE_960H": "488fd4f16de84438ffc945334278c1b9fb9
 UNUSED_ROWS = (1, 2, 3)
 
 
-def load_model(name: str, weights: str | None = None, seed: int = 0) -> AnchorModel:
+def load_model(name: str | int | Path, weights: str | None = None, seed: int = 0) -> AnchorModel:
     """Load a model: an anchor of the scenario, or a custom model.
 
     Example:
@@ -42,6 +42,7 @@ def load_model(name: str, weights: str | None = None, seed: int = 0) -> AnchorMo
     Raises:
         AsrDeployError: If the name is unknown, or the weights cannot be downloaded or read, or do not fit.
     """
+    name = str(name)
     if names_custom_model(name):
         from toolchain.models.custom.loading import load_custom
 

@@ -13,7 +13,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from device_runner.errors import AsrDeployError
 from device_runner.files import atomic_path
 from toolchain.accuracy.comparison import Differing, RunComparison, alignment
 from toolchain.accuracy.scoring import Score, ScoredRun
@@ -148,13 +147,9 @@ def plot(found: RunComparison, drawn: npt.NDArray[np.float64], path: Path) -> No
 
 
 def _figure(path: Path) -> "Figure":
-    from matplotlib.figure import Figure  # without pyplot there is no window and no global state; Agg writes PNG files
+    from toolchain.reports.plots import new_figure  # matplotlib: only for a plot
 
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in known:
-        raise AsrDeployError(f"Cannot write a plot to {path}. Use a suffix such as .png; supported are {', '.join(sorted(known))}.")
-    return figure
+    return new_figure(path, (8, 4.6))
 
 
 def _labels(found: RunComparison) -> list[str]:

@@ -5,22 +5,31 @@ from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # writes files and works without a display
-
-from matplotlib import pyplot as plt  # after the backend is selected
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure  # without pyplot there is no window and no global state
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
+from device_runner.errors import AsrDeployError
 from device_runner.files import atomic_path
 from toolchain.delivery.measurements import Delivery, break_even
 from toolchain.scenario.points import Curve, pareto
 
 MARKERS = "os^vDP*X"
 MOST_NAMED = 20  # the names of more points would overlap
+
+
+def new_figure(path: Path, inches: tuple[float, float]) -> Figure:
+    """Return an empty figure for a file.
+
+    Raises:
+        AsrDeployError: If matplotlib does not support the suffix of ``path``.
+    """
+    figure = Figure(figsize=inches, layout="constrained")
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise AsrDeployError(f"Cannot write a plot to {path}. Use a suffix such as .png; supported are {', '.join(sorted(known))}.")
+    return figure
 
 
 def plot_curve(curve: Curve, path: str | Path) -> None:
@@ -35,9 +44,12 @@ def plot_curve(curve: Curve, path: str | Path) -> None:
         path: File to write. Its suffix selects the format, such as ``.png`` or ``.svg``.
 
     Raises:
-        AsrDeployError: If the file cannot be written.
+        AsrDeployError: If the curve has no points, or the suffix is not supported.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    figure = new_figure(Path(path), (8.5, 5.2))
+    if not curve.points:
+        raise AsrDeployError("The curve has no points to plot.")
+    axes = figure.subplots()
     top = curve.anchor_wer + curve.wer_range
     axes.axhspan(curve.anchor_wer, top, color="tab:green", alpha=0.08, label=f"WER range: anchor + {100 * curve.wer_range:.0f} points")
     axes.axhline(curve.anchor_wer, color="tab:green", linestyle="--", linewidth=1.2, label=f"anchor, fp32: {curve.anchor_wer:.2%}")
@@ -77,7 +89,6 @@ def plot_curve(curve: Curve, path: str | Path) -> None:
     _legend_below(figure, axes)
     with atomic_path(Path(path)) as temporary:
         figure.savefig(temporary, dpi=130)
-    plt.close(figure)
 
 
 def plot_delivery(delivery: Delivery, path: Path) -> None:
@@ -87,7 +98,8 @@ def plot_delivery(delivery: Delivery, path: Path) -> None:
         delivery: Measured delivery; markers are measured times, lines are computed.
         path: File to write; its suffix selects the format.
     """
-    figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    figure = new_figure(Path(path), (8.5, 5.2))
+    axes = figure.subplots()
     measured = [each.bits_per_second or np.inf for each in delivery.bitstreams[0].receptions]
     rates = np.geomspace(min(measured) / 3, 30 * max(measured), 400)
     for number, each in enumerate(delivery.bitstreams):
@@ -109,7 +121,6 @@ def plot_delivery(delivery: Delivery, path: Path) -> None:
     _legend_below(figure, axes)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
-    plt.close(figure)
 
 
 def _logarithmic(axes: Axes, low: float, high: float) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.devices import Device
+from device_runner.engines import PROVIDERS, check_threads
 from device_runner.errors import AsrDeployError
 from device_runner.latency import QUICK, STANDARD, STRICT, LatencyResult, measure
 from device_runner.suggestions import nearest
@@ -16,7 +17,7 @@ LONGEST_SECONDS = 60
 
 def benchmark(
     artifacts: Artifact | str | Path | Sequence[Artifact | str | Path],
-    seconds: Sequence[float] = (2, 5, 10, 15),
+    seconds: float | Sequence[float] = (2, 5, 10, 15),
     *,
     protocol: str = "standard",
     rounds: int | None = None,
@@ -46,19 +47,24 @@ def benchmark(
     Raises:
         AsrDeployError: An unknown protocol, lengths or rounds out of range, artifacts of different sample rates, or a device that failed.
     """
+    lengths = [float(seconds)] if isinstance(seconds, int | float) else [float(each) for each in seconds]
     if protocol not in PROTOCOLS:
         raise nearest(protocol, PROTOCOLS, "protocol")
+    check_threads(threads)
     if rounds is not None and rounds < 1:
         raise AsrDeployError(f"--rounds {rounds} measures nothing. Use 1 or more.")
-    if not seconds or not all(0 < length <= LONGEST_SECONDS for length in seconds):
-        raise AsrDeployError(
-            f"--seconds {','.join(f'{each:g}' for each in seconds)}: give lengths above 0 and up to {LONGEST_SECONDS} seconds."
-        )
+    if not lengths or not all(0 < length <= LONGEST_SECONDS for length in lengths):
+        given = ",".join(f"{each:g}" for each in lengths)
+        raise AsrDeployError(f"--seconds {given}: give lengths above 0 and up to {LONGEST_SECONDS} seconds.")
     several = [artifacts] if isinstance(artifacts, Artifact | str | Path) else list(artifacts)
     opened = [each if isinstance(each, Artifact) else open_artifact(Path(each)) for each in several]
+    if not opened:
+        raise AsrDeployError("There is no artifact to measure. Give at least one.")
     rates = {each.manifest.sample_rate for each in opened}
     if len(rates) > 1:
         raise AsrDeployError("These artifacts have different sample rates. Measure them one at a time.")
     conditions = PROTOCOLS[protocol] if rounds is None else PROTOCOLS[protocol].model_copy(update={"rounds": rounds})
-    waveforms = bundled_speech(list(seconds), rates.pop())
+    if provider not in PROVIDERS:
+        raise nearest(provider, PROVIDERS, "provider")
+    waveforms = bundled_speech(lengths, rates.pop())
     return measure(opened, waveforms, device=device, threads=threads, provider=provider, conditions=conditions, progress=progress)

@@ -122,7 +122,7 @@ def make_curve(case: TestCase, anchor: Evaluation, folder: Path, points: Sequenc
 
 
 def curve_of_evaluations(
-    model: "TestCase | AnchorModel", anchor: str | Path, folders: Sequence[str | Path], *, method: str = "method"
+    model: "TestCase | AnchorModel", anchor: str | Path, folders: str | Path | Sequence[str | Path], *, method: str = "method"
 ) -> Curve:
     """Make a curve from finished evaluations.
 
@@ -142,7 +142,7 @@ def curve_of_evaluations(
     case = model if isinstance(model, TestCase) else model.case
     reference, _ = read_evaluation(Path(anchor))
     points = []
-    for folder in map(Path, folders):
+    for folder in map(Path, [folders] if isinstance(folders, str | Path) else folders):
         result, _ = read_evaluation(folder)
         for what in ("model", "data", "split", "utterances"):
             if getattr(result, what) != getattr(reference, what):

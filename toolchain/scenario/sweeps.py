@@ -12,6 +12,7 @@ from toolchain.scenario.points import Curve
 from toolchain.scenario.sweep import BISECTIONS, FINALISTS, Smallest, Sweep, run_all
 from toolchain.scenario.sweep_file import SweepFile, describe, moved
 
+DEFAULT_MODEL = "DIGITS_ASR_TINY"
 Draw = Callable[[Curve, Path], None]
 
 
@@ -23,10 +24,16 @@ def sweep(
     methods: str | Sequence[str] | SweepFile,
     folder: str | Path,
     *,
+    model: str = DEFAULT_MODEL,
+    parameters: Mapping[str, Any] | None = None,
+    calibrated: bool = False,
+    data: str = "digits",
+    limit: int | None = None,
+    weights: str | None = None,
+    threads: int = 1,
     workers: Workers | None = None,
     watcher: Watcher | None = None,
     draw: Draw = draw_nothing,
-    **options: Any,
 ) -> Curve:
     """Search the rates of codecs until at least five points of each lie in the test case's WER range.
 
@@ -39,15 +46,34 @@ def sweep(
     Args:
         methods: A codec's name, several names, or the description of a sweep file (``read_sweep_file``).
         folder: Output folder. It gets ``points.csv``, ``points.json`` and the folder ``points``.
+        model: Test case or custom model. A sweep file has this and the following six itself.
+        parameters: Fixed parameters of the codecs. The rate is searched.
+        calibrated: Whether to calibrate the codecs on dev-clean.
+        data: ``digits``, ``librispeech``, or a folder with dev-clean and test-clean.
+        limit: Number of utterances of each split; None for all.
+        weights: Weights of the model; see ``load_model``.
+        threads: Number of threads of every worker.
         workers: Where to transcribe and compress (default: one worker on this machine).
         watcher: Told which configuration is being compressed or transcribed.
         draw: Called with the curve and a path after every point, for example ``asrdeploy.plot_curve``.
-        **options: With names of codecs: see ``describe_sweeps``.
 
     Raises:
         AsrDeployError: An unknown codec or option, a folder that holds something else, or a step that failed.
     """
-    described = methods if isinstance(methods, SweepFile) else describe_sweeps(methods, **options)
+    described = (
+        methods
+        if isinstance(methods, SweepFile)
+        else describe_sweeps(
+            methods,
+            model=model,
+            parameters=parameters,
+            calibrated=calibrated,
+            data=data,
+            limit=limit,
+            weights=weights,
+            threads=threads,
+        )
+    )
     return run_all(prepare_sweeps(described, Path(folder), workers or LocalWorkers(), watcher or NoProgress(), draw))
 
 
@@ -71,7 +97,7 @@ def find_smallest(
 def describe_sweeps(
     codecs: str | Sequence[str],
     *,
-    model: str = "DIGITS_ASR_TINY",
+    model: str = DEFAULT_MODEL,
     parameters: Mapping[str, Any] | None = None,
     calibrated: bool = False,
     data: str = "digits",
