@@ -13,7 +13,7 @@ CURL := curl=curl
 FSDD ?=
 SETTING ?= quick
 
-.PHONY: help setup demo device-demo docs test lint mutants coverage bench bench-compare train clean
+.PHONY: help setup demo device-demo docs test test-fast lint mutants coverage bench bench-compare train clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -47,6 +47,11 @@ test: ## Run all checks and tests, including the full-size architectures
 	@$(MAKE) --no-print-directory lint
 	android/build
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+test-fast: ## Run the checks and the tests for daily work: no full-size models, browser or JVM
+	@scripts/setup $(ADB)
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not long' $(PYTEST)
 
 mutants: ## Run mutation tests of error counting, label selection and bitstream reading (see docs/tests.md)
 	@scripts/setup

@@ -20,9 +20,7 @@ BASELINE = "python -c pass"
 WAYS: dict[str, tuple[str, ...]] = {
     BASELINE: ("-c", "pass"),
     "python -c 'import device_runner.engines'": ("-c", "import device_runner.engines"),
-    **{
-        f"asrdeploy {command}": ("-m", "asrdeploy", command) for command in ("--help", "testcases", "schemes", "codecs", "devices")
-    },
+    **{f"asrdeploy {command}": ("-m", "asrdeploy", command) for command in ("--help", "testcases", "schemes", "codecs", "devices")},
     "asrdeploy evaluate --help": ("-m", "asrdeploy", "evaluate", "--help"),
 }
 

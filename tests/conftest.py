@@ -31,8 +31,29 @@ settings.register_profile("asrdeploy", deadline=None)
 settings.load_profile("asrdeploy")
 
 
+# What `make test-fast` leaves out: full-size models, the JVM, qemu, the browser, Ray, the runs of pages, and other long ways.
+LONG = (
+    *("android/", "asrdeploy/test_front_door.py::test_a_sweep", "asrdeploy/test_front_door.py::test_from_a_model", "exporters/executorch/"),
+    *("device_runner/phone/test_arm_bundle.py", "device_runner/phone/test_phone.py", "device_runner/phone/test_phone_commands.py"),
+    *("device_runner/test_devices.py", "device_runner/test_runners.py", "exporters/onnx/", "exporters/test_full_size.py"),
+    *("repository/test_benchmarks.py", "repository/test_custom_model_page.py", "repository/test_package.py", "repository/test_plugins.py"),
+    *("repository/test_docs.py::test_the_commands_of_a_page_run", "toolchain/accuracy/test_interruptions.py"),
+    *("toolchain/accuracy/test_ray_workers.py", "toolchain/cli/test_command_line.py", "toolchain/cli/test_ctrl_c.py"),
+    *(
+        "toolchain/compression/test_updates.py",
+        "toolchain/delivery/",
+        "toolchain/reports/test_page.py",
+        "toolchain/scenario/test_anchors_path.py",
+    ),
+    *("toolchain/training/", "toolchain/models/custom/test_hugging_face.py::test_three_commands"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: of two processes one begins with it, while the other one takes the rest file by file."""
+    """Mark the long tests, and put the longest file first: one of two processes begins with it, and the other takes the rest."""
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(LONG):
+            item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: item.path.name != "test_full_size.py")
 
 

@@ -1,8 +1,10 @@
 """The front door: `import asrdeploy` is quick and lazy, its names are typed and documented, and they do the whole way."""
 
+import copy
 import inspect
 import json
 import logging
+import pickle
 import re
 import subprocess
 import sys
@@ -74,7 +76,7 @@ def test_type_checkers_see_the_names_that_are_there() -> None:
 
 def test_a_script_is_type_checked(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("import asrdeploy\nwer: str = asrdeploy.evaluate('a', 'digits', 'b').wer\nasrdeploy.load(3)\n")
+    script.write_text("import asrdeploy\nwer: str = asrdeploy.evaluate('a', 'digits', 'b').wer\nasrdeploy.load([])\n")
     command = [sys.executable, "-m", "mypy", "--config-file", str(REPOSITORY / "pyproject.toml"), str(script)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert re.findall(r"script.py:(\d): error: .*\[(.*)\]", done.stdout) == [("2", "assignment"), ("3", "arg-type")], done.stdout
@@ -185,3 +187,68 @@ def test_warnings_are_logged_and_nothing_is_printed(
         asrdeploy.evaluate(transcriber, test_clean.limited(1), tmp_path / "out")
     assert [each.getMessage() for each in caplog.records if each.name == "asrdeploy"] == ["This CPU saturates."]
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "words"),
+    [
+        (np.zeros((16_000, 2), np.float32), 16_000, r"shape \(16000, 2\)"),
+        (np.zeros(16_000, np.int16), 16_000, "type int16"),
+        (np.full(16_000, np.nan, np.float32), 16_000, "NaN or infinite"),
+        (np.zeros(0, np.float32), 48_000, "no samples"),
+        ([[0.1, "a"]], 16_000, "type <U"),
+        (np.zeros(16_000, np.float32), 44_100.0, "whole number of hertz"),
+        (np.zeros(16_000, np.float32), 0, "whole number of hertz"),
+    ],
+)
+def test_what_is_no_waveform_is_refused_in_a_sentence(tiny_fp32: Artifact, waveform: object, rate: object, words: str) -> None:
+    with pytest.raises(asrdeploy.AsrDeployError, match=words):
+        asrdeploy.load(tiny_fp32.folder).transcribe(waveform, rate)  # type: ignore[arg-type]
+
+
+def test_a_waveform_may_be_a_view_of_another_type(tiny_fp32: Artifact, speech: tuple[Utterance, ...]) -> None:
+    waveform = read_audio(speech[0].path, 16_000)
+    for each in (waveform.astype(np.float64), np.repeat(waveform, 2)[::2], waveform[::-1][::-1], waveform.tolist()):
+        assert asrdeploy.load(tiny_fp32.folder).transcribe(each, 16_000) == speech[0].reference
+
+
+def test_copies_of_a_reconstruction_keep_their_bitstream(tiny: AnchorModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_model.py").write_text(
+        "import asrdeploy\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.conv = nn.Conv1d(1, 4, 400, 320)\n"
+        "    def forward(self, waveform):\n        return self.conv(waveform[:, None]).transpose(1, 2)\n"
+        "def make():\n    return asrdeploy.CtcModel(Net(), ['-', '|', 'A', 'B'], name='net')\n"
+        "def other():\n    return asrdeploy.CtcModel(Net(), ['-', '|', 'B', 'A'], name='net')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    model = asrdeploy.load_model("my_model:make")
+    asrdeploy.compress(model, "fp16", {}, "net.asrb")
+    received = asrdeploy.decompress("net.asrb", model=model)
+    assert received.received is not None
+    for copied in (copy.copy(received), copy.deepcopy(received), pickle.loads(pickle.dumps(received))):  # noqa: S301  # made here
+        assert copied.received == received.received
+    with pytest.raises(asrdeploy.AsrDeployError, match="is different, or has changed"):
+        asrdeploy.decompress("net.asrb", model=asrdeploy.load_model("my_model:other"))
+
+
+def test_parameters_may_be_numpys(tiny: AnchorModel, tmp_path: Path) -> None:
+    for name, parameters in (("a", {"bits": 4, "symmetric": False}), ("b", {"bits": np.int64(4), "symmetric": np.bool_(False)})):
+        asrdeploy.compress(tiny, "uniform", parameters, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_missing_extra_is_a_sentence() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; import asrdeploy\n"
+        "try:\n    asrdeploy.load_model\nexcept asrdeploy.AsrDeployError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "requires torch, which is not installed" in done.stdout, done.stderr
+
+
+def test_plots_leave_the_backend_alone(tmp_path: Path) -> None:
+    code = "import matplotlib; matplotlib.use('svg'); import asrdeploy; asrdeploy.plot_curve; print(matplotlib.get_backend())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "svg"

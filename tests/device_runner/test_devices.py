@@ -194,7 +194,7 @@ def test_parity_by_command(cli: Callable[..., Completed], tiny_int8: Artifact, t
     assert done.returncode == 0 and "16 of 16" in done.stdout
     found = json.loads((tmp_path / "parity.json").read_text())
     assert [each["relative"] for each in found] == [0, 0] and not any("seconds" in key for each in found for key in each)
-    assert "name at least one device" in complaint(cli("parity", tiny_int8.folder, "--devices", ","))
+    assert "There is no device to compare" in complaint(cli("parity", tiny_int8.folder, "--devices", ","))
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_a_receiver_without_the_package_says_what_it_lacks(with_plugins: Command
 
 
 def test_what_a_codec_of_a_package_refuses_is_one_sentence(with_plugins: Command) -> None:
-    assert "takes a step" in complaint(with_plugins("compress", "--codec", "log", "--set", "step=0", "-o", "log.asrb"))
+    assert "requires a step" in complaint(with_plugins("compress", "--codec", "log", "--set", "step=0", "-o", "log.asrb"))
     assert "parameter of log “stp”" in complaint(with_plugins("compress", "--codec", "log", "--set", "stp=3", "-o", "log.asrb"))
 
 

@@ -281,8 +281,8 @@ def test_the_table_of_a_curve_fits_80_columns(anchor_bits: int) -> None:
 )
 def test_a_legend_covers_no_points(smallest: int, ticks: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Figure] = []
-    close = plots.plt.close
-    monkeypatch.setattr(plots.plt, "close", kept.append)
+    new = plots.new_figure
+    monkeypatch.setattr(plots, "new_figure", lambda *given: kept.append(new(*given)) or kept[-1])
     names = ["a", "external, python $encode --qp {rate} " + 8 * "--and-more ", *"cdefgh"]
     points = [point(name, smallest + 40 * n, 0.03 + 0.002 * n) for n, name in enumerate(names)]
     drawn = curve(*(each.model_copy(update={"configuration": f"${each.size_bits}"}) for each in points))
@@ -297,7 +297,6 @@ def test_a_legend_covers_no_points(smallest: int, ticks: list[float], tmp_path: 
     low, high = axes.get_xlim()
     shown = [each.get_text() for each in axes.get_xticklabels() if low <= each.get_position()[0] <= high]
     assert {f"{each:g}" for each in ticks} <= set(shown)
-    close(figure)
 
 
 # Reports

@@ -352,7 +352,7 @@ def test_a_described_model_on_a_device_and_in_a_test_job(described: Path, tmp_pa
     assert result.model == "mine" and result.c_size == pytest.approx(transcriber.transmitted_bits / (32 * 1_524_892))
     by_artifact = job.model_copy(update={"export": None, "artifact": transcriber.artifact.folder})
     said = run_test_job(by_artifact, local_device(), tmp_path / "again").problem
-    assert said is not None and "give export instead of artifact" in said
+    assert said is not None and "Use export instead of artifact" in said
 
 
 def test_the_jvm_core_takes_labels_that_print_nothing(described: Path, tmp_path: Path, speech: tuple[Utterance, ...]) -> None:
