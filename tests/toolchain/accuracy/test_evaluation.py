@@ -33,22 +33,6 @@ def heard(folder: Path) -> Heard:
 
 
 @pytest.fixture(scope="module")
-def transcriber(tiny_int8: Artifact) -> Transcriber:
-    return open_transcriber(str(tiny_int8.folder))
-
-
-@pytest.fixture(scope="module")
-def data(test_clean: DataSet) -> DataSet:
-    return test_clean.limited(6)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(transcriber: Transcriber, data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
-    folder = tmp_path_factory.mktemp("uninterrupted") / "results"
-    return evaluate(transcriber, data, folder), folder
-
-
-@pytest.fixture(scope="module")
 def whole(test_clean: DataSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     """The PyTorch engine on the whole bundled test-clean."""
     folder = tmp_path_factory.mktemp("whole") / "results"
