@@ -180,7 +180,7 @@ def report(
 ) -> None:
     """Compare methods: plot their curves and compute the bits saved at equal WER.
 
-    Example: asrdeploy report results/ectcq results/uniform
+    Example: asrdeploy report results/uniform
     """
     from toolchain.reports import tables
     from toolchain.reports.page import write_report

@@ -175,17 +175,17 @@ def _reception(url: str, size: int, digest: str, rate: float, folder: Path, mode
     except (OSError, ValidationError):
         pass
     limit = LIMIT_SECONDS + 2 * 8 * size / rate
-    command = [sys.executable, "-m", "toolchain.delivery.reception", url, repr(rate)]
+    # -P: a module of the user's folder must not stand in for one of ours; that folder comes last, for a factory's module.
+    command = [sys.executable, "-P", "-m", "toolchain.delivery.reception", url, repr(rate)]
     surroundings = os.environ | {"no_proxy": "127.0.0.1"}  # a proxy would distort the measurement or not reach this machine
-    place = ROOT  # `-m` searches the current folder first, so a checkout works without installation
-    if model is not None:  # its files and a factory's module are relative to the current folder
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    if model is not None:
         command.append(model)
-        surroundings["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
-        place = Path.cwd()
+        paths.append(str(Path.cwd()))
+    surroundings["PYTHONPATH"] = os.pathsep.join(paths)
     try:
         done = subprocess.run(
             command,
-            cwd=place,
             env=surroundings,
             capture_output=True,
             text=True,

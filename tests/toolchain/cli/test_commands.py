@@ -81,7 +81,8 @@ def test_an_interrupted_evaluation_says_how_it_goes_on(tmp_path: Path) -> None:
     ) as process:
         try:
             limit = time.monotonic() + 60
-            while not (tmp_path / "results" / TRANSCRIPTS).exists() and time.monotonic() < limit:
+            lines = tmp_path / "results" / TRANSCRIPTS
+            while not (lines.exists() and lines.stat().st_size) and time.monotonic() < limit:  # the file is there before its first line
                 time.sleep(0.005)
             process.send_signal(signal.SIGINT)
             _, shown = process.communicate(timeout=60)

@@ -336,8 +336,10 @@ def test_another_factory_than_the_bitstreams_is_refused(module: str, cli: Callab
     assert "Leave --weights out" in complaint(cli("export", "--model", name, "--weights", "random"))
 
 
-def test_a_delivery_takes_the_factory_along(module: str, cli: Callable[..., Completed]) -> None:
+def test_a_delivery_takes_the_factory_along(module: str, cli: Callable[..., Completed], tmp_path: Path) -> None:
     name = f"{module}:make"
+    for ours in ("asrdeploy", "toolchain", "device_runner"):  # what lies beside the factory replaces nothing of ours
+        (tmp_path / f"{ours}.py").write_text("raise SystemExit('the wrong module')\n")
     assert cli("compress", "--model", name, "--codec", "fp16", "-o", "own.asrb").returncode == 0
     assert "a bitstream contains no code" in complaint(cli("deliver", "own.asrb", "--rates", "50", "-o", "out"), alone=False)
     done = cli("deliver", "own.asrb", "--rates", "50", "--model", name, "-o", "out")
