@@ -18,7 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_runner.bitstream.decoders import DECODERS, decode_bitstream, decode_records
-from device_runner.bitstream.format import CRC, PREFIX, BitstreamReader, Header, Record, in_memory, read_header, write_bitstream
+from device_runner.bitstream.format import (
+    CRC,
+    PREFIX,
+    BitstreamReader,
+    Header,
+    Record,
+    check_bitstream,
+    in_memory,
+    read_header,
+    write_bitstream,
+)
 from device_runner.errors import AsrDeployError
 from toolchain.compression.codec import encode
 
@@ -80,6 +90,16 @@ class Slow:
         part = self.stream.read(min(size, 7))
         self.given += len(part)
         return part
+
+
+def test_a_file_is_checked_to_its_last_byte(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.asrb", STREAMS["uniform"]
+    path.write_bytes(whole)
+    assert check_bitstream(str(path)) == read_header(path)
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    assert read_header(path).model == "M"
+    with pytest.raises(AsrDeployError, match="checksum"):
+        check_bitstream(path)
 
 
 @pytest.mark.parametrize("name", CODECS)
