@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_weight_norm
+from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from device_runner.bitstream.network import EPSILON
@@ -47,6 +48,9 @@ def fold_weight_norm(network: nn.Module) -> None:
         for module in network.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+                for key, wrapped in list(module._load_state_dict_pre_hooks.items()):
+                    if getattr(getattr(wrapped, "hook", None), "__module__", None) == weight_norm.__module__:
+                        del module._load_state_dict_pre_hooks[key]  # reads weights of the norm's older form; cannot be pickled
             for hook in list(module._forward_pre_hooks.values()):  # the older form of weight norm
                 if isinstance(hook, WeightNorm):
                     remove_weight_norm(module, hook.name)

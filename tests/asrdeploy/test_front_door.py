@@ -233,6 +233,12 @@ def test_copies_of_a_reconstruction_keep_their_bitstream(tiny: AnchorModel, tmp_
         asrdeploy.decompress("net.asrb", model=asrdeploy.load_model("my_model:other"))
 
 
+def test_a_model_can_be_sent_to_another_process(tiny: AnchorModel) -> None:
+    again = pickle.loads(pickle.dumps(tiny))  # noqa: S301  # made here
+    assert again.case == tiny.case and again.weights == tiny.weights
+    assert all(np.array_equal(each, tiny.state()[name]) for name, each in again.state().items())
+
+
 def test_parameters_may_be_numpys(tiny: AnchorModel, tmp_path: Path) -> None:
     for name, parameters in (("a", {"bits": 4, "symmetric": False}), ("b", {"bits": np.int64(4), "symmetric": np.bool_(False)})):
         asrdeploy.compress(tiny, "uniform", parameters, tmp_path / name)
