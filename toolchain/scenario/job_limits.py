@@ -206,7 +206,7 @@ def _artifact(job: JobEntry, folder: Path, say: Say) -> Artifact:
     check_choice(job.export.format, job.export.quant)
     say("exporting")
     model = load_model(str(job.export.model), job.export.weights)
-    return export_model(model, folder / "artifact", format=job.export.format, quant=job.export.quant)[0]
+    return export_model(model, folder / "artifact", format=job.export.format, quant=job.export.quant).artifact
 
 
 def _checks(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say: Say) -> list[Check]:

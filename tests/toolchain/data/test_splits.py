@@ -17,6 +17,7 @@ from device_runner.bitstream.format import BitstreamReader, Header, Record, in_m
 from device_runner.errors import AsrDeployError
 from tests.helpers import Completed, artifact_of, complaint, convolution
 from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.progress import NoProgress
 from toolchain.accuracy.transcriber import Transcriber, artifact_transcriber, model_transcriber
 from toolchain.compression.bitstreams import calibration_of, compress, decompress
 from toolchain.compression.calibration import Calibration
@@ -177,13 +178,6 @@ def test_a_measurement_that_was_kept_has_the_ids_too(tiny: AnchorModel, tmp_path
     assert calibration_speech(data, "dev-clean").ids == ("a", "b")
 
 
-class Quiet:
-    """Progress callbacks that print nothing."""
-
-    def configuration(self, name: str, step: str, utterances: int) -> Any:
-        return lambda *line: None
-
-
 def test_a_search_hears_what_its_codec_knows_and_the_result_does_not(
     tiny: AnchorModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +191,7 @@ def test_a_search_hears_what_its_codec_knows_and_the_result_does_not(
         return evaluate(transcriber, data, *arguments, **more)
 
     monkeypatch.setattr(sweep, "evaluate", noted)
-    searched = sweep.Sweep(tiny, "uniform", {}, str(tmp_path / "mine"), dev, test, tmp_path / "out", 1, Quiet())
+    searched = sweep.Sweep(tiny, "uniform", {}, str(tmp_path / "mine"), dev, test, tmp_path / "out", 1, NoProgress())
     for data in (dev, test):
         searched._evaluate(6.0, data)
     assert seen == [("dev-clean", frozenset()), ("test-clean", {"a", "b"})]

@@ -16,6 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_text
+from toolchain.accuracy.progress import NoProgress
 from toolchain.accuracy.scoring import TRANSCRIPTS
 from toolchain.data.datasets import DataSet, open_data
 from toolchain.models.anchor_model import AnchorModel
@@ -24,20 +25,13 @@ from toolchain.scenario.points import Curve, read_curve
 from toolchain.scenario.sweep import Sweep, run_all
 
 
-class Quiet:
-    """Progress callbacks that print nothing."""
-
-    def configuration(self, name: str, step: str, utterances: int) -> Any:
-        return lambda transcript, timing: None
-
-
 @pytest.fixture(scope="module")
 def swept(tiny: AnchorModel, test_clean: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two methods on some utterances of every voice. Tests must not change it."""
     folder, data = tmp_path_factory.mktemp("sweep"), replace(test_clean, utterances=test_clean.utterances[::8])
     methods = (("uniform", (2.0, 3.0, 5.0)), ("palette", (4.0, 12.0)))
     dev = open_data("digits", "dev-clean")
-    run_all([Sweep(tiny, codec, {}, None, dev, data, folder, 1, Quiet(), values=values) for codec, values in methods])
+    run_all([Sweep(tiny, codec, {}, None, dev, data, folder, 1, NoProgress(), values=values) for codec, values in methods])
     return folder
 
 
