@@ -1,0 +1,35 @@
+"""Upper case as the language asks, and one Unicode form (NFC), for references, hypotheses and labels."""
+
+import unicodedata
+from collections.abc import Iterable
+
+# Languages of Latin script in which i and ı are two letters with the capitals İ and I; see Unicode's SpecialCasing.txt.
+DOTLESS_LANGUAGES = frozenset({"tr", "az", "crh", "gag", "kaa", "tt"})
+TURKISH = "tr"
+_DOTLESS_CAPITALS = str.maketrans({"i": "İ", "ı": "I"})
+
+
+def language_of(labels: Iterable[str]) -> str | None:
+    """Return ``tr`` if a vocabulary has ı or İ, which decides how i and ı become capitals, otherwise None.
+
+    Args:
+        labels: Labels of a model, in either case.
+    """
+    return TURKISH if any("ı" in label or "İ" in label for label in labels) else None
+
+
+def upper(text: str, language: str | None = None) -> str:
+    """Return a text in upper case and in the Unicode form NFC.
+
+    Args:
+        text: A reference, a hypothesis or a label.
+        language: ISO 639 code. Turkish and its relatives have the pairs i/İ and ı/I, all other languages i/I. None: the language is not
+            known, so ı, of which only the language tells the capital, stays as it is.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if language is None:
+        return unicodedata.normalize("NFC", "ı".join(part.upper() for part in text.split("ı")))
+    if language in DOTLESS_LANGUAGES:
+        text = text.translate(_DOTLESS_CAPITALS)
+    # Elsewhere ı and İ occur in foreign names only.
+    return unicodedata.normalize("NFC", text.upper() if language in DOTLESS_LANGUAGES else text.upper().replace("İ", "I"))
