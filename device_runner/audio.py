@@ -1,20 +1,45 @@
 """Reading audio files as mono float32 samples at the sample rate that a model expects."""
 
+import hashlib
+import io
 import math
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from device_runner.audio_headers import mended
 from device_runner.errors import AsrDeployError
-
-# Data size in the header of a WAV that was written to a pipe, whose length was not known in advance.
-UNKNOWN_SIZE = 0xFFFF_FFFF
+from device_runner.files import file_bytes, shown
+from device_runner.not_audio import why_not_audio
+from device_runner.waveforms import check_samples, remark
 
 # The resampling kernel has about as many elements as the product of both reduced rates: 441 * 160 for 44.1 to 16 kHz. A rate
 # such as 44101 Hz, which usually comes from a damaged header, would take gigabytes.
 LARGEST_REDUCED_RATE = 4_000
+
+# An MP3 has at most 24 samples a byte: 24 kHz at 8 kbit/s.
+MP3_SAMPLES_PER_BYTE = 24
+
+
+@dataclass(frozen=True)
+class CheckedAudio:
+    """An audio file that can be transcribed.
+
+    Args:
+        seconds: Duration in seconds.
+        sha256: SHA-256 of the file's bytes, in hexadecimal.
+        remark: What is peculiar about the recording, to be put behind its name; None if nothing is. See ``waveforms.remark``.
+    """
+
+    seconds: float
+    sha256: str
+    remark: str | None
 
 
 def read_audio(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
@@ -22,6 +47,8 @@ def read_audio(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
 
     Files with another sample rate are resampled like in the scenario's script, by ``torchaudio.functional.resample`` with its
     defaults. torchaudio is required only for that.
+
+    Files of unknown length, which programs write to pipes, are read to their end.
 
     Args:
         path: Audio file.
@@ -31,57 +58,126 @@ def read_audio(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
         Samples ``[samples]`` as float32. Integer samples are scaled to -1..1; float samples stay unchanged.
 
     Raises:
-        AsrDeployError: If the file is missing, is not audio, is cut short, damaged or empty, has several channels or samples
-            that are not finite, or has another sample rate and cannot be resampled.
+        AsrDeployError: If the file is missing, is no file, must not be read, is not audio, is cut short, damaged or empty, has
+            several channels or samples that are not finite or absurdly large, or has another sample rate and cannot be resampled.
     """
-    if path.is_dir():
-        raise AsrDeployError(f"{path} is a folder; give an audio file.")
-    if not path.is_file():
-        raise AsrDeployError(f"There is no audio file {path}; check the path.")
-    samples, rate = _read_mono(path)
-    if len(samples) == 0:
-        raise AsrDeployError(f"{path} contains no samples; leave it out or record it again.")
-    if not np.isfinite(samples).all():
-        raise AsrDeployError(f"{path} contains samples that are not finite numbers (NaN or infinity); convert or record it again.")
-    return samples if rate == sample_rate else resample(samples, rate, sample_rate, str(path))
+    samples, rate = _decoded(file_bytes(path, "audio file"), path)
+    return samples if rate == sample_rate else resample(samples, rate, sample_rate, shown(path))
 
 
-def _read_mono(path: Path) -> tuple[npt.NDArray[np.float32], int]:
+def check_audio(path: Path, sample_rate: int, shortest: int = 1, longest: int | None = None) -> CheckedAudio:
+    """Read an audio file once and check that a model can transcribe it, without resampling it.
+
+    Args:
+        path: Audio file.
+        sample_rate: Sample rate that the model expects, in Hz.
+        shortest: Smallest number of samples at that rate.
+        longest: Largest number of samples at that rate; None if unlimited.
+
+    Returns:
+        Duration, sha256, and what is peculiar about the recording.
+
+    Raises:
+        AsrDeployError: As ``read_audio``, or if the recording is too short or too long.
+    """
+    data = file_bytes(path, "audio file")
+    samples, rate = _decoded(data, path)
+    if rate != sample_rate:
+        _check_resampling(rate, sample_rate, shown(path))
+    seconds, count = len(samples) / rate, math.ceil(len(samples) * sample_rate / rate)
+    if count < shortest:
+        raise AsrDeployError(
+            f"{shown(path)} lasts {seconds:.3f} s, and the model requires at least {shortest / sample_rate:.3f} s; leave it out."
+        )
+    if longest is not None and count > longest:
+        raise AsrDeployError(
+            f"{shown(path)} lasts {seconds:.2f} s, and the artifact accepts at most {longest / sample_rate:.2f} s; "
+            "shorten it, or export the model with a larger --max-seconds."
+        )
+    return CheckedAudio(seconds, hashlib.sha256(data).hexdigest(), remark(samples))
+
+
+def check_audio_files(
+    paths: Iterable[Path], sample_rate: int, shortest: int = 1, longest: int | None = None
+) -> Iterator[CheckedAudio | AsrDeployError]:
+    """Check audio files in threads; see ``check_audio``.
+
+    Args:
+        paths: Audio files.
+        sample_rate: See ``check_audio``.
+        shortest: See ``check_audio``.
+        longest: See ``check_audio``.
+
+    Yields:
+        What ``check_audio`` returns, or the error that it raises, in the order of ``paths``.
+    """
+
+    def outcome(path: Path) -> CheckedAudio | AsrDeployError:
+        try:
+            return check_audio(path, sample_rate, shortest, longest)
+        except AsrDeployError as error:
+            return error
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+        yield from threads.map(outcome, paths)
+
+
+def _decoded(data: bytes, path: Path) -> tuple[npt.NDArray[np.float32], int]:
     """Return all samples of a file with one channel, and its sample rate."""
+    data, is_cut = mended(data)
+    if is_cut:
+        raise _cut_short(path)
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.SoundFileError as error:
-        raise AsrDeployError(f"{path} cannot be read as audio; give a FLAC or WAV file.") from error
+        raise AsrDeployError(f"{shown(path)} {why_not_audio(data)}.") from error
     with file:
         if file.channels != 1:
-            raise AsrDeployError(f"{path} has {file.channels} channels; convert it to mono, which the models require.")
+            raise AsrDeployError(f"{shown(path)} has {file.channels} channels; convert it to mono, which the models require.")
         try:
-            samples = file.read(dtype="float32")
+            samples = _all_samples(file, len(data))
         # MemoryError: a damaged header may claim more samples than fit into memory.
         except (soundfile.SoundFileError, ValueError, MemoryError) as error:
             raise _cut_short(path) from error
-        if len(samples) < file.frames or _wav_is_cut_short(path):
+        if len(samples) < file.frames and _states_length(file, data):
             raise _cut_short(path)
+        check_samples(samples, shown(path))
         return samples, file.samplerate
 
 
+def _all_samples(file: soundfile.SoundFile, size: int) -> npt.NDArray[np.float32]:
+    """Read a file to its end. libsndfile estimates the length of an MP3, and the estimate may be too small."""
+    if file.subtype != "MPEG_LAYER_III":
+        samples: npt.NDArray[np.float32] = file.read(dtype="float32")
+        return samples
+    parts, count = [], min(file.frames, MP3_SAMPLES_PER_BYTE * size) + 4096
+    while len(part := file.read(out=np.empty(count, np.float32))):
+        parts.append(part)
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def _states_length(file: soundfile.SoundFile, data: bytes) -> bool:
+    """Return whether the number of frames is from the header, not an estimate."""
+    if file.subtype != "MPEG_LAYER_III":
+        return True
+    tag = 10 + sum(each << 7 * place for place, each in enumerate(reversed(data[6:10]))) if data[:3] == b"ID3" else 0
+    return file.format == "MP3" and any(name in data[tag : tag + 64] for name in (b"Xing", b"Info"))
+
+
 def _cut_short(path: Path) -> AsrDeployError:
-    return AsrDeployError(f"{path} is cut short or damaged: it contains less audio than its header states; copy or record it again.")
+    return AsrDeployError(f"{shown(path)} is cut short or damaged: it contains less audio than its header states; copy or record it again.")
 
 
-def _wav_is_cut_short(path: Path) -> bool:
-    """Return whether the data chunk of a WAV claims more bytes than the file has; libsndfile clips it silently."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        riff = file.read(12)
-        if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
-            return False
-        while len(head := file.read(8)) == 8:
-            claimed = int.from_bytes(head[4:], "little")
-            if head[:4] == b"data":
-                return claimed != UNKNOWN_SIZE and claimed > size - file.tell()
-            file.seek(claimed + claimed % 2, 1)  # chunks start at even offsets
-    return False
+def _check_resampling(rate: int, sample_rate: int, source: str) -> None:
+    """Raise AsrDeployError if a waveform cannot be resampled."""
+    if rate < 1 or max(rate, sample_rate) // math.gcd(rate, sample_rate) > LARGEST_REDUCED_RATE:
+        raise AsrDeployError(f"{source} has an unusual sample rate of {rate} Hz that cannot be resampled; convert it to {sample_rate} Hz.")
+    try:
+        import torchaudio.functional  # noqa: F401
+    except ImportError as error:
+        raise AsrDeployError(
+            f"{source} has a sample rate of {rate} Hz; convert it to {sample_rate} Hz, or install asrdeploy[toolchain] for resampling."
+        ) from error
 
 
 def resample(samples: npt.NDArray[np.float32], rate: int, sample_rate: int, source: str = "The waveform") -> npt.NDArray[np.float32]:
@@ -96,14 +192,9 @@ def resample(samples: npt.NDArray[np.float32], rate: int, sample_rate: int, sour
     Raises:
         AsrDeployError: The ratio of the rates is too unusual, or the toolchain, which resamples, is not installed.
     """
-    if max(rate, sample_rate) // math.gcd(rate, sample_rate) > LARGEST_REDUCED_RATE:
-        raise AsrDeployError(f"{source} has an unusual sample rate of {rate} Hz that cannot be resampled; convert it to {sample_rate} Hz.")
-    try:
-        import torch
-        import torchaudio.functional
-    except ImportError as error:
-        raise AsrDeployError(
-            f"{source} has a sample rate of {rate} Hz; convert it to {sample_rate} Hz, or install asrdeploy[toolchain] for resampling."
-        ) from error
+    _check_resampling(rate, sample_rate, source)
+    import torch
+    import torchaudio.functional
+
     resampled: npt.NDArray[np.float32] = torchaudio.functional.resample(torch.from_numpy(samples), rate, sample_rate).numpy()
     return resampled

@@ -1,10 +1,13 @@
-"""Atomic writes, file names and content hashes."""
+"""Files: reading them whole, atomic writes, file names and content hashes."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,3 +117,93 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shown(path: Path | str) -> str:
+    """Return a path for messages: in one line, with bytes that are not UTF-8 and control characters escaped."""
+    return "".join(_escaped(each) if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") else each for each in str(path))
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)  # Python decodes a byte that is not UTF-8 to a surrogate
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+
+
+def existing(path: Path) -> Path:
+    """Return the path of a file whose name may be composed in another way, such as ``é`` as one character or as two.
+
+    macOS and some archives decompose letters with accents (NFD), keyboards compose them (NFC).
+
+    Args:
+        path: Path of a file or folder.
+
+    Returns:
+        ``path`` if it exists or nothing else matches; otherwise the path with the same characters that exists.
+    """
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1 if path.anchor else 0 :]:
+        found = found / part if part.isascii() or os.path.lexists(found / part) else _same_name(found, part)
+    return found if os.path.lexists(found) else path
+
+
+def _same_name(folder: Path, name: str) -> Path:
+    """Return the entry of a folder with the same characters as ``name``."""
+    composed = unicodedata.normalize("NFC", name)
+    try:
+        entries = sorted(each.name for each in folder.iterdir())
+    except OSError:
+        return folder / name
+    return folder / next((each for each in entries if unicodedata.normalize("NFC", each) == composed), name)
+
+
+def file_bytes(path: Path, kind: str = "file") -> bytes:
+    """Read a file that a user named, in whatever way its name is composed; see ``existing``.
+
+    Args:
+        path: File to read.
+        kind: What the file should be, for messages, such as ``audio file``.
+
+    Raises:
+        AsrDeployError: If there is no such file, it is a folder, a pipe, a socket or a device, or it cannot be read.
+    """
+    try:
+        path = existing(path)
+        what = _not_a_file(path.stat().st_mode)
+        if what == "folder":
+            raise AsrDeployError(f"{shown(path)} is a folder; give {_article(kind)}.")
+        if what is not None:  # reading a pipe may wait forever
+            raise AsrDeployError(f"{shown(path)} is a {what}, not a file; save its content to a file and give that.")
+        return path.read_bytes()
+    except (OSError, ValueError, MemoryError) as error:
+        raise _unreadable(path, kind, error) from error
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _not_a_file(mode: int) -> str | None:
+    """Return what something is that is not a regular file."""
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+    return kinds.get(stat.S_IFMT(mode))
+
+
+def _unreadable(path: Path, kind: str, error: OSError | ValueError | MemoryError) -> AsrDeployError:
+    """Return the reason why a file cannot be read."""
+    name = shown(path)
+    if isinstance(error, MemoryError):
+        return AsrDeployError(f"{name} is too large for the memory of this machine; split it.")
+    code = error.errno if isinstance(error, OSError) else errno.EINVAL  # ValueError: the name contains a null character
+    if code == errno.ENOENT and path.is_symlink():
+        return AsrDeployError(f"{name} is a link to {shown(path.readlink())}, which does not exist; copy the {kind} itself.")
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        return AsrDeployError(f"There is no {kind} {name}; check the path.")
+    if code == errno.ELOOP:
+        return AsrDeployError(f"{name} is a link that leads back to itself; give the {kind} itself.")
+    if code == errno.ENAMETOOLONG:
+        return AsrDeployError(f"{name} is too long for a file name; check the path.")
+    if code in (errno.EACCES, errno.EPERM):
+        return AsrDeployError(f"{name} cannot be read: you have no permission; change the permissions of the file or its folder.")
+    return AsrDeployError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}; check the path and the disk.")
