@@ -127,7 +127,8 @@ def _wav_samples(data: bytes) -> _Samples | None:
     block, long_sizes = 1, 0
     for name, size, start in _chunks(data, order):
         if name == b"fmt ":
-            block = max(1, int.from_bytes(data[start + 12 : start + 14], order))
+            mpeg = int.from_bytes(data[start : start + 2], order) in (0x50, 0x55)  # counts blocks in samples
+            block = 1 if mpeg else max(1, int.from_bytes(data[start + 12 : start + 14], order))
         elif name == b"ds64":
             long_sizes = start + 8
         elif name == b"data" and long_sizes and size == 0xFFFF_FFFF:

@@ -102,7 +102,7 @@ def test_folder(tmp_path: Path) -> None:
     assert "is a folder" in refused(tmp_path / "a.wav")
 
 
-@pytest.mark.parametrize("content", [b"", b"one two three\n", b"RIFF", b"RIFF\x00\x00\x00\x00WAVE", b"fLaC"])
+@pytest.mark.parametrize("content", [b"one two three\n", b"RIFF", b"RIFF\x00\x00\x00\x00WAVE", b"fLaC"])
 def test_no_audio_in_spite_of_its_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(content)
@@ -117,7 +117,7 @@ def test_no_samples(tmp_path: Path) -> None:
 def test_samples_that_are_not_finite(tmp_path: Path, value: float) -> None:
     samples = SPEECH.copy()
     samples[7] = value
-    assert "not finite" in refused(written(tmp_path / "a.wav", samples, subtype="FLOAT"))
+    assert "NaN or infinite samples" in refused(written(tmp_path / "a.wav", samples, subtype="FLOAT"))
 
 
 def test_two_channels(tmp_path: Path) -> None:

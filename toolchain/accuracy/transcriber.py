@@ -13,6 +13,7 @@ from device_runner.engines import Engine, Logits, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from device_runner.labels import select_labels
+from device_runner.waveforms import check_samples
 from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, TestCase, case_of, find_test_case, names_custom_model
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Transcriber:
         engine: What computes the logits; None if a device runs the artifact.
         warning: What a user should know about results from this machine.
         opener: Opens the engine with another number of threads.
+        minimum_samples: Length of the shortest waveform, which gives one frame.
+        maximum_samples: Length of the longest waveform; None if unlimited.
         threads: Threads of the engine.
         artifact: The artifact; None for a PyTorch model.
         model: The model; None for an artifact.
@@ -59,6 +62,8 @@ class Transcriber:
     engine: Engine | None
     warning: str | None = None
     opener: Callable[[int], Engine] | None = None
+    minimum_samples: int = 1
+    maximum_samples: int | None = None
     threads: int = 1
     artifact: Artifact | None = None
     model: "AnchorModel | None" = None
@@ -99,7 +104,8 @@ class Transcriber:
             sample_rate: Sample rate of the waveform in hertz (default: the model's). Another rate is resampled.
 
         Raises:
-            AsrDeployError: The waveform is not mono float samples, is too short or too long, or cannot be resampled.
+            AsrDeployError: The waveform is not mono float samples, has samples that are NaN, infinite or absurdly large, is too short
+                or too long, or cannot be resampled.
             ValueError: A device runs the artifact; see ``running``.
         """
         samples = np.asarray(waveform)
@@ -107,11 +113,9 @@ class Transcriber:
             raise AsrDeployError(
                 f"The waveform has shape {samples.shape} and type {samples.dtype}. Give one channel of float32 samples in -1 to 1."
             )
-        if not samples.size:
-            raise AsrDeployError("The waveform has no samples.")
-        samples = np.array(samples, dtype=np.float32, order="C")  # a copy: runtimes take neither strides nor read-only memory
-        if not np.isfinite(samples).all():
-            raise AsrDeployError("The waveform contains NaN or infinite samples.")
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            samples = np.array(samples, dtype=np.float32, order="C")  # a copy: runtimes take neither strides nor read-only memory
+        check_samples(samples)
         if sample_rate is not None and sample_rate != self.sample_rate:
             if not isinstance(sample_rate, int | np.integer) or sample_rate < 1:
                 raise AsrDeployError(f"The sample rate {sample_rate!r} is not valid. Give a whole number of hertz.")
@@ -210,6 +214,8 @@ def artifact_transcriber(artifact: Artifact, engine: Engine | None = None, threa
         engine=engine,
         warning=None if engine is None else inexact(artifact, exact=machine_facts()["int8_exact"]),
         opener=lambda number: open_engine(artifact, number),
+        minimum_samples=manifest.minimum_samples,
+        maximum_samples=manifest.maximum_samples,
         threads=threads,
         artifact=artifact,
         tuned_on=frozenset(manifest.tuned_on),
@@ -252,6 +258,7 @@ def model_transcriber(
         artifact_bytes=None,
         engine=opener(threads),
         opener=opener,
+        minimum_samples=model.minimum_samples,
         threads=threads,
         model=model,
         torch_device=torch_device,

@@ -168,7 +168,7 @@ def test_audio_that_cannot_be_read(cli: Command, easy: Utterance, tmp_path: Path
     for name, words in {
         "missing.flac": "no audio file missing.flac",
         "cut.flac": "cut.flac is cut short or damaged",
-        "text.wav": "text.wav cannot be read as audio",
+        "text.wav": "text.wav is a text file and cannot be read as audio",
         "empty.flac": "empty.flac",
         "stereo.wav": "2 channels",
         "short.wav": "short.wav: The audio has 743 samples",
