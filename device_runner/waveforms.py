@@ -32,7 +32,7 @@ def check_samples(samples: npt.NDArray[np.float32], source: str = "The waveform"
         raise AsrDeployError(f"{source} contains no samples; leave it out or record it again.")
     peak = _peak(samples)
     if not np.isfinite(peak):
-        raise AsrDeployError(f"{source} contains NaN or infinite samples; convert or record it again.")
+        raise AsrDeployError(f"{source} contains samples that are not finite numbers (NaN or infinity); convert or record it again.")
     if peak > LARGEST_SAMPLE:
         raise AsrDeployError(
             f"{source} contains samples as large as {peak:.2g}, while full scale is 1; it is damaged, so convert or record it again."

@@ -194,7 +194,9 @@ def test_warnings_are_logged_and_nothing_is_printed(
     [
         (np.zeros((16_000, 2), np.float32), 16_000, r"shape \(16000, 2\)"),
         (np.zeros(16_000, np.int16), 16_000, "type int16"),
-        (np.full(16_000, np.nan, np.float32), 16_000, "NaN or infinite"),
+        (np.full(16_000, np.nan, np.float32), 16_000, "NaN or infinity"),
+        (np.full(16_000, -1e30, np.float32), 16_000, r"as large as 1e\+30"),
+        (np.full(16_000, 1e300), 16_000, "NaN or infinity"),
         (np.zeros(0, np.float32), 48_000, "no samples"),
         ([[0.1, "a"]], 16_000, "type <U"),
         (np.zeros(16_000, np.float32), 44_100.0, "whole number of hertz"),

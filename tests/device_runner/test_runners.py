@@ -207,7 +207,7 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "too short": (lambda wav: short(wav, 10), "at least"),
     "too long": (lambda wav: wav_bytes(np.zeros(600_000, np.float32), 16_000), "at most"),
     "stereo": (lambda wav: wav[:22] + b"\x02" + wav[23:], "mono"),
-    "not finite": (lambda wav: wav_bytes(np.full(16_000, np.nan, np.float32), 16_000), "NaN or infinite"),
+    "not finite": (lambda wav: wav_bytes(np.full(16_000, np.nan, np.float32), 16_000), "not finite"),
     "text": (lambda wav: b"FIVE SIX", ""),
 }
 
