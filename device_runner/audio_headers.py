@@ -26,6 +26,9 @@ SLACK = 0x1_0000
 # Half a day of speech. A file that claims as much and contains less than a tenth of it has a placeholder in its header.
 MANY_BYTES, SHARE = 1_000_000_000, 10
 
+# Why a file is cut short.
+LESS, WITHIN = "it contains less audio than its header states", "it ends within a block of samples"
+
 Order = Literal["little", "big"]
 
 
@@ -40,30 +43,38 @@ class _Samples(NamedTuple):
     included: int = 0  # bytes that the written size has beside those of the samples
 
 
-def mended(data: bytes) -> tuple[bytes, bool]:
-    """Replace a placeholder by the size of the samples, and return whether an audio file is cut short.
+def mended(data: bytes) -> tuple[bytes, str | None]:
+    """Replace a placeholder by the size of the samples, and find out whether an audio file is cut short.
 
     Args:
         data: Bytes of a file in any format. WAV, RF64, Wave64, CAF, AIFF, AU, FLAC and Ogg are examined.
 
     Returns:
-        The bytes for libsndfile, and whether the file has fewer frames than its header states.
+        The bytes for libsndfile, and ``LESS`` or ``WITHIN`` if the file is cut short, else None.
     """
     if data[:4] == b"fLaC":
         return _mended_flac(data)
     if data[:4] == b"OggS":
-        return data, _ogg_is_cut(data)
+        return data, WITHIN if _ogg_is_cut(data) else None
     samples = _samples(data)
     if samples is None:
-        return data, False
+        return data, None
+    if samples.start % 2 and data[:4] in (b"RIFF", b"RIFX"):
+        return mended(_without_notes(data, samples))
     available = len(data) - samples.start
     if samples.claimed == 0 and (available < samples.block or _are_chunks(data, samples)):
-        return data, False  # really no samples
+        return data, None  # really no samples
     if samples.claimed > 0 and samples.claimed // samples.block <= available // samples.block:
-        return data, False
+        return data, None
     if not _is_placeholder(samples.claimed, available):
-        return data, True
-    return _with_size(data, samples, available // samples.block * samples.block), False
+        return data, LESS
+    return _with_size(data, samples, available // samples.block * samples.block), None
+
+
+def _without_notes(data: bytes, samples: _Samples) -> bytes:
+    """Return a WAV whose samples follow its format. libsndfile does not find samples at an odd offset, where padding was forgotten."""
+    formats = (data[start - 8 : start + size + size % 2] for name, size, start in _chunks(data, samples.order) if name == b"fmt ")
+    return data[:12] + next(formats, b"") + data[samples.start - 8 :]
 
 
 def _is_placeholder(claimed: int, available: int) -> bool:
@@ -187,13 +198,13 @@ def _ogg_is_cut(data: bytes) -> bool:
     return start + 27 > len(data) or len(entries) < data[start + 26] or start + 27 + len(entries) + sum(entries) > len(data)
 
 
-def _mended_flac(data: bytes) -> tuple[bytes, bool]:
+def _mended_flac(data: bytes) -> tuple[bytes, str | None]:
     """Write the number of samples into a FLAC of unknown length, counted from its last frame."""
     if len(data) < 42 or int.from_bytes(data[21:26], "big") & 0xF_FFFF_FFFF:
-        return data, False  # libsndfile finds fewer samples than the header states if the file is cut
+        return data, None  # libsndfile finds fewer samples than the header states if the file is cut
     total = counted_samples(data)
     if total is None:
-        return data, True
+        return data, WITHIN
     changed = bytearray(data)
     changed[21:26] = (int.from_bytes(data[21:26], "big") | total).to_bytes(5, "big")
-    return bytes(changed), False
+    return bytes(changed), None
