@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from device_runner.audio_headers import mended
+from device_runner.audio_headers import LESS, mended
 from device_runner.errors import AsrDeployError
 from device_runner.files import file_bytes, shown
 from device_runner.not_audio import why_not_audio
@@ -22,6 +22,9 @@ from device_runner.waveforms import check_samples, remark
 # The resampling kernel has about as many elements as the product of both reduced rates: 441 * 160 for 44.1 to 16 kHz. A rate
 # such as 44101 Hz, which usually comes from a damaged header, would take gigabytes.
 LARGEST_REDUCED_RATE = 4_000
+
+# What libsndfile returns for a FLAC whose header states no number of samples and that has no frame to count them from.
+UNKNOWN_FRAMES = (1 << 63) - 1
 
 # An MP3 has at most 24 samples a byte: 24 kHz at 8 kbit/s.
 MP3_SAMPLES_PER_BYTE = 24
@@ -124,9 +127,9 @@ def check_audio_files(
 
 def _decoded(data: bytes, path: Path) -> tuple[npt.NDArray[np.float32], int]:
     """Return all samples of a file with one channel, and its sample rate."""
-    data, is_cut = mended(data)
-    if is_cut:
-        raise _cut_short(path)
+    data, cut = mended(data)
+    if cut is not None:
+        raise _cut_short(path, cut)
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.SoundFileError as error:
@@ -147,6 +150,8 @@ def _decoded(data: bytes, path: Path) -> tuple[npt.NDArray[np.float32], int]:
 
 def _all_samples(file: soundfile.SoundFile, size: int) -> npt.NDArray[np.float32]:
     """Read a file to its end. libsndfile estimates the length of an MP3, and the estimate may be too small."""
+    if file.frames == UNKNOWN_FRAMES:
+        return np.empty(0, np.float32)
     if file.subtype != "MPEG_LAYER_III":
         samples: npt.NDArray[np.float32] = file.read(dtype="float32")
         return samples
@@ -159,13 +164,13 @@ def _all_samples(file: soundfile.SoundFile, size: int) -> npt.NDArray[np.float32
 def _states_length(file: soundfile.SoundFile, data: bytes) -> bool:
     """Return whether the number of frames is from the header, not an estimate."""
     if file.subtype != "MPEG_LAYER_III":
-        return True
+        return file.frames != UNKNOWN_FRAMES
     tag = 10 + sum(each << 7 * place for place, each in enumerate(reversed(data[6:10]))) if data[:3] == b"ID3" else 0
     return file.format == "MP3" and any(name in data[tag : tag + 64] for name in (b"Xing", b"Info"))
 
 
-def _cut_short(path: Path) -> AsrDeployError:
-    return AsrDeployError(f"{shown(path)} is cut short or damaged: it contains less audio than its header states; copy or record it again.")
+def _cut_short(path: Path, why: str = LESS) -> AsrDeployError:
+    return AsrDeployError(f"{shown(path)} is cut short or damaged: {why}; copy or record it again.")
 
 
 def _check_resampling(rate: int, sample_rate: int, source: str) -> None:
