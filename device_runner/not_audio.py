@@ -88,7 +88,7 @@ def _why_not_text(data: bytes) -> str:
     text = _as_text(data[:4096])
     if text is None:
         return "cannot be read as audio; give a FLAC or WAV file"
-    text = text.lstrip("\ufeff \t\r\n").lower()
+    text = text.lstrip().lower()
     if text.startswith(("<!doctype html", "<html", "<head", "<body")):
         return "is a web page, not audio, and cannot be read as audio; download the recording again"
     if text.startswith("<"):
@@ -104,5 +104,6 @@ def _as_text(data: bytes) -> str | None:
     text = data.decode(encoding, errors="ignore")
     if len(text.encode(encoding, errors="ignore")) < len(data) - 4:  # four bytes may be a character that the limit cut
         text = data.decode("latin-1")
+    text = text.removeprefix("\ufeff")
     controls = sum(not each.isprintable() and not each.isspace() for each in text)
     return None if controls or not text else text

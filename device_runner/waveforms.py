@@ -15,7 +15,7 @@ FULL_SCALES = 16.0
 NEARLY_SILENT = 8 / 32768
 
 # The share of samples at the peak, and the lowest peak for which it means anything: in a quiet 8-bit recording many samples are.
-CLIPPED_SHARE, CLIPPED_PEAK = 0.1, 0.25
+CLIPPED_SHARE, CLIPPED_PEAK = 0.2, 0.25
 
 
 def check_samples(samples: npt.NDArray[np.float32], source: str = "The waveform") -> None:
