@@ -10,8 +10,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runner.audio import read_audio
+from device_runner.audio import CheckedAudio, check_audio, check_audio_files, read_audio
 from device_runner.errors import AsrDeployError
+from device_runner.files import sha256_of
 
 SPEECH = (np.random.default_rng(0).standard_normal(4_000) * 0.1).astype(np.float32)
 
@@ -150,3 +151,51 @@ def test_flac_that_claims_more_samples_than_memory_holds(tmp_path: Path) -> None
     data[21] |= 0x0F
     path.write_bytes(data)
     assert "cut short or damaged" in refused(path)
+
+
+def test_a_check_gives_duration_and_digest_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.flac")
+    assert check_audio(path, 16_000) == CheckedAudio(0.25, sha256_of(path), None)
+    assert check_audio(written(tmp_path / "b.wav", rate=8_000), 16_000).seconds == 0.5
+
+
+def test_a_check_refuses_what_cannot_be_read_or_resampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (tmp_path / "none.wav", written(tmp_path / "a.wav", rate=44_101), written(tmp_path / "b.wav", SPEECH[:0])):
+        with pytest.raises(AsrDeployError) as caught:
+            check_audio(path, 16_000)
+        assert str(caught.value) == refused(path)
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    monkeypatch.setitem(sys.modules, "torchaudio.functional", None)
+    with pytest.raises(AsrDeployError, match="convert it to 16000 Hz"):
+        check_audio(written(tmp_path / "a.wav", rate=8_000), 16_000)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_a_check_counts_samples_at_the_models_rate(tmp_path: Path, rate: int) -> None:
+    path = written(tmp_path / "a.wav", rate=rate)
+    count = len(read_audio(path, 16_000))
+    check_audio(path, 16_000, count, count)
+    with pytest.raises(AsrDeployError, match=r"a\.wav lasts .* s, and the model requires at least"):
+        check_audio(path, 16_000, count + 1)
+    with pytest.raises(AsrDeployError, match=r"a\.wav lasts .* s, and the artifact accepts at most .* --max-seconds"):
+        check_audio(path, 16_000, 1, count - 1)
+
+
+def test_many_files_are_checked_in_their_order(tmp_path: Path) -> None:
+    paths = [written(tmp_path / f"{number}.wav", SPEECH[: 100 * number]) for number in range(30)] + [tmp_path / "none.wav"]
+    first, *found, last = check_audio_files(paths, 16_000)
+    assert "no samples" in str(first) and "no audio file" in str(last)
+    assert [each.seconds for each in found if isinstance(each, CheckedAudio)] == [number / 160 for number in range(1, 30)]
+
+
+def test_a_check_remarks_on_what_is_peculiar(tmp_path: Path) -> None:
+    assert check_audio(written(tmp_path / "a.wav", np.zeros(4_000, np.float32)), 16_000).remark == "is silent: all samples are 0."
+    loud = check_audio(written(tmp_path / "b.wav", SPEECH * 32768, subtype="FLOAT"), 16_000).remark
+    assert loud is not None and "divide them by 32768" in loud
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30])
+def test_samples_that_are_absurdly_large(tmp_path: Path, value: float) -> None:
+    samples = SPEECH.copy()
+    samples[7] = value
+    assert "as large as 1e+30" in refused(written(tmp_path / "a.wav", samples, subtype="FLOAT"))
