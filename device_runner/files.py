@@ -113,6 +113,23 @@ def file_name_of(text: str) -> str:
     return "".join(each if each.isalnum() or each in "-_." else "-" for each in text)
 
 
+def unshared(path: Path, digest: str, same: Callable[[Path], bool]) -> Path:
+    """Return a default output path that no other input uses.
+
+    Args:
+        path: File or folder, named by the last part of its input's path, which several inputs may share.
+        digest: Hexadecimal digest of what identifies the input.
+        same: Function that returns whether an existing file or folder holds the result of this input.
+
+    Returns:
+        ``path`` if it is free or holds a result of the same input, otherwise ``path`` with the first digits of ``digest`` in its name.
+    """
+    if not path.exists() or same(path):
+        return path
+    suffix = path.suffix if path.is_file() else ""
+    return path.with_name(f"{path.name.removesuffix(suffix)}-{digest[:8]}{suffix}")
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:

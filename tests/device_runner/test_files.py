@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_runner.errors import AsrDeployError
-from device_runner.files import atomic_folder, atomic_path, file_name_of, sha256_of, write_json, write_text
+from device_runner.files import atomic_folder, atomic_path, file_name_of, sha256_of, unshared, write_json, write_text
 
 
 def ours(folder: Path) -> bool:
@@ -188,3 +188,14 @@ def test_a_file_in_the_place_of_a_folder_is_refused_and_stays(tmp_path: Path) ->
 )
 def test_names_of_devices_and_jobs_as_names_of_files(text: str, name: str) -> None:
     assert file_name_of(text) == name
+
+
+def test_a_default_name_that_another_input_took_gets_a_digest(tmp_path: Path) -> None:
+    digest = "0123456789abcdef"
+    folder, file = tmp_path / "bench-a.b", tmp_path / "bench-a.json"
+    assert unshared(folder, digest, lambda path: False) == folder
+    folder.mkdir()
+    file.write_text("{}")
+    assert unshared(folder, digest, lambda path: path == folder) == folder
+    assert unshared(folder, digest, lambda path: False) == tmp_path / "bench-a.b-01234567"
+    assert unshared(file, digest, lambda path: False) == tmp_path / "bench-a-01234567.json"
