@@ -26,6 +26,7 @@ class Transcript(BaseModel):
     deletions: Annotated[int, Field(ge=0)]
     insertions: Annotated[int, Field(ge=0)]
     words: Annotated[int, Field(gt=0)]
+    audio_sha256: str | None = Field(default=None, description="digest of the recording's file")
 
     @property
     def errors(self) -> int:

@@ -1,4 +1,4 @@
-"""Word error rate (WER): error counts of utterances, and bootstrap intervals of the corpus WER."""
+"""Word and character error rates (WER, CER): error counts of utterances, and bootstrap intervals of the corpus rates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +30,22 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
     for edit in Levenshtein.editops(words, found):
         counts[edit.tag] += 1
     return ErrorCounts(counts["replace"], counts["delete"], counts["insert"], len(words))
+
+
+def count_character_errors(reference: str, hypothesis: str, *, spaced: bool = True) -> tuple[int, int]:
+    """Count the edits of a minimal alignment of characters.
+
+    Args:
+        reference: Reference; runs of white space count as one space.
+        hypothesis: Hypothesis.
+        spaced: Whether spaces between words count as characters, as in jiwer and torchmetrics. False for languages without them.
+
+    Returns:
+        Number of edits, and number of characters of the reference.
+    """
+    between = " " if spaced else ""
+    said, heard = between.join(reference.split()), between.join(hypothesis.split())
+    return Levenshtein.distance(said, heard), len(said)
 
 
 def bootstrap_interval(

@@ -15,6 +15,7 @@ from device_runner.engines import Logits
 from device_runner.errors import AsrDeployError
 from device_runner.jobs import make_task
 from toolchain.accuracy.metrics import count_errors
+from toolchain.data.casing import upper
 from toolchain.data.datasets import Utterance, open_data
 from toolchain.models.test_cases import case_of
 
@@ -77,7 +78,7 @@ def parity(
     found = []
     for device, result in zip(devices, results, strict=True):
         relative, largest, equal = distances(_logits(result, artifact, device.name), first)
-        counts = [count_errors(each.reference, line.hypothesis) for each, line in zip(utterances, result.transcripts, strict=True)]
+        counts = [count_errors(upper(each.reference), line.hypothesis) for each, line in zip(utterances, result.transcripts, strict=True)]
         errors = sum(each.errors for each in counts)
         same = sum(ours.hypothesis == theirs.hypothesis for ours, theirs in zip(result.transcripts, results[0].transcripts, strict=True))
         wer = errors / sum(each.words for each in counts)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from device_runner.transcripts import Timing, Transcript
 from toolchain.data.datasets import DataSet
+from toolchain.data.recordings import OnChecked
 
 
 def _bars(*, counted: bool = True) -> Progress:
@@ -70,6 +71,15 @@ def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[OnUtte
                 bars.update(task, advance=sizes[transcript.id], description=line, count=f"{count}/{len(sizes)}")
 
         yield transcribed
+
+
+@contextmanager
+def checking_progress(recordings: int) -> Iterator[OnChecked]:
+    """Show how many recordings of a test set have been checked; the bar disappears at the end."""
+    columns = (TextColumn("checking recordings"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=recordings)
+        yield lambda utterance: bars.advance(task)
 
 
 @contextmanager

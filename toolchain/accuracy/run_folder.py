@@ -2,8 +2,9 @@
 
 import fcntl
 import json
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,17 @@ from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation
 
 SETTINGS = "settings.json"
 OURS = {"identity", "data", "threads"}  # keys that the settings of every version have
+# Settings that say what was evaluated, with the words for messages. The others say how: if they change, the run is repeated.
+INPUTS = {
+    "identity": "another model or artifact",
+    "data": "another data set",
+    "split": "another split",
+    "device": "another device",
+    "provider": "another execution provider",
+    "torch_device": "another PyTorch device",
+    "half": "another precision",
+}
+logger = logging.getLogger("asrdeploy")
 
 Line = tuple[Transcript, Timing]
 
@@ -24,13 +36,13 @@ class RunFolder:
 
     Args:
         path: The folder.
-        ids: Ids of the utterances, in the order of the test set.
-        lines: Transcripts and times of an earlier run with the same settings, by id.
+        audio: SHA-256 of the recordings by id, in the order of the test set.
+        lines: Transcripts and times of an earlier run with the same settings and recordings, by id.
     """
 
-    def __init__(self, path: Path, ids: Sequence[str], lines: dict[str, Line]) -> None:
+    def __init__(self, path: Path, audio: Mapping[str, str], lines: dict[str, Line]) -> None:
         self.path = path
-        self._ids = ids
+        self._audio = audio
         self._lines = lines
         self._files: list[BinaryIO] = []
 
@@ -42,10 +54,16 @@ class RunFolder:
     @property
     def lines(self) -> list[Line]:
         """Finished transcripts and times, in the order of the test set."""
-        return [self._lines[each] for each in self._ids if each in self._lines]
+        return [self._lines[each] for each in self._audio if each in self._lines]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every utterance has been transcribed."""
+        return len(self._lines) == len(self._audio)
 
     def add(self, transcript: Transcript, timing: Timing) -> None:
         """Save the transcript and the time of an utterance at once, so that they survive the end of this process."""
+        transcript = transcript.model_copy(update={"audio_sha256": self._audio[transcript.id]})
         if not self._files:
             # Unbuffered: a killed process loses nothing that it has written.
             self._files = [(self.path / name).open("ab", buffering=0) for name in (TIMES, TRANSCRIPTS)]
@@ -56,6 +74,11 @@ class RunFolder:
                 raise AsrDeployError(f"Cannot write {self.path}: the disk is full. Free some space and repeat the command to resume.")
         self._lines[transcript.id] = (transcript, timing)
 
+    def change(self, transcripts: Mapping[str, Transcript]) -> None:
+        """Replace transcripts whose references have changed. The caller then replaces the result."""
+        self._lines |= {key: (transcript, self._lines[key][1]) for key, transcript in transcripts.items()}
+        self.rewrite()
+
     def finish(self, result: Evaluation) -> None:
         """Sort the lines in the order of the test set and write the result."""
         self.close()
@@ -64,7 +87,7 @@ class RunFolder:
 
     def earlier_result(self) -> Evaluation | None:
         """Return the result of an earlier run with the same settings; None if it did not finish or has another version."""
-        if len(self._lines) < len(self._ids):
+        if not self.complete:
             return None
         try:
             return Evaluation.model_validate_json((self.path / RESULT).read_text(encoding="utf-8"))
@@ -83,19 +106,24 @@ class RunFolder:
 
 
 @contextmanager
-def run_folder(path: Path, settings: dict[str, Any], ids: Sequence[str]) -> Iterator[RunFolder]:
-    """Lock a folder for a run. Transcripts of a run with other settings are deleted, and the run starts from the beginning.
+def run_folder(path: Path, settings: dict[str, Any], audio: Mapping[str, str], *, replace: bool = False) -> Iterator[RunFolder]:
+    """Lock a folder for a run. Transcripts of recordings that have not changed are kept if the settings are the same.
+
+    If only settings that say how the run was made have changed (versions, threads), its transcripts are made again.
 
     Args:
         path: The folder. It is created if needed.
-        settings: Everything that the transcripts depend on.
-        ids: Ids of the utterances, in the order of the test set.
+        settings: Everything that the transcripts depend on, except the recordings.
+        audio: SHA-256 of the recordings by id, in the order of the test set.
+        replace: Delete the result of another input instead of refusing the folder.
 
     Raises:
-        AsrDeployError: The folder contains something else or transcripts of other utterances, another process uses it, or it cannot be
+        AsrDeployError: The folder contains something else or the result of another input, another process uses it, or it cannot be
             written.
     """
     _check_ours(path)
+    if not replace:
+        _check_input(path, settings, audio)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDONLY)
@@ -110,15 +138,55 @@ def run_folder(path: Path, settings: dict[str, Any], ids: Sequence[str]) -> Iter
             ) from None
         except OSError as error:
             raise AsrDeployError(f"{path} cannot be locked ({error.strerror}). Choose a folder on another file system with -o.") from error
+        if not replace:
+            _check_input(path, settings, audio)  # again: another process may have written before the lock
         for each in _left(path):
             each.unlink(missing_ok=True)
-        taken = _opened(path, settings, ids)
+        taken = _opened(path, settings, audio)
         try:
             yield taken
         finally:
             taken.close()
     finally:
         os.close(lock)
+
+
+def other_input(path: Path, settings: Mapping[str, Any], audio: Mapping[str, str]) -> str | None:
+    """Return what another run in a folder has evaluated, in words; None if the folder has no transcripts or those of this input.
+
+    The same input may have more recordings than before, or mended ones, but not less than half of those that were transcribed.
+
+    Args:
+        path: The folder.
+        settings: Settings of this run.
+        audio: SHA-256 of the recordings by id.
+
+    Raises:
+        AsrDeployError: The transcripts in the folder cannot be read.
+    """
+    earlier = earlier_settings(path)
+    if not earlier or not (path / TRANSCRIPTS).exists():
+        return None
+    old = earlier.get("version") != settings["version"]
+    asked = [key for key in INPUTS if not old or key == "identity"]
+    changed = next((key for key in asked if earlier.get(key) != settings.get(key)), None)
+    if changed is not None:
+        return INPUTS[changed]
+    if old:  # an older version could not tell its data set
+        return None
+    found = read_transcripts(path / TRANSCRIPTS)
+    shared = [each for each in found if each.id in audio]
+    if found and not any(audio[each.id] == each.audio_sha256 for each in shared):
+        return INPUTS["data"]
+    if 2 * len(shared) < len(found):
+        return f"{len(found)} utterances, of which this run has {len(shared)}"
+    return None
+
+
+def _check_input(path: Path, settings: Mapping[str, Any], audio: Mapping[str, str]) -> None:
+    other = other_input(path, settings, audio)
+    if other is not None:
+        raise AsrDeployError(f"{path} holds the result of {other}. Choose another folder with -o, or use --replace to delete it.")
 
 
 def _left(path: Path) -> list[Path]:
@@ -141,21 +209,23 @@ def earlier_settings(path: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _opened(path: Path, settings: dict[str, Any], ids: Sequence[str]) -> RunFolder:
+def _opened(path: Path, settings: dict[str, Any], audio: Mapping[str, str]) -> RunFolder:
     transcripts, times = path / TRANSCRIPTS, path / TIMES
-    if earlier_settings(path) != settings:
+    earlier = earlier_settings(path)
+    if earlier != settings:
+        if earlier.get("identity") == settings["identity"] and transcripts.exists():
+            changed = [key for key in settings if key in earlier and earlier[key] != settings[key]] or ["settings"]
+            logger.warning(f"{path} was made with other {' and '.join(changed)}, so all utterances are transcribed again.")
         # In this order: a run that stops in between leaves no transcripts with the wrong settings.
         for each in (path / RESULT, transcripts, times):
             each.unlink(missing_ok=True)
         write_json(path / SETTINGS, settings)
-        return RunFolder(path, ids, {})
+        return RunFolder(path, audio, {})
     timings = {each.id: each for each in read_timings(times)}
     found = read_transcripts(transcripts)
-    finished = {each.id: (each, timings[each.id]) for each in found if each.id in timings}
-    if not {each.id for each in found} <= set(ids):
-        raise AsrDeployError(f"{transcripts} contains utterances that are not in the data set. Delete the file and repeat the command.")
-    taken = RunFolder(path, ids, finished)
-    if len(finished) < len(ids) or not (path / RESULT).is_file():
+    finished = {each.id: (each, timings[each.id]) for each in found if each.id in timings and each.audio_sha256 == audio.get(each.id, "")}
+    taken = RunFolder(path, audio, finished)
+    if len(finished) < max(len(audio), len(found)) or not (path / RESULT).is_file():
         # The last line may be truncated, and the next one must not be appended to it.
         (path / RESULT).unlink(missing_ok=True)
         taken.rewrite()

@@ -1,5 +1,6 @@
-"""Scores: the WER of transcripts, the result file of an evaluation, and rescoring without running the model."""
+"""Scores: WER and CER of transcripts, the result file of an evaluation, and rescoring without running the model."""
 
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +13,10 @@ from device_runner.errors import AsrDeployError, first_problem
 from device_runner.facts import machine_facts
 from device_runner.files import write_record
 from device_runner.transcripts import Timing, Transcript, read_transcripts
-from toolchain.accuracy.metrics import ErrorCounts, bootstrap_interval, count_errors
+from toolchain.accuracy.metrics import ErrorCounts, bootstrap_interval, count_character_errors, count_errors
+from toolchain.data.datasets import DataSet, LeftOut
 from toolchain.data.normalisers import NONE, normaliser
+from toolchain.data.scripts import unprintable, unspaced
 
 if TYPE_CHECKING:
     from toolchain.accuracy.transcriber import Transcriber
@@ -22,7 +25,7 @@ RESULT, TRANSCRIPTS, TIMES = "result.json", "transcripts.jsonl", "times.jsonl"
 
 
 class Score(BaseModel):
-    """Word errors of a test set, and the WER as a fraction."""
+    """Word and character errors of a test set, WER and CER as fractions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,6 +36,10 @@ class Score(BaseModel):
     insertions: int
     wer: float = Field(description="corpus WER: substitutions, deletions and insertions divided by words")
     wer_interval: tuple[float, float] = Field(description="95 % interval by a bootstrap over utterances")
+    characters: int = Field(description="characters of the references; spaces between words count, except in languages without them")
+    character_errors: int
+    cer: float = Field(description="corpus CER: character_errors divided by characters")
+    cer_interval: tuple[float, float] = Field(description="95 % interval by a bootstrap over utterances")
 
 
 class Evaluation(BaseModel):
@@ -40,19 +47,27 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     configuration: str
     model: str | None
     identity: str
     data: str
     split: str
     utterances: int
+    left_out: tuple[LeftOut, ...] = Field(default=(), description="recordings that could not be transcribed and were left out")
+    language: str | None = Field(default=None, description="language that decided upper case; null if nothing told it")
+    unprintable: dict[str, int] = Field(default={}, description="characters of the references that no label prints, with their counts")
+    main: Literal["wer", "cer"] = Field(default="wer", description="main figure: cer for languages without spaces between words")
     words: int
     substitutions: int
     deletions: int
     insertions: int
     wer: float = Field(description="corpus WER: substitutions, deletions and insertions divided by words")
     wer_interval: tuple[float, float] = Field(description="95 % interval by a bootstrap over utterances")
+    characters: int = Field(description="characters of the references; spaces between words count, except in languages without them")
+    character_errors: int
+    cer: float = Field(description="corpus CER: character_errors divided by characters")
+    cer_interval: tuple[float, float] = Field(description="95 % interval by a bootstrap over utterances")
     normalised: Score | None = Field(default=None, description="score of the same transcripts after a normaliser, if one was given")
     size_bits: int = Field(description="bits transmitted to the UE")
     c_size: float | None = Field(description="size_bits divided by the bits of the anchor")
@@ -90,14 +105,15 @@ class ScoredRuns(BaseModel):
     runs: tuple[ScoredRun, ...]
 
 
-def score(transcripts: Sequence[Transcript], normalizer: str = NONE) -> Score:
-    """Compute the WER of transcripts. If torcheval is installed, its WER must agree.
+def score(transcripts: Sequence[Transcript], normalizer: str = NONE, language: str | None = None) -> Score:
+    """Compute WER and CER of transcripts. If torcheval is installed, its WER must agree.
 
     If the normaliser removes the whole reference of an utterance, all words of the hypothesis count as insertions.
 
     Args:
         transcripts: Transcripts with their references.
         normalizer: Name of the normaliser for references and hypotheses.
+        language: ISO 639 code, which tells whether spaces count as characters (default: the script of the references).
 
     Raises:
         AsrDeployError: The normaliser is unknown, the references have no words, or torcheval's WER differs.
@@ -105,6 +121,9 @@ def score(transcripts: Sequence[Transcript], normalizer: str = NONE) -> Score:
     normalise = normaliser(normalizer)
     pairs = [(normalise(each.reference), normalise(each.hypothesis)) for each in transcripts]
     counts = [count_errors(*pair) for pair in pairs]
+    spaced = not unspaced((reference for reference, _ in pairs), language)
+    characters = [count_character_errors(*pair, spaced=spaced) for pair in pairs]
+    wrong, written = sum(each for each, _ in characters), sum(each for _, each in characters)
     total = _sum(counts)
     if not total.words:
         raise AsrDeployError(
@@ -123,6 +142,10 @@ def score(transcripts: Sequence[Transcript], normalizer: str = NONE) -> Score:
         insertions=total.insertions,
         wer=total.errors / total.words,
         wer_interval=bootstrap_interval([each.errors for each in counts], [each.words for each in counts]),
+        characters=written,
+        character_errors=wrong,
+        cer=wrong / written,
+        cer_interval=bootstrap_interval([each for each, _ in characters], [each for _, each in characters]),
     )
 
 
@@ -130,9 +153,9 @@ def make_evaluation(
     transcripts: Sequence[Transcript],
     timings: Sequence[Timing],
     transcriber: "Transcriber",
-    data_name: str,
-    split: str,
+    data: DataSet,
     *,
+    language: str | None = None,
     threads: int,
     workers: int,
     normalizer: str = NONE,
@@ -144,8 +167,8 @@ def make_evaluation(
         transcripts: Transcripts of all utterances.
         timings: Compute times of all utterances.
         transcriber: What transcribed them.
-        data_name: Name of the data set.
-        split: Name of the split.
+        data: The test set.
+        language: ISO 639 code of the language; None if it is not known.
         threads: Number of threads of every worker.
         workers: Number of utterances that were transcribed at the same time.
         normalizer: Normaliser of a second score; ``none`` makes no second score.
@@ -159,9 +182,10 @@ def make_evaluation(
         configuration=transcriber.configuration,
         model=transcriber.case.name,
         identity=transcriber.identity,
-        data=data_name,
-        split=split,
-        **_scores(transcripts, normalizer),
+        data=data.name,
+        split=data.split,
+        left_out=data.left_out,
+        **text_fields(transcripts, normalizer, language, transcriber.labels),
         size_bits=transcriber.transmitted_bits,
         c_size=transcriber.transmitted_bits / transcriber.case.anchor.size_bits,
         artifact_bytes=transcriber.artifact_bytes,
@@ -186,13 +210,13 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, list[Transcript]]:
         raise AsrDeployError(
             f"{folder} is not a finished evaluation: it has no {RESULT}. Run `asrdeploy evaluate -o {folder}` first."
         ) from None
+    transcripts = read_transcripts(folder / TRANSCRIPTS)
     try:
-        result = Evaluation.model_validate_json(text)
+        result = Evaluation.model_validate_json(_with_characters(text, transcripts))
     except ValidationError as error:
         raise AsrDeployError(
             f"{folder / RESULT} is not a result of this version of asrdeploy ({first_problem(error)}). Evaluate again."
         ) from error
-    transcripts = read_transcripts(folder / TRANSCRIPTS)
     if not transcripts:
         raise AsrDeployError(f"{folder} has no transcripts in {TRANSCRIPTS}. Evaluate again.")
     if len(transcripts) != result.utterances:
@@ -200,6 +224,21 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, list[Transcript]]:
             f"{folder / TRANSCRIPTS} has {len(transcripts)} transcripts, but {RESULT} is of {result.utterances} utterances. Evaluate again."
         )
     return result, transcripts
+
+
+def _with_characters(text: bytes, transcripts: Sequence[Transcript]) -> bytes:
+    """Return a result of version 2, which had no CER, as one of this version; another text as it is."""
+    try:
+        earlier = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not (isinstance(earlier, dict) and earlier.get("version") == 2 and transcripts):
+        return text
+    normalised = earlier.get("normalised")
+    normalizer = normalised.get("normalizer", NONE) if isinstance(normalised, dict) else NONE
+    scored = _scores(transcripts, str(normalizer), None)
+    scored["normalised"] = scored["normalised"] and scored["normalised"].model_dump()
+    return json.dumps(earlier | scored | {"version": 3}).encode()
 
 
 def rescore(folder: Path, normalizer: str = NONE) -> Evaluation:
@@ -214,16 +253,27 @@ def rescore(folder: Path, normalizer: str = NONE) -> Evaluation:
     """
     result, transcripts = read_evaluation(folder)
     # Not model_copy, which would not validate.
-    scored = Evaluation(**result.model_dump() | _scores(transcripts, normalizer))
+    scored = Evaluation(**result.model_dump() | _scores(transcripts, normalizer, result.language))
     write_record(folder / RESULT, scored)
     return scored
 
 
-def _scores(transcripts: Sequence[Transcript], normalizer: str) -> dict[str, Any]:
-    """Return the fields of an evaluation that depend only on the transcripts."""
-    normalised = None if normalizer == NONE else score(transcripts, normalizer)
-    plain = score(transcripts).model_dump(exclude={"normalizer"})
-    return {"utterances": len(transcripts), **plain, "normalised": normalised}
+def text_fields(transcripts: Sequence[Transcript], normalizer: str, language: str | None, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of an evaluation that depend on transcripts, language and labels, but not on a run.
+
+    Raises:
+        AsrDeployError: See ``score``.
+    """
+    unsaid = unprintable((each.reference for each in transcripts), labels)
+    return _scores(transcripts, normalizer, language) | {"language": language, "unprintable": unsaid}
+
+
+def _scores(transcripts: Sequence[Transcript], normalizer: str, language: str | None) -> dict[str, Any]:
+    """Return the fields of an evaluation that depend only on the transcripts and their language."""
+    normalised = None if normalizer == NONE else score(transcripts, normalizer, language)
+    plain = score(transcripts, language=language).model_dump(exclude={"normalizer"})
+    main = "cer" if unspaced((each.reference for each in transcripts), language) else "wer"
+    return {"utterances": len(transcripts), "main": main, **plain, "normalised": normalised}
 
 
 def _sum(counts: Sequence[ErrorCounts]) -> ErrorCounts:

@@ -14,6 +14,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
 from device_runner.labels import select_labels
 from device_runner.waveforms import check_samples
+from toolchain.data.recordings import Needs
 from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, TestCase, case_of, find_test_case, names_custom_model
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class Transcriber:
         if self.engine is None:
             raise ValueError(f"{self.configuration} runs on a device")
         return self.engine
+
+    @property
+    def needs(self) -> Needs:
+        """What the model requires of a recording."""
+        return Needs(self.sample_rate, self.minimum_samples, self.maximum_samples)
 
     @property
     def shareable(self) -> bool:

@@ -19,9 +19,12 @@ from toolchain.cli.options import (
     DeviceOption,
     EngineOption,
     JsonOption,
+    LanguageOption,
     LimitOption,
     NormalizerOption,
     ProviderOption,
+    ReplaceOption,
+    SkipBadOption,
     ThreadsOption,
     ViaOption,
     WeightsOption,
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from device_runner.artifact import Artifact
     from device_runner.devices import Device
     from toolchain.accuracy.scoring import Evaluation
-    from toolchain.data.datasets import DataSet
+    from toolchain.data.recordings import Checked
 
 Result = TypeVar("Result")
 NameArgument = Annotated[
@@ -119,6 +122,9 @@ def evaluate(
     ] = None,
     worker_count: WorkersOption = None,
     normalizer: NormalizerOption = "none",
+    language: LanguageOption = None,
+    skip_bad: SkipBadOption = False,
+    replace: ReplaceOption = False,
     torch_device: Annotated[
         str, typer.Option(help="PyTorch device of a model: `cpu`, `cuda` or `cuda:N`.", rich_help_panel=RUNNING)
     ] = "cpu",
@@ -132,11 +138,20 @@ def evaluate(
     provider: ProviderOption = "cpu",
     json_file: JsonOption = None,
 ) -> None:
-    """Measure the word error rate on a test set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20 -o results/fp32"""
-    from toolchain.accuracy.evaluation import check_trained, earlier_threads, finished_on_device, use_cores
+    """Measure word and character error rate on a test set. Example: asrdeploy evaluate DIGITS_ASR_TINY --limit 20 -o results/fp32"""
+    from toolchain.accuracy.evaluation import (
+        check_trained,
+        checked_for,
+        default_folder,
+        earlier_threads,
+        finished_on_device,
+        run_settings,
+        use_cores,
+    )
     from toolchain.accuracy.evaluation import evaluate as run_evaluation
-    from toolchain.accuracy.progress import evaluation_progress
+    from toolchain.accuracy.progress import checking_progress, evaluation_progress
     from toolchain.accuracy.transcriber import artifact_transcriber, open_transcriber
+    from toolchain.data.casing import check_language
     from toolchain.data.datasets import open_data
     from toolchain.data.normalisers import check_normalizer
     from toolchain.reports import tables
@@ -144,6 +159,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise AsrDeployError(f"--limit {limit} leaves nothing to evaluate. Use 1 or more.")
     check_normalizer(normalizer)  # before anything is transcribed
+    check_language(language)
     if device == "local" and provider != "cpu":
         raise AsrDeployError(f"--provider {provider} applies to phones. Name the phone with --device.")
     if device != "local" and (engine != "local" or worker_count is not None or half or torch_device != "cpu"):
@@ -160,14 +176,22 @@ def evaluate(
     chosen = open_data(data, split)
     if limit is not None:
         chosen = chosen.limited(limit)
-    ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{file_name_of(device)}")
-    folder = output or Path("results") / f"{transcriber.configuration}-{chosen.name}-{split}{ending}"
+    with checking_progress(len(chosen.utterances)) as progressed:
+        checked = checked_for(transcriber, chosen, skip_bad=skip_bad, checked=progressed)
+    chosen = checked.data
+    placed: dict[str, Any] = {} if artifact is None else {"threads": threads or 1, "device": device, "provider": provider, "via": via}
+    folder = output
+    if folder is None:
+        ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{file_name_of(device)}")
+        plain = Path("results") / f"{transcriber.configuration}-{chosen.name}-{split}{ending}"
+        folder = default_folder(plain, run_settings(transcriber, chosen, language, **placed), checked)
     if artifact is not None:
-        asked: dict[str, Any] = {"threads": threads or 1, "provider": provider, "via": via, "normalizer": normalizer}
-        earlier = finished_on_device(artifact, chosen, folder, device, **asked)
-        result = earlier or _evaluated_on(artifact, chosen, folder, open_chosen(device, via, adb, apk, complain), asked)
+        asked: dict[str, Any] = {"threads": threads or 1, "provider": provider, "via": via, "normalizer": normalizer, "language": language}
+        earlier = finished_on_device(artifact, checked, folder, device, **asked)
+        asked["replace"] = replace
+        result = earlier or _evaluated_on(artifact, checked, folder, open_chosen(device, via, adb, apk, complain), asked)
     else:
-        begun = earlier_threads(transcriber, chosen, folder) if threads is None else threads
+        begun = earlier_threads(transcriber, chosen, folder, language) if threads is None else threads
         transcriber = transcriber.with_threads(begun or 1)  # a run resumes with the threads it began with
         with open_workers(engine, address, worker_count, transcriber.threads) as workers:
             if engine == "local" and begun is None and worker_count is None and torch_device == "cpu":
@@ -177,18 +201,27 @@ def evaluate(
                     rate = f"{each.audio_seconds_per_second:.1f} s of audio per second"
                     console.print(f"{each.workers} worker(s) of {each.threads} thread(s): {rate}", highlight=False)
             with evaluation_progress(chosen) as progress:
-                result = run_evaluation(transcriber, chosen, folder, workers=workers, normalizer=normalizer, progress=progress)
+                result = run_evaluation(
+                    transcriber,
+                    checked,
+                    folder,
+                    workers=workers,
+                    normalizer=normalizer,
+                    language=language,
+                    replace=replace,
+                    progress=progress,
+                )
     console.print(tables.evaluation(result))
-    console.print(f"Transcripts and result are in {folder}.")
+    console.print(f"Transcripts and result are in {folder}.", markup=False, highlight=False, soft_wrap=True)
     write_figures(json_file, result)
 
 
-def _evaluated_on(artifact: "Artifact", data: "DataSet", folder: Path, device: "Device", asked: dict[str, Any]) -> "Evaluation":
+def _evaluated_on(artifact: "Artifact", data: "Checked", folder: Path, device: "Device", asked: dict[str, Any]) -> "Evaluation":
     from device_runner.latency import FUNCTION_ONLY
     from toolchain.accuracy.evaluation import evaluate_on_device
     from toolchain.accuracy.progress import evaluation_progress
 
-    with evaluation_progress(data, timed=device.kind not in FUNCTION_ONLY) as progress:
+    with evaluation_progress(data.data, timed=device.kind not in FUNCTION_ONLY) as progress:
         return evaluate_on_device(artifact, data, folder, device, **asked, progress=progress)
 
 

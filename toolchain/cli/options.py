@@ -149,10 +149,27 @@ NormalizerOption = Annotated[
     str,
     typer.Option(
         "--normalizer",
-        help="Text normaliser for references and hypotheses: `none` (the scenario's rule) or `whisper` (English).",
-        autocompletion=one_of("none", "whisper"),
+        help="Text normaliser of a second score: `none` (the scenario's rule), `punctuation` or `whisper` (English).",
+        autocompletion=one_of("none", "punctuation", "whisper"),
         rich_help_panel=INPUT,
     ),
+]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        metavar="CODE",
+        help="Language of the references, for example `tr`: decides upper case and the main figure (default: from labels and script).",
+        rich_help_panel=INPUT,
+    ),
+]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option("--skip-bad", help="Leave out recordings that cannot be transcribed. The result lists them.", rich_help_panel=INPUT),
+]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option("--replace", help="Delete the result of another input in the output folder.", rich_help_panel=OUTPUT),
 ]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", help="Number of parallel workers (default: one per core).", rich_help_panel=RUNNING)

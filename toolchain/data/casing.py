@@ -1,7 +1,10 @@
 """Upper case as the language asks, and one Unicode form (NFC), for references, hypotheses and labels."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
+
+from device_runner.errors import AsrDeployError
 
 # Languages of Latin script in which i and ı are two letters with the capitals İ and I; see Unicode's SpecialCasing.txt.
 DOTLESS_LANGUAGES = frozenset({"tr", "az", "crh", "gag", "kaa", "tt"})
@@ -33,3 +36,9 @@ def upper(text: str, language: str | None = None) -> str:
         text = text.translate(_DOTLESS_CAPITALS)
     # Elsewhere ı and İ occur in foreign names only.
     return unicodedata.normalize("NFC", text.upper() if language in DOTLESS_LANGUAGES else text.upper().replace("İ", "I"))
+
+
+def check_language(language: str | None) -> None:
+    """Raise AsrDeployError if a text is not an ISO 639 code."""
+    if language is not None and not re.fullmatch("[a-z]{2,3}", language):
+        raise AsrDeployError(f"--language {language} is not a language code. Use two or three lower-case letters, for example tr or en.")

@@ -1,8 +1,7 @@
 """Data sets of recordings with references: the bundled digits, LibriSpeech, and folders in LibriSpeech's layout."""
 
-import hashlib
-import json
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,10 @@ AUDIO_SUFFIXES = (".flac", ".wav")
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording and its reference, in upper case with apostrophes and one space between words."""
+    """One recording and its reference, in the case of its transcript file, in Unicode's form NFC with one space between words.
+
+    References become upper case when they are scored, because the language of the model decides how; see ``toolchain.data.casing``.
+    """
 
     id: str
     path: Path
@@ -36,18 +38,21 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A recording that cannot be transcribed and was left out of a test set, and the reason."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class DataSet:
-    """The utterances of one split, sorted by their ids as strings (as TorchAudio does)."""
+    """The utterances of one split, sorted by their ids as strings (as TorchAudio does), and the recordings that were left out."""
 
     name: str
     split: str
     utterances: tuple[Utterance, ...]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over ids, references and file sizes. It changes with the content of the set, not with its location."""
-        rows = [[each.id, each.reference, each.path.stat().st_size] for each in self.utterances]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    left_out: tuple[LeftOut, ...] = ()
 
     def limited(self, n: int) -> "DataSet":
         """Return the set of the first ``n`` utterances, or of all utterances if there are fewer.
@@ -168,10 +173,16 @@ def _audio_by_id(root: Path) -> dict[str, Path]:
         # File managers leave hidden files that carry the name of the real one.
         if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
             continue
-        if path.stem in files:
-            raise AsrDeployError(f"{path} and {files[path.stem]} have the same id {path.stem}. Remove one of them.")
-        files[path.stem] = path
+        utterance = _id_of(path)
+        if utterance in files:
+            raise AsrDeployError(f"{path} and {files[utterance]} have the same id {utterance}. Remove one of them.")
+        files[utterance] = path
     return files
+
+
+def _id_of(path: Path) -> str:
+    """Return the id of a recording: its name in NFC, because some systems store names in NFD. Bytes that are not UTF-8 are escaped."""
+    return unicodedata.normalize("NFC", os.fsencode(path.stem).decode("utf-8", "backslashreplace"))
 
 
 def _references_by_id(root: Path) -> dict[str, str]:
@@ -198,16 +209,16 @@ def parse_transcript(lines: Iterable[str], path: Path) -> list[tuple[str, str]]:
         path: Path of the file, for error messages.
 
     Returns:
-        Pairs of id and reference, the reference in upper case with one space between words.
+        Pairs of id and reference in Unicode's form NFC, the reference with one space between words.
 
     Raises:
         AsrDeployError: A line has an id but no words.
     """
     parsed = []
     for line in lines:
-        if not (words := line.split()):
+        if not (words := unicodedata.normalize("NFC", line).split()):
             continue
-        utterance, reference = words[0], " ".join(words[1:]).upper()
+        utterance, reference = words[0], " ".join(words[1:])
         if not reference:
             raise AsrDeployError(f"{path} contains no words for {utterance}. Write the reference, or remove the line and its audio file.")
         parsed.append((utterance, reference))

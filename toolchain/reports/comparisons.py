@@ -99,9 +99,9 @@ def aligned(reference: str, hypothesis: str) -> Text:
 
 def scores(runs: Iterable[ScoredRun]) -> Table:
     """Create the table of recomputed scores, each followed by its score after a normaliser if one was used."""
-    table = Table(title="WER in %, recomputed from saved transcripts", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    table = Table(title="WER and CER in %, recomputed from saved transcripts", title_justify="left", box=box.SIMPLE, padding=(0, 1))
     table.add_column("run", overflow="fold")
-    for column in ("words", "WER", "95 % interval", "sub", "del", "ins"):
+    for column in ("words", "WER", "95 % interval", "sub", "del", "ins", "CER"):
         table.add_column(column, justify="right", no_wrap=True)
     for run in runs:
         rows: list[tuple[str, Score]] = [(str(run.folder), run.result.score)]
@@ -109,7 +109,7 @@ def scores(runs: Iterable[ScoredRun]) -> Table:
             rows.append((f"  after {run.result.normalised.normalizer}", run.result.normalised))
         for name, each in rows:
             errors = (each.substitutions, each.deletions, each.insertions)
-            figures = (str(each.words), _percent(each.wer), _interval(each.wer_interval), *map(str, errors))
+            figures = (str(each.words), _percent(each.wer), _interval(each.wer_interval), *map(str, errors), _percent(each.cer))
             table.add_row(Text(_plain(name)), *figures)
     return table
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from toolchain.scenario.sweep import Smallest
 
 
+NAMED = 3  # recordings that a table names
+
+
 def _megabit(bits: int) -> str:
     return f"{bits / 1e6:,.0f} Mbit" if bits >= 1e8 else f"{bits / 1e6:,.2f} Mbit"
 
@@ -190,11 +193,11 @@ def _parities(measured: Iterable[Parity]) -> dict[str, str]:
 
 def evaluation(result: Evaluation) -> Table:
     """Create the table of an evaluation."""
-    low, high = result.wer_interval
     rows = {
         "configuration": result.configuration,
         "data": f"{result.data} {result.split}, {result.utterances} utterances, {result.words} words",
-        "WER": f"{result.wer:.2%} (95 % interval {low:.2%} .. {high:.2%})",
+        **_left_out(result),
+        **_rates(result),
         "errors": ", ".join(
             f"{number} {what}{'s' * (number != 1)}"
             for number, what in ((result.substitutions, "substitution"), (result.deletions, "deletion"), (result.insertions, "insertion"))
@@ -213,11 +216,37 @@ def evaluation(result: Evaluation) -> Table:
     return _facts("Evaluation", rows)
 
 
+def _left_out(result: Evaluation) -> dict[str, str]:
+    if not result.left_out:
+        return {}
+    names = ", ".join(each.id for each in result.left_out[:NAMED])
+    more = f" and {len(result.left_out) - NAMED} more" if len(result.left_out) > NAMED else ""
+    return {"left out": f"{len(result.left_out)}: {names}{more}; reasons in result.json"}
+
+
+def _rates(result: Evaluation) -> dict[str, str]:
+    """Return WER and CER, the main figure first."""
+    rates = {
+        "WER": f"{result.wer:.2%} (95 % interval {result.wer_interval[0]:.2%} .. {result.wer_interval[1]:.2%})",
+        "CER": f"{result.cer:.2%} (95 % interval {result.cer_interval[0]:.2%} .. {result.cer_interval[1]:.2%})",
+    }
+    if result.main == "cer":
+        return {
+            "CER": f"{rates['CER']} of {result.characters} characters",
+            "WER": f"{result.wer:.2%}, without meaning where no spaces separate words",
+        }
+    return rates
+
+
 def _normalised(result: Evaluation) -> dict[str, str]:
     if (found := result.normalised) is None:
         return {}
-    low, high = found.wer_interval
-    return {f"WER after {found.normalizer}": f"{found.wer:.2%} of {found.words} words (95 % interval {low:.2%} .. {high:.2%})"}
+    name, rate, (low, high), of = (
+        ("CER", found.cer, found.cer_interval, f"{found.characters} characters")
+        if result.main == "cer"
+        else ("WER", found.wer, found.wer_interval, f"{found.words} words")
+    )
+    return {f"{name} after {found.normalizer}": f"{rate:.2%} of {of} (95 % interval {low:.2%} .. {high:.2%})"}
 
 
 def smallest(found: "Smallest") -> Table:

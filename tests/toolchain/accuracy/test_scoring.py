@@ -14,6 +14,7 @@ from tests.helpers import Completed, complaint
 from tests.toolchain.accuracy.written_evaluations import Pair, timings_of, transcriber, transcripts_of, write_evaluation
 from toolchain.accuracy.metrics import bootstrap_interval
 from toolchain.accuracy.scoring import RESULT, TRANSCRIPTS, Evaluation, ScoredRuns, make_evaluation, read_evaluation, rescore, score
+from toolchain.data.datasets import DataSet
 from toolchain.data.normalisers import normaliser
 
 PAIRS = [
@@ -99,15 +100,24 @@ def test_counts_that_are_stored_decide_nothing() -> None:
 
 def test_an_evaluation_adds_up() -> None:
     transcripts = transcripts_of(PAIRS)
-    made = make_evaluation(transcripts, timings_of(transcripts, 0.25), transcriber(), "digits", "test-clean", threads=2, workers=3)
+    made = make_evaluation(
+        transcripts, timings_of(transcripts, 0.25), transcriber(), DataSet("digits", "test-clean", ()), threads=2, workers=3
+    )
     assert (made.utterances, made.words, made.wer) == (3, 8, 0.5)
     assert (made.audio_seconds, made.compute_seconds, made.real_time_factor) == (6.0, 0.75, 0.125)
-    assert (made.threads, made.workers, made.data, made.split, made.version) == (2, 3, "digits", "test-clean", 2)
+    assert (made.threads, made.workers, made.data, made.split, made.version) == (2, 3, "digits", "test-clean", 3)
     assert made.wer_interval == bootstrap_interval([0, 2, 2], [3, 4, 1]) and made.normalised is None
     assert "versions" in made.machine  # facts about this machine by default
     assert made.score == score(transcripts)
     asked = make_evaluation(
-        transcripts, timings_of(transcripts), transcriber(), "digits", "dev", threads=1, workers=1, normalizer="whisper", machine={"a": 1}
+        transcripts,
+        timings_of(transcripts),
+        transcriber(),
+        DataSet("digits", "dev", ()),
+        threads=1,
+        workers=1,
+        normalizer="whisper",
+        machine={"a": 1},
     )
     assert asked.normalised == score(transcripts, "whisper") and asked.wer == made.wer and asked.machine == {"a": 1}
     assert Evaluation.model_validate_json(asked.model_dump_json()) == asked

@@ -9,6 +9,7 @@ from device_runner.transcripts import Timing, Transcript, write_lines
 from toolchain.accuracy.metrics import count_errors
 from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation, make_evaluation
 from toolchain.accuracy.transcriber import Transcriber
+from toolchain.data.datasets import DataSet
 from toolchain.models.test_cases import TEST_CASES
 
 Pair = tuple[str, str]  # reference, hypothesis
@@ -56,7 +57,9 @@ def write_evaluation(folder: Path, pairs: Sequence[Pair] | Mapping[str, Pair], *
     """Write a finished evaluation. ``changes`` replace fields of its result."""
     transcripts = transcripts_of(pairs)
     timings = timings_of(transcripts)
-    made = make_evaluation(transcripts, timings, transcriber(folder.name), "digits", "test-clean", threads=1, workers=1, machine={})
+    made = make_evaluation(
+        transcripts, timings, transcriber(folder.name), DataSet("digits", "test-clean", ()), threads=1, workers=1, machine={}
+    )
     made = made.model_copy(update=changes)
     write_lines(folder / TRANSCRIPTS, transcripts)
     write_lines(folder / TIMES, timings)

@@ -1,0 +1,132 @@
+"""Checks the recordings of a test set before anything runs, so that a bad one does not end a run of hours at its last utterance."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+from device_runner.audio import CheckedAudio, check_audio
+from device_runner.errors import AsrDeployError
+from device_runner.facts import usable_cpus
+from device_runner.files import shown
+from toolchain.data.datasets import DataSet, LeftOut, Utterance
+
+REMARKED = 5  # recordings named in a warning
+logger = logging.getLogger("asrdeploy")
+
+OnChecked = Callable[[Utterance], None]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model requires of a recording.
+
+    Args:
+        sample_rate: Sample rate of the model, in hertz.
+        shortest: Smallest number of samples, which gives one frame.
+        longest: Largest number of samples; None if unlimited.
+    """
+
+    sample_rate: int
+    shortest: int
+    longest: int | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A test set whose recordings can all be transcribed.
+
+    Args:
+        data: The test set. Recordings that were left out are in ``data.left_out``.
+        digests: SHA-256 of every recording's file, by id.
+    """
+
+    data: DataSet
+    digests: dict[str, str]
+
+
+def check_recordings(data: DataSet, needs: Needs, *, skip_bad: bool = False, checked: OnChecked = lambda utterance: None) -> Checked:
+    """Read all recordings of a test set once, and refuse or leave out those that cannot be transcribed.
+
+    Recordings that were checked before in this process and have not changed are not read again. Peculiar recordings (silent, clipped)
+    are named in one warning.
+
+    Args:
+        data: The test set.
+        needs: What the model requires.
+        skip_bad: Leave bad recordings out, and record them in ``left_out`` of the set, instead of raising an error.
+        checked: Called for every utterance after its check.
+
+    Raises:
+        AsrDeployError: Recordings cannot be read or are too short or too long. The message names all of them. Or none is left.
+    """
+    found: dict[str, CheckedAudio] = {}
+    bad: list[LeftOut] = []
+    with ThreadPoolExecutor(usable_cpus()) as threads:
+        for utterance, outcome in zip(data.utterances, threads.map(partial(_outcome, needs=needs), data.utterances), strict=True):
+            if isinstance(outcome, CheckedAudio):
+                found[utterance.id] = outcome
+            else:
+                bad.append(LeftOut(utterance.id, outcome))
+            checked(utterance)
+    if bad and not skip_bad:
+        raise AsrDeployError(_refusal(data, bad))
+    if not found:
+        raise AsrDeployError(f"No recording of {data.name} {data.split} can be transcribed. {_reasons(bad)}")
+    _remark({each.path: remark for each in data.utterances if each.id in found and (remark := found[each.id].remark)})
+    kept = tuple(each for each in data.utterances if each.id in found)
+    return Checked(replace(data, utterances=kept, left_out=(*data.left_out, *bad)), {key: each.sha256 for key, each in found.items()})
+
+
+def _outcome(utterance: Utterance, needs: Needs) -> CheckedAudio | str:
+    """Return what is known of a recording, or the reason why it cannot be transcribed."""
+    try:
+        status = utterance.path.stat()
+        return _check(utterance.path, status.st_size, status.st_mtime_ns, needs)
+    except AsrDeployError as error:
+        return str(error)
+    except OSError:
+        return f"There is no audio file {utterance.path}; check the path."
+
+
+@lru_cache(maxsize=100_000)
+def _check(path: Path, size: int, modified: int, needs: Needs) -> CheckedAudio:
+    """Check a recording; size and time of the last change (in ns) tell whether it was checked before."""
+    return check_audio(path, needs.sample_rate, needs.shortest, needs.longest)
+
+
+def _refusal(data: DataSet, bad: Sequence[LeftOut]) -> str:
+    if len(bad) == 1:
+        return f"{_sentence(bad[0].reason)} To leave the recording out, use --skip-bad."
+    return (
+        f"{len(bad)} of {len(data.utterances)} recordings of {data.name} {data.split} cannot be transcribed. {_reasons(bad)} "
+        "Mend them, or leave them out with --skip-bad."
+    )
+
+
+def _reasons(bad: Iterable[LeftOut]) -> str:
+    return " ".join(_sentence(each.reason) for each in bad)
+
+
+def _sentence(reason: str) -> str:
+    return reason if reason.endswith((".", "?")) else reason + "."
+
+
+_remarked: set[tuple[Path, str]] = set()  # a sweep checks its test set for every configuration
+
+
+def _remark(remarks: dict[Path, str]) -> None:
+    """Log one warning for each kind of peculiar recording, once in this process."""
+    new = {path: remark for path, remark in remarks.items() if (path, remark) not in _remarked}
+    _remarked.update(new.items())
+    by_remark: dict[str, list[str]] = {}
+    for path, remark in new.items():
+        by_remark.setdefault(remark, []).append(shown(path))
+    for remark, names in by_remark.items():
+        if len(names) == 1:
+            logger.warning(f"{names[0]} {remark}")
+        else:
+            more = f" and {len(names) - REMARKED} more" if len(names) > REMARKED else ""
+            logger.warning(f"{len(names)} recordings are peculiar ({', '.join(names[:REMARKED])}{more}). Each of them {remark}")
