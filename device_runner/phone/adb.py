@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from device_runner.phone.adb_output import (
     state_in,
     verdict,
 )
+from device_runner.phone.remedies import READY, needs_a_person, remedy
 
 SERVER_VARIABLE = "ASRDEPLOY_ADB_SERVER"
 OLDEST_PROTOCOL, OLDEST_TOOLS = (1, 0, 41), 28
@@ -39,6 +41,7 @@ HOW_TO_INSTALL = (
 QUICK = 15.0  # seconds for a call that only talks to adb's server
 SLOWEST_LINK = 500_000  # bytes per second; the time limits of transfers assume this rate
 PROBE, RETRY, POLL = 5.0, 0.5, 0.1  # seconds in Phone.wait: for an echo, between two connection attempts, between two checks
+SETTLED = 0.5  # seconds until a state counts: a device that was just connected passes through several
 LONGEST_COMMAND = 65_000  # bytes; adb's server reads lengths of four hexadecimal digits, and a longer command looks like a lost device
 ADDRESS = re.compile(r".+:\d+")
 
@@ -260,23 +263,36 @@ class Phone:
         if reason is None or done.code != 0:
             raise self._failure(done, "install", str(apk))
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, say: Callable[[str], None] = lambda sentence: None, *, give_up: bool = False) -> None:
         """Wait until the device answers. A device with an address (host:port) is reconnected.
+
+        Args:
+            seconds: Time limit in seconds.
+            say: Function that receives what is wrong and what to do, as soon as it is known, once for each state.
+            give_up: Whether to stop waiting at once in a state that only a person can end, such as ``unauthorized``.
 
         Raises:
             DeviceLost: If the device does not answer within the limit.
         """
-        end = time.monotonic() + seconds
-        settled = 0.0
-        state = "adb does not answer"
+        begun = since = time.monotonic()
+        end, settled, told = begun + seconds, 0.0, set[str]()
+        state = before = "adb does not answer"
         while True:
             state = self._state(end, state)
-            if state == "device" and self._answers(end):
+            if state == READY and self._answers(end):
                 return
             now = time.monotonic()
+            if state != before:
+                since, before = now, state
+            if now - since >= SETTLED:
+                if give_up and needs_a_person(state):
+                    raise DeviceLost(remedy(self.serial, state))
+                if state not in told:
+                    told.add(state)
+                    say(f"{remedy(self.serial, state)} Waiting up to {max(end - now, 0):.0f} s for it.")
             if now >= end:
-                raise DeviceLost(_what_to_do(self.serial, state, f"waited {seconds:.3g} s"))
-            if ADDRESS.fullmatch(self.serial) and now >= settled and state != "unauthorized":
+                raise DeviceLost(remedy(self.serial, state, f"waited {seconds:.3g} s"))
+            if ADDRESS.fullmatch(self.serial) and now >= settled and not needs_a_person(state):
                 # A lost device stays listed as offline, and `adb connect` then claims that it is connected: disconnect it first.
                 said = ""
                 for word in ("disconnect", "connect"):
@@ -326,7 +342,7 @@ class Phone:
         return self._lost(text, f"during adb {verb}")
 
     def _lost(self, text: str, when: str) -> DeviceLost:
-        return DeviceLost(_what_to_do(self.serial, state_in(text), when))
+        return DeviceLost(remedy(self.serial, state_in(text), when))
 
 
 def checked_version(text: str, program: Path) -> str:
@@ -345,16 +361,6 @@ def checked_version(text: str, program: Path) -> str:
             f"{program} is version {version}, which is too old (required: 1.0.41, platform-tools {OLDEST_TOOLS}). {HOW_TO_INSTALL}."
         )
     return version
-
-
-def _what_to_do(serial: str, state: str, when: str) -> str:
-    if "unauthorized" in state:
-        return f"{serial} does not trust this computer ({when}). Unlock it and allow USB debugging when it asks."
-    if state == "device":
-        return f"{serial} is connected but does not answer ({when}). Check its cable or network, or restart it."
-    if state in ("offline", "not found"):
-        return f"{serial} is not connected ({state}, {when}). Check its cable, its network and that USB debugging is on."
-    return f"The connection to {serial} was lost ({f'{state}, ' if state else ''}{when}). Check its cable or network."
 
 
 def _time_for(size: int) -> float:

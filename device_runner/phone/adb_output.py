@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from device_runner.errors import AsrDeployError
+from device_runner.phone.remedies import named_state
 
 EXITED = "asrdeploy-exit"  # start of the marker line that carries a command's exit code
 ATTRIBUTE = re.compile(r"([a-z_]+):(\S+)")
@@ -15,7 +16,6 @@ REFUSED = re.compile(
     re.MULTILINE,
 )
 COMPLAINT = re.compile(r"^(?:adb: error: |adb: |error: |(?=.*protocol fault))(.*)$", re.MULTILINE)
-STATES = ("unauthorized", "offline", "not found")
 LONGEST = 200  # characters of foreign text quoted in a message
 
 
@@ -25,7 +25,7 @@ class Listed:
 
     Args:
         serial: Serial number, or host:port.
-        state: ``device`` if it can be used, or else ``offline``, ``unauthorized`` or ``no permissions …``.
+        state: ``device`` if it can be used, or else another state; see ``remedies.remedy``.
         details: Known values of product, model, device and transport_id.
     """
 
@@ -99,7 +99,7 @@ def refusal(text: str) -> str | None:
 
 def state_in(text: str) -> str:
     """Return the device state that adb's error message names, or else the message itself."""
-    return next((each for each in STATES if each in text), complaint(text))
+    return named_state(text) or complaint(text)
 
 
 def complaint(text: str) -> str:

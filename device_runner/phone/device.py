@@ -131,7 +131,7 @@ class AdbDevice:
                 return step()
             except DeviceLost as error:
                 self.say(f"{error} Waiting for the device to return.")
-                self.phone.wait(self.patience.connection)
+                self.phone.wait(self.patience.connection, self.say)
         raise DeviceLost(f"The connection to {self.phone.serial} was lost {MOST_LOSSES} times. Check its cable and repeat the command.")
 
     def _send(self, task: Task) -> None:

@@ -41,7 +41,7 @@ def devices(
     if clean is not None:
         if json_file is not None:
             raise AsrDeployError("--clean lists nothing, so it has no result. Leave --json out.")
-        device_choice.clean(find_adb(adb).phone(clean))
+        device_choice.clean(find_adb(adb), clean)
         console.print(f"Removed all files of earlier jobs from {clean}.")
         return
     missing = None
@@ -53,6 +53,9 @@ def devices(
         client, missing = None, str(error)
     listed = device_choice.list_devices(client)
     console.print(devices.devices(listed))
+    for each in listed:
+        if each.remedy:
+            complain(each.remedy)
     if missing is not None:
         complain(missing)
     write_figures(json_file, listed)

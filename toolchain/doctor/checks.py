@@ -23,6 +23,7 @@ from device_runner.files import cache_folder
 from device_runner.phone.adb import bundled_adb, checked_version
 from device_runner.phone.adb_output import parse_devices, short
 from device_runner.phone.arm_bundle import check_tools, qemu_launcher
+from device_runner.phone.remedies import READY, remedy
 from toolchain.doctor.probes import (
     CUDA,
     RUNTIMES,
@@ -323,8 +324,10 @@ def devices_row(client: bool) -> Row:
     if text is None:
         how = "`asrdeploy devices` starts it and lists devices" if client else "devices require adb"
         return Row(name="devices", state="note", found=f"the adb server is not running; {how}")
-    listed = [f"{each.serial} ({'ready' if each.state == 'device' else each.state})" for each in parse_devices(text)]
-    return Row(name="devices", state="ok", found=", ".join(listed) or "none connected")
+    devices = parse_devices(text)
+    listed = [f"{each.serial} ({'ready' if each.state == READY else each.state})" for each in devices]
+    remedies = [remedy(each.serial, each.state).rstrip(".") for each in devices if each.state != READY]
+    return Row(name="devices", state="note" if remedies else "ok", found=". ".join([", ".join(listed) or "none connected", *remedies]))
 
 
 def jdk_row(javac: Said | None, java: Said | None) -> Row:
