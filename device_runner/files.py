@@ -13,15 +13,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, printable
+from device_runner.home import in_home
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
 def cache_folder() -> Path:
-    """Return the folder for files that can be downloaded or built again: ``ASRDEPLOY_CACHE``, or ~/.cache/asrdeploy."""
-    return Path(os.environ.get("ASRDEPLOY_CACHE") or "~/.cache/asrdeploy").expanduser()
+    """Return the folder for files that can be downloaded or built again: ``ASRDEPLOY_CACHE``, or ~/.cache/asrdeploy.
+
+    Raises:
+        AsrDeployError: ``ASRDEPLOY_CACHE`` is not set, and this user has no home folder.
+    """
+    if named := os.environ.get("ASRDEPLOY_CACHE"):
+        return in_home(Path(named))
+    try:
+        return in_home(Path("~/.cache/asrdeploy"))
+    except AsrDeployError as error:
+        raise AsrDeployError(
+            "There is no folder for downloads: the home folder of this user is not known. Set ASRDEPLOY_CACHE to a folder."
+        ) from error
 
 
 @contextmanager
@@ -138,12 +150,7 @@ def sha256_of(path: Path) -> str:
 
 def shown(path: Path | str) -> str:
     """Return a path for messages: in one line, with bytes that are not UTF-8 and control characters escaped."""
-    return "".join(_escaped(each) if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") else each for each in str(path))
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)  # Python decodes a byte that is not UTF-8 to a surrogate
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+    return printable(str(path))
 
 
 def existing(path: Path) -> Path:
@@ -175,23 +182,27 @@ def _same_name(folder: Path, name: str) -> Path:
     return folder / next((each for each in entries if unicodedata.normalize("NFC", each) == composed), name)
 
 
-def file_bytes(path: Path, kind: str = "file") -> bytes:
+def file_bytes(path: Path, kind: str = "file", *, largest: int | None = None) -> bytes:
     """Read a file that a user named, in whatever way its name is composed; see ``existing``.
 
     Args:
         path: File to read.
         kind: What the file should be, for messages, such as ``audio file``.
+        largest: Largest accepted size in bytes; None if unlimited.
 
     Raises:
-        AsrDeployError: If there is no such file, it is a folder, a pipe, a socket or a device, or it cannot be read.
+        AsrDeployError: If there is no such file, it is a folder, a pipe, a socket or a device, it is too large, or it cannot be read.
     """
     try:
         path = existing(path)
-        what = _not_a_file(path.stat().st_mode)
+        found = path.stat()
+        what = _not_a_file(found.st_mode)
         if what == "folder":
             raise AsrDeployError(f"{shown(path)} is a folder; give {_article(kind)}.")
         if what is not None:  # reading a pipe may wait forever
             raise AsrDeployError(f"{shown(path)} is a {what}, not a file; save its content to a file and give that.")
+        if largest is not None and found.st_size > largest:
+            raise AsrDeployError(f"{shown(path)} has {found.st_size} bytes, but a {kind} has at most {largest}; check the path.")
         return path.read_bytes()
     except (OSError, ValueError, MemoryError) as error:
         raise _unreadable(path, kind, error) from error

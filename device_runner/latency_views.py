@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from device_runner import drawing
 from device_runner.errors import AsrDeployError
-from device_runner.files import atomic_path
 from device_runner.latency import LatencyResult
 
 FUNCTION_ONLY_NOTE = "emulated device: function only, the times say nothing about a phone"
@@ -49,16 +49,11 @@ def plot(results: Sequence[LatencyResult], path: Path) -> None:
     Raises:
         AsrDeployError: If there is no result, matplotlib does not support the suffix, or the file cannot be written.
     """
-    from matplotlib.figure import Figure  # pyplot would keep global state and open windows
-
     if not results:
         raise AsrDeployError("There is no latency result to plot. Give at least one.")
     real = [result for result in results if not result.function_only]
     results = real or results
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in known:
-        raise AsrDeployError(f"Cannot write a plot to {path}. Use a suffix such as .png; supported are {', '.join(sorted(known))}.")
+    figure = drawing.new_figure(path, (8, 5))
     untrained = sorted({result.artifact.model for result in results if not result.artifact.trained})
     title = "Latency of the runtime call (p50, whiskers up to p90)" + f"\nrandom weights: {', '.join(untrained)}" * bool(untrained)
     if not real:
@@ -68,11 +63,11 @@ def plot(results: Sequence[LatencyResult], path: Path) -> None:
         lengths, p50, p90 = np.array([(each.audio_seconds, each.p50 * 1e3, each.p90 * 1e3) for each in result.steady]).T
         # Rounding may put p90 slightly below p50, and matplotlib rejects negative whiskers.
         whiskers = [0 * p50, np.maximum(p90 - p50, 0)]
-        axes.errorbar(lengths, p50, yerr=whiskers, label=_label(result) + " (not valid)" * (not result.valid), marker="o", capsize=3)
+        name = _label(result) + " (not valid)" * (not result.valid)
+        axes.errorbar(lengths, p50, yerr=whiskers, label=drawing.label(name), marker="o", capsize=3)
     axes.set(title=title, xlabel="audio length (s)", ylabel="latency (ms)", xlim=(0, None), ylim=(0, None))
     axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    drawing.save(figure, path, 150)
 
 
 def _label(result: LatencyResult) -> str:

@@ -6,9 +6,9 @@ from threading import Lock
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 
+from device_runner.terminal import PlainConsole, plain_column
 from device_runner.transcripts import Timing, Transcript
 from toolchain.data.datasets import DataSet
 from toolchain.data.recordings import OnChecked
@@ -17,12 +17,12 @@ from toolchain.data.recordings import OnChecked
 def _bars(*, counted: bool = True) -> Progress:
     count = [MofNCompleteColumn()] if counted else []
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        plain_column("{task.description}"),
         BarColumn(),
         *count,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=PlainConsole(stderr=True),
     )
 
 
@@ -59,8 +59,8 @@ def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[OnUtte
     """
     sizes = {each.id: each.path.stat().st_size for each in data.utterances}
     running, lock, count = _Running(timed=timed), Lock(), 0
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[count]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    columns = (plain_column("{task.description}"), BarColumn(), plain_column("{task.fields[count]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=PlainConsole(stderr=True)) as bars:
         task = bars.add_task("transcribing", total=sum(sizes.values()), count=f"0/{len(sizes)}")
 
         def transcribed(transcript: Transcript, timing: Timing) -> None:
@@ -76,8 +76,8 @@ def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[OnUtte
 @contextmanager
 def checking_progress(recordings: int) -> Iterator[OnChecked]:
     """Show how many recordings of a test set have been checked; the bar disappears at the end."""
-    columns = (TextColumn("checking recordings"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    columns = (plain_column("checking recordings"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=PlainConsole(stderr=True), transient=True) as bars:
         task = bars.add_task("", total=recordings)
         yield lambda utterance: bars.advance(task)
 

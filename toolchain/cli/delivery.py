@@ -34,7 +34,7 @@ def deliver(
     if serve and json_file is not None:
         raise AsrDeployError("--serve measures nothing, so it has no result. Leave --json out.")
     if serve:
-        console.print(f"Serving {', '.join(f'http://{host}:{port}/{path.name}' for path in bitstreams)}", soft_wrap=True, highlight=False)
+        console.print(f"Serving {', '.join(f'http://{host}:{port}/{path.name}' for path in bitstreams)}")
         return server.serve(bitstreams, host, port)
     chosen = [1e6 * each for each in _rates(rates)]
     with share_progress() as progress:
@@ -43,7 +43,7 @@ def deliver(
         plot_delivery(result, output / f"delivery.{ending}")
     console.print(tables.delivery(result))
     for sentence in tables.paying(result):
-        console.print(sentence, highlight=False)
+        console.print(sentence)
     console.print(f"delivery.json, delivery.png and delivery.svg are in {output}.")
     write_figures(json_file, result)
 

@@ -17,8 +17,6 @@ STYLES = {"ok": "green", "missing": "yellow", "note": "cyan"}
 
 def doctor(json_file: JsonOption = None) -> None:
     """Check what this machine can do, and print the command that installs what is missing. Example: asrdeploy doctor"""
-    from rich.text import Text
-
     from toolchain.doctor.checks import examine
 
     with console.status("") as status:
@@ -31,8 +29,8 @@ def doctor(json_file: JsonOption = None) -> None:
     if commands:
         console.print("To install what is missing:")
     for command, names in commands.items():
-        console.print(Text(f"  {', '.join(names)}"))
-        console.print(Text(f"    {command}"), soft_wrap=True)  # on one line, so that it can be copied
+        console.print(f"  {', '.join(names)}")
+        console.print(f"    {command}")
     write_figures(json_file, report)
     for sentence in report.broken:
         complain(sentence)
@@ -54,8 +52,8 @@ def setup(
         bundle = build_bundle(progress=status.update)
     sizes = {str(layer): sum(path.stat().st_size for path in layer.rglob("*") if path.is_file()) for layer in layers(bundle)}
     for layer, size in sizes.items():
-        console.print(f"{layer}: {size / 1e6:.0f} MB", soft_wrap=True)
-    console.print(f"The Arm bundle is {bundle}; `--device qemu-arm64` and `--via shell` use it.", soft_wrap=True)
+        console.print(f"{layer}: {size / 1e6:.0f} MB")
+    console.print(f"The Arm bundle is {bundle}; `--device qemu-arm64` and `--via shell` use it.")
     write_figures(json_file, {"bundle": bundle, "layer_bytes": sizes})
 
 

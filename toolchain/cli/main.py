@@ -7,6 +7,9 @@ from collections.abc import Callable
 import typer
 
 from device_runner.errors import AsrDeployError, DeviceFailed
+from device_runner.files import shown
+from device_runner.home import finds_home
+from device_runner.terminal import check_current_folder, escape_output, flush_output
 from toolchain.cli import compression, delivery, devices, environment, evaluation, latency, models, scenario, scores
 from toolchain.cli.options import complain, give_output_back
 from toolchain.extras import lacking
@@ -51,8 +54,13 @@ def run(application: typer.Typer) -> None:
     Exit codes: 2 for what the user can fix, 3 for a device that failed, 130 for Ctrl-C.
     """
     logging.getLogger("asrdeploy").addHandler(COMPLAINTS)
+    escape_output()
     try:
-        application()
+        check_current_folder()
+        try:
+            application()
+        finally:
+            flush_output()
     except AsrDeployError as error:
         complain(str(error))
         sys.exit(DEVICE_FAILED if isinstance(error, DeviceFailed) else USER_ERROR)
@@ -63,7 +71,7 @@ def run(application: typer.Typer) -> None:
         complain(sentence)
         sys.exit(USER_ERROR)
     except OSError as error:  # a full disk, a folder without write permission
-        complain(f"{error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
+        complain(f"{shown(error.filename or 'Output')} cannot be read or written: {error.strerror or error}.")
         sys.exit(USER_ERROR)
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
@@ -76,7 +84,7 @@ def run(application: typer.Typer) -> None:
 def _add(command: Callable[..., None], group: str) -> None:
     """Add a command to a group of the help; the example in its docstring ends its own help."""
     text, _, example = (command.__doc__ or "").partition("Example: ")
-    app.command(help=text.strip(), epilog=f"Example: {example.strip()}", rich_help_panel=group)(command)
+    app.command(help=text.strip(), epilog=f"Example: {example.strip()}", rich_help_panel=group)(finds_home(command))
 
 
 for _group, _commands in GROUPS.items():

@@ -43,7 +43,7 @@ def testcases(
 
     loaded = load_model(model)
     console.print(tables.test_cases([loaded.case]))
-    console.print(tables.custom_labels(loaded.case, loaded.weights), markup=False, highlight=False, soft_wrap=True)
+    console.print(tables.custom_labels(loaded.case, loaded.weights))
     write_figures(json_file, [loaded.case])
 
 
@@ -55,7 +55,7 @@ def schemes(json_file: JsonOption = None) -> None:
     plugins, broken = scheme_plugins()
     console.print(tables.schemes([*SCHEMES.values(), *plugins.values()]))
     for name, (_, summary) in VARIANTS.items():
-        console.print(f"NAME+{name}: {summary}", highlight=False)
+        console.print(f"NAME+{name}: {summary}")
     for name, reason in broken.items():
         complain(f"The scheme plug-in {name} cannot be used: {reason}.")
     write_figures(json_file, [*SCHEMES.values(), *plugins.values()])

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
-from rich.console import Console
 
 from device_runner.errors import AsrDeployError
+from device_runner.terminal import PlainConsole
 
 if TYPE_CHECKING:
     from device_runner.devices import Device
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Panels of a command's help: long commands group their options.
 INPUT, CODING, RUNNING, DEVICES, OUTPUT = "Model and data", "Compression", "Running", "Devices", "Output"
 
-console = Console()
+console = PlainConsole()
 
 STANDARD_OUTPUT = Path("-")
 _output: TextIO | None = None  # standard output before it was redirected
@@ -70,7 +70,7 @@ def write_figures(file: Path | None, figures: Any) -> None:
         typer.echo(text, nl=False)
     else:
         write_text(file, text)
-        console.print(f"JSON written to {file}.", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"JSON written to {file}.")
 
 
 def one_of(*names: str) -> Callable[[str], list[str]]:
@@ -234,7 +234,7 @@ ProviderOption = Annotated[
 
 def complain(sentence: str) -> None:
     """Print one sentence to standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"asrdeploy: {sentence}", markup=False)
+    PlainConsole(stderr=True).print(f"asrdeploy: {sentence}")
 
 
 def check_via(via: str | None) -> None:

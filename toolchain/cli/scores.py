@@ -33,12 +33,12 @@ def compare(
         comparisons.check_plot(plot_file)
     found, drawn = compare_with_differences(a, b, normalizer)
     console.print(comparisons.summary(found))
-    console.print(comparisons.verdict(found), highlight=False, markup=False)
+    console.print(comparisons.verdict(found), soft_wrap=False)  # prose without names
     for each in comparisons.utterances(found, show=show, better=better):
         console.print(each)
     if plot_file is not None:
         comparisons.plot(found, drawn, plot_file)
-        console.print(f"The plot is {plot_file}.", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"The plot is {plot_file}.")
     write_figures(json_file, found)
 
 

@@ -19,12 +19,12 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from rich import filesize
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemainingColumn, TransferSpeedColumn
 
 from device_runner.bitstream.receiver import PASSING_STATUS, RETRY_PAUSES, SOCKET_TIMEOUT
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of
+from device_runner.terminal import PlainConsole, plain_column
 
 CHUNK = 1 << 18  # bytes
 UNPACKING = ".unpacking-"  # prefix of the temporary folders that archives are unpacked into
@@ -85,8 +85,7 @@ def _held(part: Path, name: str, said: bool) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if said:
-                    console = Console(stderr=True, highlight=False, soft_wrap=True)
-                    console.print(f"Waiting for another process that is downloading {name}.", markup=False)
+                    PlainConsole(stderr=True).print(f"Waiting for another process that is downloading {name}.")
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_at(file, part):  # the other process has renamed or removed the file
                 continue
@@ -146,8 +145,8 @@ def _cannot_write(path: Path, error: OSError) -> AsrDeployError:
 
 
 def _progress(shown: bool) -> Progress:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+    columns = (plain_column("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=PlainConsole(stderr=True), disable=not shown)
 
 
 def _fetch(url: str, part: Path, path: Path, bars: Progress, task: TaskID) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,36 +12,44 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from device_runner.files import atomic_path
+from device_runner import drawing
+from device_runner.errors import printable
 from toolchain.accuracy.comparison import Differing, RunComparison, alignment
 from toolchain.accuracy.scoring import Score, ScoredRun
 from toolchain.data.normalisers import NONE
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SUBSTITUTED, DELETED, INSERTED = "yellow", "red", "cyan"
-BAD_IN_PLOTS, BINS = "tab:red", 60
+BAD_IN_PLOTS, BINS, INCHES = "tab:red", 60, (8, 4.6)
 
 
 def summary(found: RunComparison) -> Table:
-    """Create the table of both WERs, their difference and the counts of utterances."""
-    title = f"{found.utterances} utterances, {found.words} words, normaliser {found.normalizer}; WER and differences in %"
+    """Create the table of both WERs (or CERs), their difference and the counts of utterances."""
+    rate, units = _units(found)
+    title = f"{found.utterances} utterances, {found.words} {units}, normaliser {found.normalizer}; {rate} and differences in %"
     counts = f"{found.better} of {found.utterances} utterances, as many in {found.equal}, more in {found.worse}"
     caption = f"B has fewer errors than A in {counts}"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE, padding=(0, 1))
     table.add_column("")
     table.add_column("run", overflow="fold", min_width=25)  # keeps the title on one line
-    for column in ("WER", "95 % interval", "p", "errors"):
+    for column in (rate, "95 % interval", "p", "errors"):
         table.add_column(column, justify="right", no_wrap=True)
-    runs = (found.a, found.b)
-    errors = [run.score.substitutions + run.score.deletions + run.score.insertions for run in runs]
-    for side, label, run, wrong in zip("AB", _labels(found), runs, errors, strict=True):
-        table.add_row(side, Text(label), _percent(run.score.wer), _interval(run.score.wer_interval), "", str(wrong))
+    scores = [run.score for run in (found.a, found.b)]
+    if found.main == "cer":
+        errors, rates, intervals = ([getattr(each, name) for each in scores] for name in ("character_errors", "cer", "cer_interval"))
+    else:
+        errors = [each.substitutions + each.deletions + each.insertions for each in scores]
+        rates, intervals = [each.wer for each in scores], [each.wer_interval for each in scores]
+    for side, label, measured, interval, wrong in zip("AB", _labels(found), rates, intervals, errors, strict=True):
+        table.add_row(side, Text(label), _percent(measured), _interval(interval), "", str(wrong))
     table.rows[-1].end_section = True
     change = (_signed(found.difference), _interval(found.interval, signed=True), f"{found.p:.3f}", f"{errors[1] - errors[0]:+d}")
     table.add_row("", "B minus A", *change)
     return table
+
+
+def _units(found: RunComparison) -> tuple[str, str]:
+    """Return the name of the rate that is compared, and of what it counts."""
+    return ("CER", "characters") if found.main == "cer" else ("WER", "words")
 
 
 def verdict(found: RunComparison) -> str:
@@ -51,9 +58,9 @@ def verdict(found: RunComparison) -> str:
         same = "transcribed every utterance identically" if not found.differing else "made equally many errors in every utterance"
         return f"A and B {same}. There is no difference."
     chance = f"95 % interval {_interval(found.interval, signed=True)}, p {found.p:.3f}"
-    size = f"B is {'worse' if found.difference > 0 else 'better'} by {abs(100 * found.difference):.2f} WER points"
+    size = f"B is {'worse' if found.difference > 0 else 'better'} by {abs(100 * found.difference):.2f} {_units(found)[0]} points"
     if found.difference == 0:
-        return f"A and B have the same WER with different errors ({chance})."
+        return f"A and B have the same {_units(found)[0]} with different errors ({chance})."
     if found.by_chance:
         return f"{size}. The difference is not significant: other utterances of this kind may give the opposite result ({chance})."
     return f"{size}. The difference is significant ({chance})."
@@ -76,14 +83,14 @@ def utterances(found: RunComparison, *, show: int, better: bool) -> Iterable[Ren
         count = f"{len(group)} utterances" if len(group) > 1 else "1 utterance"
         yield Text(f"\n{title}: {count}" + f", the {show} with the largest difference" * (len(group) > show), style="bold")
         for each in group[:show]:
-            yield Text(_plain(f"{each.id}: {each.errors_a} in A, {each.errors_b} in B"))
+            yield Text(printable(f"{each.id}: {each.errors_a} in A, {each.errors_b} in B"))
             yield Padding(_three_lines(each), (0, 0, 0, 2))
 
 
 def aligned(reference: str, hypothesis: str) -> Text:
     """Return the hypothesis with every error marked by a colour and a sign."""
     marked = Text()
-    for tag, said, heard in alignment(_plain(reference), _plain(hypothesis)):
+    for tag, said, heard in alignment(printable(reference), printable(hypothesis)):
         if tag == "equal":
             parts = [(said, "")]
         elif tag == "delete":
@@ -110,13 +117,13 @@ def scores(runs: Iterable[ScoredRun]) -> Table:
         for name, each in rows:
             errors = (each.substitutions, each.deletions, each.insertions)
             figures = (str(each.words), _percent(each.wer), _interval(each.wer_interval), *map(str, errors), _percent(each.cer))
-            table.add_row(Text(_plain(name)), *figures)
+            table.add_row(Text(printable(name)), *figures)
     return table
 
 
 def check_plot(path: Path) -> None:
     """Raise AsrDeployError if matplotlib does not support the suffix of ``path``."""
-    _figure(path)
+    drawing.new_figure(path, INCHES)
 
 
 def plot(found: RunComparison, drawn: npt.NDArray[np.float64], path: Path) -> None:
@@ -130,40 +137,33 @@ def plot(found: RunComparison, drawn: npt.NDArray[np.float64], path: Path) -> No
     Raises:
         AsrDeployError: matplotlib does not support the suffix, or ``path`` cannot be written.
     """
-    figure = _figure(path)
+    figure = drawing.new_figure(path, INCHES)
     axes = figure.add_subplot()
     low, high = (100 * each for each in found.interval)
     axes.hist(100 * drawn, bins=BINS, color="tab:blue", alpha=0.7, label=f"{len(drawn)} bootstrap resamplings")
     axes.axvspan(low, high, color="tab:blue", alpha=0.12, label=f"95 % interval: {low:+.2f} to {high:+.2f}")
     axes.axvline(100 * found.difference, color="black", label=f"measured: {_signed(found.difference)}, p {found.p:.3f}")
     axes.axvline(0, color=BAD_IN_PLOTS, linestyle="--", label="no difference")
-    axes.set(xlabel="WER of B minus WER of A, in points", ylabel="number of resamplings", yticks=[])
-    names = [fill(label.replace("$", r"\$"), 90) for label in _labels(found)]
+    axes.set(xlabel="{0} of B minus {0} of A, in points".format(_units(found)[0]), ylabel="number of resamplings", yticks=[])
+    names = [fill(label, 90) for label in _labels(found)]
     normaliser = "" if found.normalizer == NONE else f", normaliser {found.normalizer}"
     axes.set_title(f"A: {names[0]}\nB: {names[1]}\n{found.utterances} utterances{normaliser}", loc="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130)
-
-
-def _figure(path: Path) -> "Figure":
-    from toolchain.reports.plots import new_figure  # matplotlib: only for a plot
-
-    return new_figure(path, (8, 4.6))
+    drawing.save(figure, path, 130)
 
 
 def _labels(found: RunComparison) -> list[str]:
     """Return names that tell the two runs apart."""
     runs = (found.a, found.b)
     labels = [run.configuration if run.device == "local" else f"{run.configuration} on {run.device}" for run in runs]
-    return [_plain(each) for each in (labels if labels[0] != labels[1] else (str(run.folder) for run in runs))]
+    return [printable(each) for each in (labels if labels[0] != labels[1] else (str(run.folder) for run in runs))]
 
 
 def _three_lines(each: Differing) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("reference", Text(_plain(each.reference)) if each.reference.strip() else Text("(nothing)", style="dim"))
+    grid.add_row("reference", Text(printable(each.reference)) if each.reference.strip() else Text("(nothing)", style="dim"))
     for side, heard in (("A", each.hypothesis_a), ("B", each.hypothesis_b)):
         grid.add_row(side, aligned(each.reference, heard))
     return grid
@@ -174,11 +174,6 @@ def _legend() -> Text:
         *("\n", ("[reference→hypothesis]", SUBSTITUTED), " substituted  "),
         *(("[-reference]", DELETED), " deleted  ", ("[+hypothesis]", INSERTED), " inserted"),
     )
-
-
-def _plain(text: str) -> str:
-    """Return text without control characters for the terminal."""
-    return "".join(each if each.isprintable() or each == " " else "\ufffd" for each in text)
 
 
 def _percent(rate: float) -> str:

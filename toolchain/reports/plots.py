@@ -7,29 +7,16 @@ from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot there is no window and no global state
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
+from device_runner import drawing
 from device_runner.errors import AsrDeployError
-from device_runner.files import atomic_path
 from toolchain.delivery.measurements import Delivery, break_even
 from toolchain.scenario.points import Curve, pareto
 
 MARKERS = "os^vDP*X"
 MOST_NAMED = 20  # the names of more points would overlap
-
-
-def new_figure(path: Path, inches: tuple[float, float]) -> Figure:
-    """Return an empty figure for a file.
-
-    Raises:
-        AsrDeployError: If matplotlib does not support the suffix of ``path``.
-    """
-    figure = Figure(figsize=inches, layout="constrained")
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in known:
-        raise AsrDeployError(f"Cannot write a plot to {path}. Use a suffix such as .png; supported are {', '.join(sorted(known))}.")
-    return figure
 
 
 def plot_curve(curve: Curve, path: str | Path) -> None:
@@ -46,7 +33,7 @@ def plot_curve(curve: Curve, path: str | Path) -> None:
     Raises:
         AsrDeployError: If the curve has no points, or the suffix is not supported.
     """
-    figure = new_figure(Path(path), (8.5, 5.2))
+    figure = drawing.new_figure(Path(path), (8.5, 5.2))
     if not curve.points:
         raise AsrDeployError("The curve has no points to plot.")
     axes = figure.subplots()
@@ -67,12 +54,12 @@ def plot_curve(curve: Curve, path: str | Path) -> None:
             linewidth=1,
             elinewidth=0.5,
             capsize=3,
-            label=f"{method}: {points[0].sent} sent to the UE" if points[0].sent != method else f"{method} sent to the UE",
+            label=drawing.label(f"{method}: {points[0].sent} sent to the UE" if points[0].sent != method else f"{method} sent to the UE"),
         )
         for point in points if len(curve.points) <= MOST_NAMED else ():
             # Slanted, because horizontal names would overlap on the flat part of the curve.
             axes.annotate(
-                _plain(point.configuration), (point.c_size, point.wer), textcoords="offset points", xytext=(3, 4), fontsize=7, rotation=55
+                point.configuration, (point.c_size, point.wer), textcoords="offset points", xytext=(3, 4), fontsize=7, rotation=55
             )
     front = pareto(curve.points)
     axes.plot(
@@ -87,8 +74,7 @@ def plot_curve(curve: Curve, path: str | Path) -> None:
     axes.set_title(f"{curve.test_case}: WER over transmitted size (bars: 95 % bootstrap interval)")
     axes.grid(alpha=0.3)
     _legend_below(figure, axes)
-    with atomic_path(Path(path)) as temporary:
-        figure.savefig(temporary, dpi=130)
+    drawing.save(figure, Path(path), 130)
 
 
 def plot_delivery(delivery: Delivery, path: Path) -> None:
@@ -98,20 +84,20 @@ def plot_delivery(delivery: Delivery, path: Path) -> None:
         delivery: Measured delivery; markers are measured times, lines are computed.
         path: File to write; its suffix selects the format.
     """
-    figure = new_figure(Path(path), (8.5, 5.2))
+    figure = drawing.new_figure(Path(path), (8.5, 5.2))
     axes = figure.subplots()
     measured = [each.bits_per_second or np.inf for each in delivery.bitstreams[0].receptions]
     rates = np.geomspace(min(measured) / 3, 30 * max(measured), 400)
     for number, each in enumerate(delivery.bitstreams):
         size = each.receptions[0].size_bytes / 1e6
-        axes.plot(rates / 1e6, each.seconds_at(rates), color=f"C{number}", linewidth=1, label=f"{each.name}: {size:.3g} MB")
+        axes.plot(rates / 1e6, each.seconds_at(rates), color=f"C{number}", linewidth=1, label=drawing.label(f"{each.name}: {size:.3g} MB"))
         totals = [reception.seconds.total for reception in each.receptions]
         axes.plot(np.array(measured) / 1e6, totals, MARKERS[number % len(MARKERS)], color=f"C{number}")
     for number, (smaller, larger) in enumerate(pairwise(delivery.bitstreams)):
         rate = break_even(smaller, larger)
         if rate is not None and rates[0] < rate < rates[-1]:
-            label = f"{smaller.name} is faster than {larger.name} below {rate / 1e6:.3g} Mbit/s"
-            axes.axvline(rate / 1e6, color=f"C{number}", linestyle=":", label=label)
+            sentence = f"{smaller.name} is faster than {larger.name} below {rate / 1e6:.3g} Mbit/s"
+            axes.axvline(rate / 1e6, color=f"C{number}", linestyle=":", label=drawing.label(sentence))
     first = delivery.bitstreams[0].receptions[0]
     axes.set(xscale="log", yscale="log", xlabel="transfer rate of the content in Mbit/s", ylabel="time to first transcript in s")
     for axis in (axes.xaxis, axes.yaxis):
@@ -119,8 +105,7 @@ def plot_delivery(delivery: Delivery, path: Path) -> None:
     axes.set_title(f"{first.model}{'' if first.trained else ' (random weights)'}: transfer, decoding, loading, first inference")
     axes.grid(alpha=0.3, which="both")
     _legend_below(figure, axes)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    drawing.save(figure, path, 130)
 
 
 def _logarithmic(axes: Axes, low: float, high: float) -> None:
@@ -136,12 +121,7 @@ def _logarithmic(axes: Axes, low: float, high: float) -> None:
 def _legend_below(figure: Figure, axes: Axes) -> None:
     """Put the legend below the plot and enlarge the figure by its height."""
     handles, labels = axes.get_legend_handles_labels()
-    labels = [fill(_plain(label), 62) for label in labels]
+    labels = [fill(label, 62) for label in labels]
     lines = sum(1 + label.count("\n") for label in labels)
     figure.set_figheight(figure.get_figheight() + 0.17 * math.ceil(lines / 2))
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-
-
-def _plain(text: str) -> str:
-    """Return text in which matplotlib interprets nothing as mathematics."""
-    return text.replace("$", r"\$")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from device_runner.files import write_json
+from device_runner.home import finds_home
 from device_runner.suggestions import nearest
 from toolchain.cli.main import run as run_application
 from toolchain.models.loading import load_model
@@ -25,6 +26,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@finds_home
 def run(
     output: Annotated[Path, typer.Option("-o", help="Output folder. An interrupted run resumes there.")],
     fsdd: Annotated[Path | None, typer.Option(help="Folder of Free Spoken Digit Dataset recordings.")] = None,
@@ -58,6 +60,7 @@ def run(
 
 
 @app.command()
+@finds_home
 def speech(
     output: Annotated[Path, typer.Option("-o", help="Output folder for dev-clean and test-clean.")],
     seed: int = 7,
@@ -68,6 +71,7 @@ def speech(
 
 
 @app.command()
+@finds_home
 def score(
     weights: Annotated[Path, typer.Argument(help="Weights to score (.safetensors).")],
     fsdd: Annotated[Path | None, typer.Option(help="Folder of Free Spoken Digit Dataset recordings.")] = None,

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # must follow the choice of the backend
 from matplotlib.ticker import PercentFormatter
 
-from device_runner.files import atomic_path
+from device_runner import drawing
 
 KNOWN = ("phase", "step", "seconds", "audio_hours", "rate", "loss")
 
@@ -31,7 +31,7 @@ def plot_log(log: Path, path: Path) -> None:
     upper.set_yscale("log")
     upper.set_ylabel("CTC loss on augmented speech")
     for name in (each for each in rows[0] if each not in KNOWN):
-        lower.plot(hours, [float(row[name]) for row in rows], label=name.replace("_", " "))
+        lower.plot(hours, [float(row[name]) for row in rows], label=drawing.label(name.replace("_", " ")))
     for axes in (upper, lower):
         for before, after in itertools.pairwise(rows):
             if before["phase"] != after["phase"]:
@@ -43,6 +43,5 @@ def plot_log(log: Path, path: Path) -> None:
     lower.set_xlabel("training audio [hours]; dotted: start of the phase with all recorded speakers")
     lower.legend(fontsize=8)
     upper.set_title("Training of DIGITS_ASR_TINY")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    drawing.save(figure, path, 120)
     plt.close(figure)

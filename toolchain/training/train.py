@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from device_runner.files import atomic_path
+from device_runner.terminal import PlainConsole, plain_column
 from toolchain.models.digits_model import digits_asr_tiny, start_with_filterbank
 from toolchain.models.test_cases import LABELS
 from toolchain.training.augment import Augmentation
@@ -99,9 +100,9 @@ def train(recipe: Recipe, corpus: Speech, recordings: dict[str, Speech], sets: S
         optimiser.load_state_dict(state["optimiser"])
         done, seconds, audio = state["done"], state["seconds"], state["audio"]
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (plain_column("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     first = 0
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=PlainConsole()) as progress:
         for phase in recipe.phases:
             last = first + phase.steps
             task = progress.add_task(phase.name, total=phase.steps, completed=min(max(done - first, 0), phase.steps))

@@ -234,7 +234,7 @@ def test_what_is_said_is_no_command_to_a_terminal_or_to_rich(cli: Callable[..., 
     write_evaluation(tmp_path / "B", [(said, "[bold]")])
     done = cli("compare", "A", "B")
     assert done.returncode == 0 and "\x1b" not in done.stdout
-    assert "reference  [red]A[/red] \ufffd[2J B" in done.stdout and "→[bold]]" in done.stdout
+    assert "reference  [red]A[/red] \\x1b[2J B" in done.stdout and "→[bold]]" in done.stdout
 
 
 LONG = " ".join(["EXTRAORDINARILY"] * 20 + ["X" * 200])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from device_runner import drawing
 from device_runner.errors import AsrDeployError
 from device_runner.transcripts import Timing, Transcript
 from tests.helpers import Completed, complaint
@@ -281,8 +282,8 @@ def test_the_table_of_a_curve_fits_80_columns(anchor_bits: int) -> None:
 )
 def test_a_legend_covers_no_points(smallest: int, ticks: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Figure] = []
-    new = plots.new_figure
-    monkeypatch.setattr(plots, "new_figure", lambda *given: kept.append(new(*given)) or kept[-1])
+    new = drawing.new_figure
+    monkeypatch.setattr(drawing, "new_figure", lambda *given: kept.append(new(*given)) or kept[-1])
     names = ["a", "external, python $encode --qp {rate} " + 8 * "--and-more ", *"cdefgh"]
     points = [point(name, smallest + 40 * n, 0.03 + 0.002 * n) for n, name in enumerate(names)]
     drawn = curve(*(each.model_copy(update={"configuration": f"${each.size_bits}"}) for each in points))
