@@ -15,7 +15,16 @@ from device_runner.facts import machine_facts
 from device_runner.labels import select_labels
 from device_runner.waveforms import check_samples
 from toolchain.data.recordings import Needs
-from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, TestCase, case_of, find_test_case, names_custom_model
+from toolchain.models.test_cases import (
+    CHECKPOINTS,
+    DESCRIPTION,
+    TestCase,
+    case_of,
+    expanded,
+    find_test_case,
+    holds_models,
+    names_custom_model,
+)
 
 if TYPE_CHECKING:
     from toolchain.models.anchor_model import AnchorModel  # imports torch, which artifacts do without
@@ -159,7 +168,7 @@ def open_transcriber(
     Raises:
         AsrDeployError: Unknown name, or something that cannot be loaded.
     """
-    name = str(name)
+    name = expanded(str(name))
     path = Path(name)
     if _names_artifact(name):
         if weights is not None:
@@ -195,7 +204,7 @@ def as_transcriber(model: "Transcriber | AnchorModel | Artifact | str | int | Pa
 def _names_artifact(name: str) -> bool:
     path = Path(name)
     if path.is_dir():
-        return (path / MANIFEST).is_file() or not (path / CONFIG).is_file()
+        return (path / MANIFEST).is_file() or not holds_models(path)
     return (path.exists() or "/" in name) and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
 
 

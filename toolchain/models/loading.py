@@ -11,16 +11,18 @@ from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of, write_text
 from toolchain.data.download import download
 from toolchain.models.anchor_model import AnchorModel, around, finish, with_random_weights
+from toolchain.models.custom.checkpoint_names import under_our_names
+from toolchain.models.custom.hugging_face import read_folder
+from toolchain.models.custom.labels import blank_first, our_labels
 from toolchain.models.networks import bundle_of
-from toolchain.models.test_cases import TestCase, find_test_case, names_custom_model
-from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on
+from toolchain.models.remarks import say_once
+from toolchain.models.test_cases import CONFIG, UNUSED_ROWS, TestCase, expanded, find_test_case, names_custom_model
+from toolchain.models.weight_files import digest_of_file, read_checkpoint, read_tuned_on
 
 BUNDLED_WEIGHTS = Path(__file__).parent.parent / "assets" / "digits_asr_tiny" / "model.safetensors"
 WEIGHTS_URL = "https://download.pytorch.org/torchaudio/models"
 # No SHA-256 of HuBERT's checkpoint is published. The one of the first download is stored next to the file.
 WEIGHTS_SHA256 = {"WAV2VEC2_ASR_BASE_960H": "488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d"}
-# Rows that fairseq's dictionary has after the blank and that no ASR label uses.
-UNUSED_ROWS = (1, 2, 3)
 
 
 def load_model(name: str | int | Path, weights: str | None = None, seed: int = 0) -> AnchorModel:
@@ -42,7 +44,8 @@ def load_model(name: str | int | Path, weights: str | None = None, seed: int = 0
     Raises:
         AsrDeployError: If the name is unknown, or the weights cannot be downloaded or read, or do not fit.
     """
-    name = str(name)
+    name = expanded(str(name))
+    weights = None if weights is None else expanded(weights)
     if names_custom_model(name):
         from toolchain.models.custom.loading import load_custom
 
@@ -51,15 +54,37 @@ def load_model(name: str | int | Path, weights: str | None = None, seed: int = 0
     if weights == "random":
         return with_random_weights(case, seed)
     if weights is not None:
-        return _from_file(case, Path(weights), f"file, sha256 {digest_of_file(Path(weights))[:16]}")
+        path = Path(weights)
+        source = f"file, sha256 {digest_of_file(path)[:16]}"
+        return _from_file(case, path, source, usual=False)
     if case.number == 0:
         return _from_file(case, BUNDLED_WEIGHTS, f"bundled, sha256 {digest_of_file(BUNDLED_WEIGHTS)[:16]}")
     return _from_bundle(case)
 
 
-def _from_file(case: TestCase, path: Path, source: str) -> AnchorModel:
-    network = around(case, _without_unused_rows(read_state(path), case), str(path))
+def _from_file(case: TestCase, path: Path, source: str, *, usual: bool = True) -> AnchorModel:
+    state, remarks = read_checkpoint(path)
+    named = under_our_names(state, str(path), remarks, usual=usual)
+    if named.hugging_face:
+        _check_labels(case, path)
+    network = around(case, _without_unused_rows(named.state, case), str(path), original=named.original)
     return replace(finish(case, network, source, trained=True), tuned_on=read_tuned_on(path) or ())
+
+
+def _check_labels(case: TestCase, path: Path) -> None:
+    """Check that weights of a Hugging Face folder have the labels of a test case, in its order."""
+    if not (path.parent / CONFIG).is_file():
+        say_once(f"{path}: without {CONFIG} and vocab.json in its folder, its outputs are taken for those of {case.name}'s labels.")
+        return
+    folder = read_folder(path.parent)
+    labels = our_labels(folder.labels, folder.blank, str(path.parent), separator=folder.separator, silent=folder.silent)
+    outputs = (folder.rows[index] for index in blank_first(len(labels), folder.blank))
+    by_output = dict(zip(outputs, labels, strict=True))
+    used = [row for row in range(folder.outputs) if folder.outputs == len(case.labels) or row not in UNUSED_ROWS]
+    if folder.rows[folder.blank] != 0 or [by_output.get(row) for row in used[1:]] != list(case.labels[1:]):
+        raise AsrDeployError(
+            f"{path} has other labels than {case.name}, or another order of them. Give its folder {path.parent} as the model."
+        )
 
 
 def _from_bundle(case: TestCase) -> AnchorModel:

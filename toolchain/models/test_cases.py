@@ -11,6 +11,8 @@ from device_runner.suggestions import nearest
 
 # Index 0 is the blank, and `|` is the space between words. The order is that of TorchAudio's ASR bundles.
 LABELS = ("-", "|", *"ETAONIHSRDLUMWCFGYPBVK", "'", *"XJQZ")
+# Rows that fairseq's dictionary has after the blank and that no ASR label uses.
+UNUSED_ROWS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def built_in_case(name: str) -> TestCase | None:
 # Custom models
 
 CONFIG = "config.json"  # of a Hugging Face folder
+HUB, SNAPSHOTS = "models--", "snapshots"  # of a Hub cache: models--ORGANISATION--NAME/snapshots/COMMIT
 DESCRIPTION = ".toml"
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -101,10 +104,35 @@ def names_custom_model(name: str) -> bool:
     """Return whether a name means a custom model (a folder, a file or a factory), without importing torch."""
     if not name or built_in_case(name) is not None:
         return False
-    path = Path(name)
+    path = Path(expanded(name))
     if path.is_dir():
-        return not (path / MANIFEST).is_file()
+        return not _is_file(path / MANIFEST)
     return path.suffix in (DESCRIPTION, *CHECKPOINTS) or "/" in name or FACTORY.fullmatch(name) is not None
+
+
+def expanded(name: str) -> str:
+    """Return a name with ``~`` at its beginning replaced by the home folder, as shells do for options that they see as paths."""
+    try:
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+    except RuntimeError:  # ~USER of no such user
+        return name
+
+
+def holds_models(path: Path) -> bool:
+    """Return whether a folder is a Hugging Face folder, or has one in it, as Hub caches and the outputs of trainers have."""
+    if _is_file(path / CONFIG):
+        return True
+    try:
+        return any(each.name == SNAPSHOTS or each.name.startswith(HUB) or _is_file(each / CONFIG) for each in path.iterdir())
+    except OSError:  # not readable
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its folder is not readable
+        return False
 
 
 def custom_case(name: str, network: Network) -> TestCase:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,13 @@ from torch import Tensor, nn
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of
 from exporters.recogniser import not_finite
+from toolchain.models.not_weights import is_safetensors, why_not_weights
 
 TUNED_ON = "asrdeploy.tuned_on"  # in the metadata of .safetensors files
+# Where trainers put the weights of the model in their checkpoints, such as PyTorch Lightning (state_dict) and fairseq (model).
+NESTED = ("state_dict", "model_state_dict", "model", "module", "network", "net", "weights")
+DEEPEST = 4  # such keys within one another
+NAMED = 3  # names in a message
 State = dict[str, Tensor]
 
 
@@ -27,32 +32,84 @@ def digest_of_file(path: Path) -> str:
     Raises:
         AsrDeployError: If the file does not exist.
     """
+    if path.is_dir():
+        raise AsrDeployError(f"{path} is a folder. Give the file of the weights.")
     if not path.is_file():
         raise AsrDeployError(f"Weights file {path} does not exist.")
     return sha256_of(path)
 
 
 def read_state(path: Path) -> State:
-    """Read the tensors of a file by name: a .safetensors file, or a file of ``torch.save`` that contains only tensors.
+    """Read the tensors of a file by name; see ``read_checkpoint``."""
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path: Path) -> tuple[State, list[str]]:
+    """Read the tensors of a file by name: a .safetensors file, or a file of ``torch.save`` that contains no other objects.
+
+    The content decides which of the two it is, not the suffix. Of a training checkpoint, only the weights of the model are read.
+
+    Returns:
+        The tensors, and remarks for the user about what was not taken as it is, each without a full stop.
 
     Raises:
-        AsrDeployError: If the file cannot be read, or is not a state dict.
+        AsrDeployError: If the file cannot be read, or contains no state dict.
     """
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if is_safetensors(path) else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files; nothing in the file is executed
-        raise _unreadable(path) from error
-    if not isinstance(state, dict) or not state or not all(isinstance(key, str) and _is_dense(each) for key, each in state.items()):
-        raise AsrDeployError(f"{path} is not a state dict. Save the weights with torch.save(model.state_dict(), PATH).")
-    return state
+        raise _unreadable(path, error) from error
+    found, keys = _model_of(content, path)
+    remarks = [f"the weights in {'/'.join(f'“{key}”' for key in keys)} are used"] if keys else []
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise _no_state_dict(path)
+    state = {key: each for key, each in found.items() if isinstance(each, Tensor)}
+    if not state:
+        raise _no_state_dict(path)
+    unusual = next((key for key, each in state.items() if not _is_dense(each)), None)
+    if unusual is not None:
+        raise AsrDeployError(f"{path} is not a state dict of floating-point weights: {unusual} is sparse or quantised. Save it dense.")
+    if len(state) < len(found):
+        remarks.append(f"{listed([key for key in found if key not in state])} is no tensor and is left out")
+    return state, remarks
 
 
-def _unreadable(path: Path) -> AsrDeployError:
-    return AsrDeployError(f"{path} cannot be read as weights: it is cut, or not a .safetensors file or a .pt/.pth file with tensors only.")
+def _model_of(content: object, path: Path) -> tuple[object, list[str]]:
+    """Return the state dict in a training checkpoint, and the keys that lead there."""
+    keys: list[str] = []
+    while isinstance(content, dict) and len(keys) < DEEPEST:
+        inside = [key for key in NESTED if _holds_tensors(content.get(key))]
+        if len(inside) > 1:
+            raise AsrDeployError(f"{path} contains several sets of weights: {listed(inside)}. Save one of them alone with torch.save.")
+        if not inside:
+            break
+        keys += inside
+        content = content[inside[0]]
+    return content, keys
 
 
-def _is_dense(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+def _holds_tensors(value: object, depth: int = 0) -> bool:
+    if not isinstance(value, dict) or depth > DEEPEST:
+        return False
+    return any(isinstance(each, Tensor) or _holds_tensors(each, depth + 1) for each in value.values())
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names of a list for a message, and how many others there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(f"“{each[:100]}”" for each in names[:NAMED]) + more
+
+
+def _no_state_dict(path: Path) -> AsrDeployError:
+    return AsrDeployError(f"{path} is not a state dict. Save the weights with torch.save(model.state_dict(), PATH).")
+
+
+def _unreadable(path: Path, error: Exception) -> AsrDeployError:
+    return AsrDeployError(f"{path} cannot be read as weights: {why_not_weights(path, error)}.")
+
+
+def _is_dense(value: Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_quantized
 
 
 def read_tuned_on(path: Path) -> tuple[str, ...] | None:
@@ -64,13 +121,13 @@ def read_tuned_on(path: Path) -> tuple[str, ...] | None:
     Raises:
         AsrDeployError: If the file cannot be read.
     """
-    if path.suffix != ".safetensors":
-        return None
     try:
+        if not is_safetensors(path):
+            return None
         with safe_open(path, "pt") as file:
             written = (file.metadata() or {}).get(TUNED_ON)
     except Exception as error:  # safetensors raises its own errors and those of the system
-        raise _unreadable(path) from error
+        raise _unreadable(path, error) from error
     if written is None:
         return None
     try:

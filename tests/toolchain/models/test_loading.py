@@ -14,8 +14,8 @@ from tests.helpers import OneLayer
 from tests.toolchain.models.damaged_weights import bundled, refused
 from toolchain.models.anchor_model import AnchorModel
 from toolchain.models.digits_model import digits_asr_tiny, start_with_filterbank
-from toolchain.models.loading import BUNDLED_WEIGHTS, UNUSED_ROWS, load_model
-from toolchain.models.test_cases import TEST_CASES, find_test_case
+from toolchain.models.loading import BUNDLED_WEIGHTS, load_model
+from toolchain.models.test_cases import TEST_CASES, UNUSED_ROWS, find_test_case
 
 
 @torch.inference_mode()

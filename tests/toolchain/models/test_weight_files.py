@@ -20,8 +20,8 @@ from tests.http_files import FileServer, serving
 from tests.toolchain.models.damaged_weights import State, bundled, refused, saved
 from toolchain.data import download as download_module
 from toolchain.models.anchor_model import AnchorModel
-from toolchain.models.loading import UNUSED_ROWS, load_model
-from toolchain.models.test_cases import LABELS
+from toolchain.models.loading import load_model
+from toolchain.models.test_cases import LABELS, UNUSED_ROWS
 
 CHECKPOINT = "wav2vec2_fairseq_base_ls960_asr_ls960.pth"
 
@@ -78,7 +78,7 @@ def test_a_checkpoint_in_torchaudios_published_form(tmp_path: Path, tiny: Anchor
 
 def test_a_missing_file(tmp_path: Path) -> None:
     assert f"{tmp_path / 'none.pt'} does not exist" in refused("0", tmp_path / "none.pt")
-    assert f"{tmp_path} does not exist" in refused("0", tmp_path)
+    assert f"{tmp_path} is a folder. Give the file of the weights." in refused("0", tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -136,7 +136,7 @@ def test_damaged_files_never_crash(tmp_path_factory: pytest.TempPathFactory, dam
     refused("0", path)  # even the undamaged file does not fit
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, torch.ones(3), {"model": {"aux.bias": torch.ones(29)}}], ids=range(5))
+@pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, torch.ones(3), {"model": {"a": 1}}], ids=range(5))
 def test_what_is_no_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "weights.pt")
     assert "is not a state dict" in refused("0", tmp_path / "weights.pt")

@@ -1,6 +1,6 @@
 """Load custom models of wav2vec 2.0 or HuBERT architecture from a Hugging Face folder, or from a checkpoint with a TOML file."""
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,18 @@ from device_runner.bitstream.network import EPSILON, Architecture, Network
 from device_runner.errors import AsrDeployError
 from toolchain.models.anchor_model import AnchorModel, around, finish
 from toolchain.models.custom import description, hugging_face
+from toolchain.models.custom.checkpoint_names import Named, under_our_names
+from toolchain.models.custom.folders import model_folder, name_of
 from toolchain.models.custom.identity import identified
-from toolchain.models.custom.labels import blank_first, check_sample_rate, our_labels
+from toolchain.models.custom.labels import blank_first, check_sample_rate, our_labels, ranges
 from toolchain.models.networks import count_on_meta
-from toolchain.models.test_cases import CONFIG, custom_case
-from toolchain.models.weight_files import State, read_state
+from toolchain.models.remarks import say_once
+from toolchain.models.test_cases import CONFIG, LABELS, UNUSED_ROWS, custom_case
+from toolchain.models.weight_files import read_checkpoint
 
 HEAD = ("aux.weight", "aux.bias")
+PADDED_TO = (8, 16, 32, 64, 128, 256, 512, 1024)  # multiples to which trainers pad the outputs, for speed
+EXAMPLES = 4  # indices in a message
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,17 @@ class Found:
         source: Path, for messages.
         name: Name of the model.
         architecture: Parameters of the network.
-        labels: Labels by output, in the spelling of the source.
-        blank: Index of the blank.
+        labels: Labels in the order of the outputs, in the spelling of the source.
+        blank: Index of the blank in ``labels``.
         separator: Label that stands for the space between words, or None.
         sample_rate: Sample rate as written in the source, not checked yet.
         normalised_waveform: Whether the waveform gets zero mean and unit variance first.
-        state: Weights by torchaudio's names.
+        weights: Weights by torchaudio's names.
+        rows: Index of the output of each label; None if the source only has the labels in their order.
+        outputs: Number of outputs that the source gives; None if it gives none.
+        unused: Indices of the outputs that the source says have no label.
         epsilon: Epsilon of that normalisation.
-        silent: Indices of the labels that print nothing.
-        prefix: Prefix of Hugging Face's weight names, for messages; None for torchaudio's names.
+        silent: Indices in ``labels`` of those that print nothing.
     """
 
     source: str
@@ -45,10 +52,12 @@ class Found:
     separator: str | None
     sample_rate: Any
     normalised_waveform: bool
-    state: State
+    weights: Named
+    rows: Sequence[int] | None = None
+    outputs: int | None = None
+    unused: frozenset[int] = frozenset()
     epsilon: float = EPSILON
     silent: frozenset[int] = frozenset()
-    prefix: str | None = None
 
 
 def from_folder(path: Path) -> AnchorModel:
@@ -57,22 +66,23 @@ def from_folder(path: Path) -> AnchorModel:
     Raises:
         AsrDeployError: If a file is missing or not valid, or the model is not supported.
     """
-    if not (path / CONFIG).is_file():
-        raise AsrDeployError(f"{path} is not a Hugging Face folder: it has no {CONFIG}. docs/custom-models.md lists the supported models.")
+    path = model_folder(path)
     folder = hugging_face.read_folder(path)
+    state, remarks = folder.weights()
     found = Found(
         source=str(path),
-        name=re.sub(r"[^\w.+-]+|^[^\w]+", "-", path.resolve().name).strip("-"),
+        name=name_of(path),
         architecture=folder.architecture,
         labels=folder.labels,
         blank=folder.blank,
         separator=folder.separator,
         sample_rate=folder.sample_rate,
         normalised_waveform=folder.normalised_waveform,
-        state=folder.weights(),
+        weights=under_our_names(state, str(path), remarks, usual=True, prefix=folder.prefix),
+        rows=folder.rows,
+        outputs=folder.outputs,
         epsilon=hugging_face.EPSILON,
         silent=folder.silent,
-        prefix=folder.prefix,
     )
     return _checked(found)
 
@@ -90,6 +100,7 @@ def from_toml(path: Path, weights: Path | None) -> AnchorModel:
     described = description.read_description(path)
     if weights is not None and weights.resolve() != described.weights.resolve():
         raise AsrDeployError(f"{path} describes the weights {described.weights.name}, not {weights.name}. Give {path} as the model.")
+    state, remarks = read_checkpoint(described.weights)
     found = Found(
         source=str(described.weights),
         name=described.name,
@@ -99,16 +110,21 @@ def from_toml(path: Path, weights: Path | None) -> AnchorModel:
         separator=described.word_separator,
         sample_rate=described.sample_rate,
         normalised_waveform=described.normalised_waveform,
-        state=read_state(described.weights),
+        weights=under_our_names(state, str(described.weights), remarks),
+        unused=described.unused_outputs,
     )
     return _checked(found)
 
 
 def _checked(found: Found) -> AnchorModel:
-    """Return the model with the blank as its first output, by reordering the rows of its head."""
-    head = found.state.get(HEAD[0])
-    if head is not None and head.ndim == 2 and head.shape[0] != len(found.labels):
-        raise AsrDeployError(f"{found.source} has {head.shape[0]} outputs, but {len(found.labels)} labels. Give one label for each output.")
+    """Return the model with the blank as its first output, by reordering the rows of its head.
+
+    Rows of outputs without a label are removed, so that no runner can select these outputs.
+    """
+    state = dict(found.weights.state)
+    head = state.get(HEAD[0])
+    outputs = len(found.labels) if head is None or head.ndim != 2 else head.shape[0]
+    rows = _rows(found, outputs)
     network = Network(
         architecture=found.architecture,
         labels=our_labels(found.labels, found.blank, found.source, separator=found.separator, silent=found.silent),
@@ -118,11 +134,49 @@ def _checked(found: Found) -> AnchorModel:
         num_param=count_on_meta(found.architecture, len(found.labels)),
     )
     case = custom_case(found.name, network)
-    order = blank_first(len(found.labels), found.blank)
-    state = dict(found.state)
-    if found.blank:
-        state |= {name: state[name][order] for name in HEAD if name in state and state[name].shape[:1] == (len(order),)}
-    prefix = found.prefix
-    names = {} if prefix is None else {"original": lambda name: hugging_face.their_name(name, prefix)}
-    module = around(case, state, found.source, **names)
+    order = [rows[index] for index in blank_first(len(found.labels), found.blank)]
+    if order != list(range(outputs)):
+        state |= {name: state[name][order] for name in HEAD if name in state and state[name].shape[:1] == (outputs,)}
+    module = around(case, state, found.source, original=found.weights.original)
     return identified(finish(case, module, found.source, trained=True))
+
+
+def _rows(found: Found, outputs: int) -> Sequence[int]:
+    """Return the index of the output of each label, and warn of outputs without a label."""
+    if found.outputs not in (None, outputs):
+        raise AsrDeployError(
+            f"{found.source} has {outputs} outputs, but vocab_size in {CONFIG} is {found.outputs}. Give the {CONFIG} of these weights."
+        )
+    rows = _rows_by_order(found, outputs) if found.rows is None else found.rows
+    without = [index for index in range(outputs) if index not in set(rows)]
+    if without and not found.unused:
+        which = f"outputs {ranges(without)} have" if len(without) > 1 else f"output {without[0]} has"
+        say_once(
+            f"{found.source} has {outputs} outputs, but {len(rows)} labels: {which} no label, so the model is used without "
+            f"{'them' if len(without) > 1 else 'it'}."
+        )
+    return rows
+
+
+def _rows_by_order(found: Found, outputs: int) -> Sequence[int]:
+    """Return the outputs of labels that come without indices, unless they are in doubt."""
+    labels = len(found.labels)
+    why = f"{found.source} has {outputs} outputs, but {labels} labels"
+    if found.unused:
+        rows = [index for index in range(outputs) if index not in found.unused]
+        if len(rows) != labels or max(found.unused) >= outputs:
+            raise AsrDeployError(f"{why} and unused_outputs {ranges(sorted(found.unused))}. Give one label for each of the other outputs.")
+        return rows
+    if labels == outputs:
+        return range(outputs)
+    if labels > outputs:
+        raise AsrDeployError(f"{why}. Give one label for each output.")
+    if outputs == len(LABELS) + len(UNUSED_ROWS) and tuple(found.labels) == LABELS:  # as TorchAudio publishes its checkpoints
+        return [index for index in range(outputs) if index not in UNUSED_ROWS]
+    doubtful = outputs - labels == len(UNUSED_ROWS) and found.blank == 0  # fairseq's dictionary has such outputs after the blank
+    if doubtful or not any(outputs == -(-labels // multiple) * multiple for multiple in PADDED_TO):
+        example = ", ".join(map(str, list(range(labels, outputs))[:EXAMPLES]))
+        raise AsrDeployError(
+            f"{why}. Give one label for each output, or list the outputs without a label, such as unused_outputs = [{example}]."
+        )
+    return range(labels)

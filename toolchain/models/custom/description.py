@@ -2,6 +2,7 @@
 
 import inspect
 import tomllib
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from device_runner.errors import AsrDeployError, first_problem
 from device_runner.suggestions import nearest
 from toolchain.models import digits_model
 from toolchain.models.custom.labels import check_labels, index_of_blank
+from toolchain.models.custom.text_files import decoded, read_bytes
 from toolchain.models.networks import WITHOUT_DROPOUT
-from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION
+from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION, expanded
 
-KEYS = ("name", "weights", "architecture", "labels", "blank", "word_separator", "sample_rate", "normalised_waveform")
+KEYS = ("name", "weights", "architecture", "labels", "blank", "word_separator", "unused_outputs", "sample_rate", "normalised_waveform")
 NEEDED = ("architecture", "labels", "sample_rate")
 
 
@@ -32,6 +34,7 @@ class Described:
     labels: list[str]
     blank: int
     word_separator: str | None
+    unused_outputs: frozenset[int]
     sample_rate: Any
     normalised_waveform: bool
 
@@ -59,7 +62,8 @@ def read_description(path: Path) -> Described:
         for key, kind, default in (("name", str, path.stem), ("normalised_waveform", bool, False), ("word_separator", str, "|"))
     )
     labels = check_labels(plain["labels"], str(path))
-    if "word_separator" in plain and not (separator and any(separator in label for label in labels)):
+    composed = [unicodedata.normalize("NFC", label) for label in labels]
+    if "word_separator" in plain and not (separator and any(unicodedata.normalize("NFC", separator) in label for label in composed)):
         raise AsrDeployError(
             f"{path}: no label contains the word_separator “{separator}”. Give the label that stands for the space between words."
         )
@@ -71,6 +75,7 @@ def read_description(path: Path) -> Described:
         labels=labels,
         blank=index_of_blank(plain.get("blank", 0), labels, str(path)),
         word_separator=separator,
+        unused_outputs=_unused(plain, path),
         sample_rate=plain["sample_rate"],
         normalised_waveform=normalised,
     )
@@ -78,7 +83,7 @@ def read_description(path: Path) -> Described:
 
 def _plain(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(decoded(read_bytes(path)))
     except FileNotFoundError as error:
         raise AsrDeployError(
             f"{path} does not exist. It must give the checkpoint's architecture, labels and sample rate; see docs/custom-models.md."
@@ -94,12 +99,21 @@ def _typed(plain: dict[str, Any], path: Path, key: str, kind: type, default: Any
     return value
 
 
+def _unused(plain: dict[str, Any], path: Path) -> frozenset[int]:
+    value = plain.get("unused_outputs", [])
+    whole = isinstance(value, list) and all(isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in value)
+    if not whole or len(set(value)) < len(value):
+        raise AsrDeployError(f"{path}: unused_outputs is {value!r}. Give a list of indices of outputs that have no label.")
+    return frozenset(value)
+
+
 def _weights(plain: dict[str, Any], path: Path) -> Path:
     named = _typed(plain, path, "weights", str, "")
     if named:
-        if not (path.parent / named).is_file():
+        file = path.parent / expanded(named)
+        if not file.is_file():
             raise AsrDeployError(f"{path}: the weights {named} do not exist. Give a path relative to the TOML file.")
-        return path.parent / named
+        return file
     beside = [each for suffix in CHECKPOINTS if (each := path.with_suffix(suffix)).is_file()]
     if len(beside) != 1:
         found = f"{len(beside)} checkpoints have its name" if beside else f"{path.with_suffix(CHECKPOINTS[0]).name} does not exist"

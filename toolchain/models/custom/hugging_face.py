@@ -1,6 +1,5 @@
 """Read Hugging Face folders of ``Wav2Vec2ForCTC`` and ``HubertForCTC`` as TorchAudio networks, without running transformers."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from device_runner.bitstream.network import Architecture
 from device_runner.errors import AsrDeployError
-from toolchain.models.custom.labels import check_labels
+from toolchain.models.custom.labels import check_labels, place_of
+from toolchain.models.custom.text_files import read_json
 from toolchain.models.test_cases import CONFIG
-from toolchain.models.weight_files import State, read_state
+from toolchain.models.weight_files import State, read_checkpoint
 
 FAMILIES = {"Wav2Vec2ForCTC": "wav2vec2.", "HubertForCTC": "hubert."}  # class: prefix of the names of its weights
 # Parameters of torchaudio's network and the equivalent fields of config.json.
@@ -42,6 +41,12 @@ FIXED = {
 EPSILON = 1e-7  # of the normalisation in Wav2Vec2FeatureExtractor
 FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
+OTHER_FILES = {
+    "tf_model.h5": "for TensorFlow",
+    "flax_model.msgpack": "for Flax",
+    "adapter_model.safetensors": "an adapter without its model",
+    "adapter_model.bin": "an adapter without its model",
+}
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "word_delimiter_token": "|"}
 # Beginnings of weight names after the prefix, and torchaudio's equivalents. The first match counts.
 NAMES = (
@@ -51,7 +56,6 @@ NAMES = (
 )
 HEAD, AUX = "lm_head.", "aux."
 NORMS = {"conv.weight_g": "conv.parametrizations.weight.original0", "conv.weight_v": "conv.parametrizations.weight.original1"}
-IN_TRAINING_ALONE = "masked_spec_embed"
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,11 @@ class Folder:
     Args:
         path: The folder.
         architecture: Parameters of torchaudio's network.
-        labels: Labels by output.
-        blank: Index of the blank.
-        silent: Indices of the tokens that begin and end a sequence. CTC models have them, but they print nothing.
+        labels: Tokens of the outputs that have one, in the order of the outputs.
+        rows: Index of the output of each of these tokens.
+        outputs: Number of outputs of the network.
+        blank: Index of the blank in ``labels``.
+        silent: Indices in ``labels`` of the tokens that begin and end a sequence. CTC models have them, but they print nothing.
         separator: Label that stands for the space between words.
         sample_rate: Sample rate in hertz, not checked yet.
         normalised_waveform: Whether the waveform gets zero mean and unit variance first, with ``EPSILON``.
@@ -73,6 +79,8 @@ class Folder:
     path: Path
     architecture: Architecture
     labels: list[str]
+    rows: list[int]
+    outputs: int
     blank: int
     silent: frozenset[int]
     separator: str
@@ -80,17 +88,13 @@ class Folder:
     normalised_waveform: bool
     prefix: str
 
-    def weights(self) -> State:
-        """Read the weights, by torchaudio's names.
+    def weights(self) -> tuple[State, list[str]]:
+        """Read the weights by the names in the folder, and remarks about them; see ``read_checkpoint``.
 
         Raises:
             AsrDeployError: If they are missing or cannot be read.
         """
-        found = {}
-        for name, tensor in _read_weights(self.path).items():
-            if name != self.prefix + IN_TRAINING_ALONE:
-                found[torchaudio_name(name, self.prefix)] = tensor
-        return found
+        return _read_weights(self.path)
 
 
 def read_folder(path: Path) -> Folder:
@@ -99,24 +103,28 @@ def read_folder(path: Path) -> Folder:
     Raises:
         AsrDeployError: If a file is missing or not valid, or torchaudio's network does not support the model.
     """
-    config = _json(path / CONFIG, needed=True)
+    config = read_json(path / CONFIG, needed=True)
     classes = config.get("architectures")
     family = next((each for each in FAMILIES if isinstance(classes, list) and each in classes), None)
     if family is None:
         known = " or ".join(FAMILIES)
         raise AsrDeployError(f"{path / CONFIG}: architectures is {classes}. Give a model fine-tuned for CTC, of class {known}.")
     sound = _sound(path)
-    tokenizer = _json(path / "special_tokens_map.json") | _json(path / "tokenizer_config.json")
+    tokenizer = read_json(path / "special_tokens_map.json") | read_json(path / "tokenizer_config.json")
     if (kind := tokenizer.get("tokenizer_class", "Wav2Vec2CTCTokenizer")) != "Wav2Vec2CTCTokenizer":
         raise AsrDeployError(f"{path}: tokenizer_class is {kind}. Only Wav2Vec2CTCTokenizer is supported.")
     special = {key: _token(tokenizer.get(key, default)) for key, default in SPECIAL.items()}
-    labels = _labels(path, config.get("vocab_size"), tokenizer)
-    blank = _blank(path, config.get("pad_token_id"), labels, special["pad_token"])
-    silent = {labels.index(special[key]) for key in ("bos_token", "eos_token") if special[key] in labels}
+    tokens = _labels(path, config.get("vocab_size"), tokenizer)
+    labels = list(tokens.values())
+    blank = _blank(path, config.get("pad_token_id"), tokens, special["pad_token"])
+    ends = (place_of(special[key], labels) for key in ("bos_token", "eos_token"))
+    silent = {place for place in ends if place is not None}
     return Folder(
         path=path,
         architecture=_architecture(config, path / CONFIG),
         labels=labels,
+        rows=list(tokens),
+        outputs=config["vocab_size"],
         blank=blank,
         silent=frozenset(silent - {blank}),
         separator=special["word_delimiter_token"],
@@ -178,7 +186,7 @@ def _architecture(config: Mapping[str, Any], path: Path) -> Architecture:
 
 def _sound(path: Path) -> dict[str, Any]:
     """Return the settings of the feature extractor, from its own file or the processor's; empty if neither exists."""
-    sound = _json(path / "preprocessor_config.json") or _json(path / "processor_config.json").get("feature_extractor") or {}
+    sound = read_json(path / "preprocessor_config.json") or read_json(path / "processor_config.json").get("feature_extractor") or {}
     if not isinstance(sound, dict):
         raise AsrDeployError(
             f"{path / 'processor_config.json'}: feature_extractor is not an object. Save the processor again with transformers."
@@ -196,90 +204,80 @@ def _token(value: Any) -> str:
     return str(value.get("content", "") if isinstance(value, dict) else value)
 
 
-def _labels(path: Path, outputs: Any, tokenizer: Mapping[str, Any]) -> list[str]:
-    """Return the token of each output of the network."""
-    vocabulary = _json(path / "vocab.json", needed=True)
+def _labels(path: Path, outputs: Any, tokenizer: Mapping[str, Any]) -> dict[int, str]:
+    """Return the tokens by output of the network, in the order of the outputs. Outputs without a token are absent."""
+    vocabulary = read_json(path / "vocab.json", needed=True)
     if vocabulary and all(isinstance(each, dict) for each in vocabulary.values()):
         language = tokenizer.get("target_lang")
         if not isinstance(language, str) or language not in vocabulary:
             raise AsrDeployError(f"{path / 'vocab.json'} is for several languages. Select one with target_lang in tokenizer_config.json.")
         vocabulary = vocabulary[language]
-    if not isinstance(outputs, int) or isinstance(outputs, bool):
+    if not isinstance(outputs, int) or isinstance(outputs, bool) or outputs < 1:
         raise AsrDeployError(f"{path / CONFIG}: vocab_size is {outputs!r}. It must be the number of outputs of the network.")
     tokens: dict[int, str] = {}
     for token, index in vocabulary.items():
         if not isinstance(index, int) or isinstance(index, bool) or index in tokens:
             raise AsrDeployError(f"{path / 'vocab.json'}: the token “{token}” has the index {index!r}. Give each a different whole number.")
         tokens[index] = token
-    beyond = next((token for index, token in sorted(tokens.items()) if not 0 <= index < outputs), None)
+    beyond = next((f"“{token}” (index {index})" for index, token in sorted(tokens.items()) if not 0 <= index < outputs), None)
     if beyond is not None:
         raise AsrDeployError(
-            f"{path}: the network has {outputs} outputs (vocab_size), but vocab.json {len(vocabulary)} tokens. “{beyond}” has no output."
+            f"{path}: the network has {outputs} outputs (vocab_size), but vocab.json {len(vocabulary)} tokens. {beyond} has no output. "
+            "Give the vocab.json that the model was trained with."
         )
-    for index, token in _added(path, tokenizer):  # added tokens without an output are never printed
-        tokens.setdefault(index, token)
-    without = next((index for index in range(outputs) if index not in tokens), None)
-    if without is not None:
-        raise AsrDeployError(
-            f"{path}: the network has {outputs} outputs (vocab_size), but vocab.json and added_tokens.json have no token for {without}."
-        )
-    return check_labels([tokens[index] for index in range(outputs)], str(path))
+    for index, token in _added(path, tokenizer):
+        if 0 <= index < outputs and token not in vocabulary:  # added tokens without an output are never printed
+            tokens.setdefault(index, token)
+    return dict(zip(sorted(tokens), check_labels([tokens[index] for index in sorted(tokens)], str(path)), strict=True))
 
 
 def _added(path: Path, tokenizer: Mapping[str, Any]) -> list[tuple[int, str]]:
     """Return the tokens added to a vocabulary, from added_tokens.json and from newer versions of tokenizer_config.json."""
-    added = [(index, token) for token, index in _json(path / "added_tokens.json").items() if isinstance(index, int)]
+    added = [(index, token) for token, index in read_json(path / "added_tokens.json").items() if isinstance(index, int)]
     entries = tokenizer.get("added_tokens_decoder")
     if isinstance(entries, dict):
         added += [(int(index), _token(each)) for index, each in entries.items() if str(index).isdecimal()]
     return added
 
 
-def _blank(path: Path, index: Any, labels: list[str], pad: str) -> int:
-    """Return the index of the blank, which is the padding token of both the model and the tokenizer."""
-    if pad not in labels:
+def _blank(path: Path, index: Any, tokens: Mapping[int, str], pad: str) -> int:
+    """Return the place of the blank among the tokens. It is the padding token of both the model and the tokenizer."""
+    labels = list(tokens.values())
+    place = place_of(pad, labels)
+    if place is None:
         raise AsrDeployError(
             f"{path}: vocab.json does not contain the tokenizer's pad_token “{pad}”, which is the blank. Name the blank as pad_token."
         )
-    if index not in (None, labels.index(pad)):
+    output = list(tokens)[place]
+    if index not in (None, output):
         raise AsrDeployError(
-            f"{path}: pad_token_id in config.json is {index}, but the tokenizer's pad_token “{pad}” has the index {labels.index(pad)}. "
+            f"{path}: pad_token_id in config.json is {index}, but the tokenizer's pad_token “{pad}” has the index {output}. "
             "Set both to the blank that the model was trained with."
         )
-    return labels.index(pad)
+    return place
 
 
-def _read_weights(path: Path) -> State:
+def _read_weights(path: Path) -> tuple[State, list[str]]:
     for name in FILES:
         if (path / name).is_file():
-            return read_state(path / name)
+            return read_checkpoint(path / name)
         if (path / (name + INDEX)).is_file():
             return _read_shards(path, path / (name + INDEX))
-    raise AsrDeployError(f"{path} has no weights: it contains neither {' nor '.join(FILES)} (nor {FILES[0]}{INDEX} of a split file).")
+    other = next((name for name in OTHER_FILES if (path / name).is_file()), None)
+    but = "" if other is None else f", only {other}, which is {OTHER_FILES[other]}"
+    raise AsrDeployError(f"{path} has no weights: it contains neither {' nor '.join(FILES)} (nor {FILES[0]}{INDEX} of a split file){but}.")
 
 
-def _read_shards(path: Path, index: Path) -> State:
-    shards = _json(index, needed=True).get("weight_map")
+def _read_shards(path: Path, index: Path) -> tuple[State, list[str]]:
+    shards = read_json(index, needed=True).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise AsrDeployError(f"{index} has no weight_map (the file of each weight). Save the model again with transformers.")
-    state: dict[str, Tensor] = {}
+    state: State = {}
+    remarks: list[str] = []
     for name in sorted(set(map(str, shards.values()))):
         if not re.fullmatch(r"[\w.-]+", name) or not (path / name).is_file():
             raise AsrDeployError(f"{index} names the file {name[:100]!a}, which is not in the folder. Copy it there.")
-        state |= read_state(path / name)
-    return state
-
-
-def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:
-    """Return the JSON object in a file, or an empty one if an optional file does not exist."""
-    if not path.is_file():
-        if needed:
-            raise AsrDeployError(f"{path.parent} has no {path.name}. Give a Hugging Face folder of a CTC model with its tokenizer.")
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise AsrDeployError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(found, dict):
-        raise AsrDeployError(f"{path} does not contain a JSON object. Save the model again with save_pretrained of transformers.")
-    return found
+        shard, said = read_checkpoint(path / name)
+        state |= shard
+        remarks += [each for each in said if each not in remarks]
+    return state, remarks

@@ -1,13 +1,18 @@
 """Check the labels and the sample rate of custom models, and bring labels into the order and spelling of the label selectors."""
 
+import unicodedata
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from device_runner.bitstream.network import HIGHEST_RATE, LOWEST_RATE
 from device_runner.errors import AsrDeployError
 from device_runner.labels import WORD_SEPARATOR
+from toolchain.data.casing import language_of, upper
+from toolchain.models.remarks import say_once
 
 LONGEST_LABEL, MOST_LABELS = 200, 65_536
+OF_SENTENCEPIECE = "▁"  # U+2581, which stands for nothing but the space
+MERGED_NAMED = 5  # merged labels in a warning
 
 
 def index_of_blank(blank: object, labels: Sequence[str], source: str) -> int:
@@ -21,12 +26,20 @@ def index_of_blank(blank: object, labels: Sequence[str], source: str) -> int:
     Raises:
         AsrDeployError: If the blank is neither a label nor an index.
     """
-    if isinstance(blank, str) and blank in labels:
-        return labels.index(blank)
+    if isinstance(blank, str) and (place := place_of(blank, labels)) is not None:
+        return place
     if isinstance(blank, int) and not isinstance(blank, bool) and 0 <= blank < len(labels):
         return blank
     said = f"“{blank}”" if isinstance(blank, str) else repr(blank)
     raise AsrDeployError(f"{source}: the blank {said} is not one of the labels. Give a label, or an index from 0 to {len(labels) - 1}.")
+
+
+def place_of(label: str, labels: Sequence[str]) -> int | None:
+    """Return the index of a label, however its accents are encoded; None if it is not one of the labels."""
+    if label in labels:
+        return labels.index(label)
+    composed = unicodedata.normalize("NFC", label)
+    return next((index for index, each in enumerate(labels) if unicodedata.normalize("NFC", each) == composed), None)
 
 
 def blank_first(labels: int, blank: int) -> list[int]:
@@ -37,6 +50,17 @@ def blank_first(labels: int, blank: int) -> list[int]:
         blank: Index of the blank.
     """
     return [blank, *(index for index in range(labels) if index != blank)]
+
+
+def ranges(indices: Sequence[int]) -> str:
+    """Return sorted indices for a message: ``1-3, 7``."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1][1:] = [index]
+        else:
+            runs.append([index])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def check_labels(labels: object, source: str) -> list[str]:
@@ -66,7 +90,9 @@ def check_labels(labels: object, source: str) -> list[str]:
 def our_labels(
     labels: Sequence[str], blank: int, source: str, *, separator: str | None = WORD_SEPARATOR, silent: Collection[int] = ()
 ) -> tuple[str, ...]:
-    """Return the labels of a network as manifests store them: the blank first, ``|`` for the space, letters in upper case.
+    """Return the labels of a network as manifests store them: the blank first, ``|`` for the space, letters in upper case and NFC.
+
+    A vocabulary with ı or İ gets the capitals of Turkish. Labels that become equal are named in a warning.
 
     Args:
         labels: Labels by index of the network's outputs.
@@ -78,9 +104,14 @@ def our_labels(
     Raises:
         AsrDeployError: If a label contains white space, or a ``|`` that is not the space.
     """
-    texts = []
+    language = language_of(labels)
+    separator = _composed(separator)
+    if separator == WORD_SEPARATOR and _words_of_sentencepiece(labels):
+        separator = OF_SENTENCEPIECE
+        say_once(f"{source}: no label contains {WORD_SEPARATOR}, so {OF_SENTENCEPIECE} stands for the space between words.")
+    texts, merged = [], dict[str, list[str]]()
     for index in blank_first(len(labels), blank):
-        label = labels[index]
+        label = _composed(labels[index]) or ""
         if index == blank:
             texts.append(label.strip() or "-")  # the blank is never printed
             continue
@@ -96,8 +127,27 @@ def our_labels(
             label = label.replace(separator, WORD_SEPARATOR) if separator else label
         if any(each.isspace() for each in label):
             raise AsrDeployError(f"{source}: the label “{label}” contains white space. Only the space between words may be white space.")
-        texts.append(label.upper())
+        texts.append(upper(label, language))
+        if len(texts[-1]) > LONGEST_LABEL:
+            raise AsrDeployError(f"{source}: the label {label[:20]!a} is longer than {LONGEST_LABEL} characters in upper case. Shorten it.")
+        if texts[-1]:
+            merged.setdefault(texts[-1], []).append(labels[index])
+    equal = [f"{' and '.join(f'“{label}”' for label in each)} (“{text}”)" for text, each in merged.items() if len(each) > 1]
+    if equal:
+        more = f", and {len(equal) - MERGED_NAMED} more" if len(equal) > MERGED_NAMED else ""
+        say_once(
+            f"{source}: labels that differ only in case or accents' encoding give the same text: {', '.join(equal[:MERGED_NAMED])}{more}."
+        )
     return tuple(texts)
+
+
+def _words_of_sentencepiece(labels: Sequence[str]) -> bool:
+    spaced = any(WORD_SEPARATOR in each or each.isspace() for each in labels)
+    return not spaced and any(OF_SENTENCEPIECE in each for each in labels)
+
+
+def _composed(text: str | None) -> str | None:
+    return None if text is None else unicodedata.normalize("NFC", text)
 
 
 def check_sample_rate(value: Any, source: str) -> int:

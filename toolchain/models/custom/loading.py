@@ -9,7 +9,7 @@ from toolchain.models.custom import description
 from toolchain.models.custom.checkpoints import from_folder, from_toml
 from toolchain.models.custom.factories import factory_again, load_factory
 from toolchain.models.custom.identity import description_digest, network_of
-from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION, FACTORY, TestCase
+from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, FACTORY, TestCase, expanded
 from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on
 
 
@@ -49,7 +49,7 @@ def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None)
     Raises:
         AsrDeployError: If the weights do not fit, or the order of their labels is unknown.
     """
-    path = Path(weights)
+    path = Path(expanded(weights))
     tuned_on = read_tuned_on(path) if path.is_file() and not description.file_of(path).is_file() else None
     if tuned_on is not None:
         told = description_digest(case) if model is None or network_of(case).factory is None else model.weights
@@ -58,6 +58,7 @@ def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None)
             return model.with_state(state, source, trained=True, tuned_on=tuned_on)
         return model_with(case, state, source, trained=True, tuned_on=tuned_on)
     if path.is_file() and path.suffix != DESCRIPTION and not description.file_of(path).is_file():
+        read_state(path)  # if it cannot be read, that is what is wrong
         raise AsrDeployError(
             f"{path} does not define the labels of its outputs. Give a Hugging Face folder, a checkpoint with a {DESCRIPTION} file, "
             "or a file that `asrdeploy decompress` wrote."
@@ -73,15 +74,20 @@ def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None)
 
 
 def _load(name: str) -> AnchorModel:
+    name = expanded(name)
     path = Path(name)
     if path.is_dir():
         return from_folder(path)
+    file = path.is_file()
+    if file and path.suffix != DESCRIPTION and not description.file_of(path).is_file() and (path.parent / CONFIG).is_file():
+        raise AsrDeployError(f"{path} is a file of a Hugging Face folder. Give the folder {path.parent} as the model.")
     if path.suffix == DESCRIPTION or path.suffix in CHECKPOINTS:
-        if not path.is_file():
+        if not file:
             raise AsrDeployError(f"{path} does not exist. Give a checkpoint with a {DESCRIPTION} file of the same name in its folder.")
         return from_toml(description.file_of(path), path if path.suffix in CHECKPOINTS else None)
     if FACTORY.fullmatch(name):
         return load_factory(name)
+    what = "is not a model" if path.exists() else "does not exist"
     raise AsrDeployError(
-        f"{name} does not exist. Give a test case, a Hugging Face folder, a FILE{DESCRIPTION}, or package.module:factory as the model."
+        f"{name} {what}. Give a test case, a Hugging Face folder, a FILE{DESCRIPTION}, or package.module:factory as the model."
     )

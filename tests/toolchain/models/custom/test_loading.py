@@ -155,7 +155,7 @@ def table(old: str, new: str) -> Callable[[Path], object]:
 REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: path.unlink(), "mine.toml does not exist"),
     (lambda path: path.write_text("labels = ["), "is not TOML"),
-    (lambda path: path.write_bytes(b"\xff\xfe"), "is not TOML"),
+    (lambda path: path.write_bytes(b"\xff\xfe\xff"), "is not TOML"),
     (changed("labels = ", "lables = "), "Unknown entry “lables”. Did you mean labels?"),
     (changed("sample_rate = 16000", ""), "mine.toml: add sample_rate."),
     (changed("sample_rate = 16000", "sample_rate = 16"), "the sample rate 16 is not valid"),
