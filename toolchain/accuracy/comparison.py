@@ -1,4 +1,4 @@
-"""Comparison of runs on the same utterances: difference in WER, its significance, and the utterances that differ."""
+"""Comparison of runs on the same utterances: difference in WER (or CER), its significance, and the utterances that differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,17 +123,21 @@ class Differing(BaseModel):
 
 
 class RunComparison(BaseModel):
-    """Comparison of two runs on the same utterances. WERs are fractions. Differences are B minus A: below 0, B has fewer errors."""
+    """Comparison of two runs on the same utterances. Rates are fractions. Differences are B minus A: below 0, B has fewer errors.
+
+    In languages without spaces between words, characters take the place of words in all figures.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
     normalizer: str
+    main: Literal["wer", "cer"] = Field(default="wer", description="rate that is compared; cer for languages without spaces")
     utterances: int
-    words: int
+    words: int = Field(description="words of the references, or characters if main is cer")
     a: Run
     b: Run
-    difference: float = Field(description="WER of B minus WER of A")
+    difference: float = Field(description="WER (or CER) of B minus that of A")
     interval: tuple[float, float] = Field(description="95 % interval of the difference, by a paired bootstrap over utterances")
     p: float = Field(description="two-sided p-value: how often resampling gives a difference of the other sign")
     better: int = Field(description="number of utterances in which B has fewer errors than A")
@@ -180,19 +184,22 @@ def compare_runs(a: str | Path, b: str | Path, normalizer: str = NONE) -> RunCom
 
 def compare_with_differences(a: Path, b: Path, normalizer: str = NONE) -> tuple[RunComparison, npt.NDArray[np.float64]]:
     """Return the comparison of ``compare_runs``, and the resampled differences ``[resamplings]`` for a plot."""
-    normalise = normaliser(normalizer)
     (first, ours), (second, unsorted) = read_evaluation(a), read_evaluation(b)
+    words_only = normaliser(normalizer)
+    # Where no spaces separate words, every character is compared like a word.
+    normalise = words_only if first.main == "wer" else lambda text: " ".join("".join(words_only(text).split()))
     theirs = _same_utterances(ours, unsorted, a, b)
     texts = [tuple(map(normalise, (mine.reference, mine.hypothesis, other.hypothesis))) for mine, other in zip(ours, theirs, strict=True)]
     counts = [[count_errors(reference, hypothesis) for hypothesis in both] for reference, *both in texts]
     errors, words = np.array([[each.errors for each in both] for both in counts]), [both[0].words for both in counts]
-    runs = (_run(a, first, score(ours, normalizer)), _run(b, second, score(theirs, normalizer)))
+    runs = (_run(a, first, score(ours, normalizer, first.language)), _run(b, second, score(theirs, normalizer, first.language)))
     rates = resampled_rates(errors, words, RESAMPLINGS)
     drawn = rates[:, 1] - rates[:, 0]
     interval, p = _chance(drawn)
     loss = errors[:, 1] - errors[:, 0]
     comparison = RunComparison(
         normalizer=normalizer,
+        main=first.main,
         utterances=len(ours),
         words=sum(words),
         a=runs[0],

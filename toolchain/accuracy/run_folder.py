@@ -23,8 +23,8 @@ INPUTS = {
     "split": "another split",
     "device": "another device",
     "provider": "another execution provider",
-    "torch_device": "another PyTorch device",
     "half": "another precision",
+    "torch_device": "another PyTorch device",
 }
 logger = logging.getLogger("asrdeploy")
 

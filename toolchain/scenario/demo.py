@@ -69,7 +69,8 @@ def run_demo(data: DataSet, folder: Path, *, workers: Workers, watcher: Watcher,
         raise AsrDeployError(f"{folder} exists and is not the folder of a demo. Choose another folder with -o.")
     anchor = load_model("0")
     progress = watcher.configuration("anchor", "transcribing", len(data.utterances))
-    measured = evaluate(open_transcriber("0"), data, folder / "anchor" / "evaluation", workers=workers, progress=progress)
+    # The folder is that of a demo, so evaluations of artifacts that are not up to date any more are replaced.
+    measured = evaluate(open_transcriber("0"), data, folder / "anchor" / "evaluation", workers=workers, replace=True, progress=progress)
     points: list[Point] = []
     for configuration in CONFIGURATIONS:
         point = _run(configuration, anchor, measured, data, folder / configuration.name, workers, watcher)
@@ -89,7 +90,8 @@ def _run(
         watcher.configuration(configuration.name, "compressing and exporting", len(data.utterances))
         artifact = _make_artifact(configuration, anchor, folder)
     progress = watcher.configuration(configuration.name, "transcribing", len(data.utterances))
-    evaluation = evaluate(open_transcriber(str(artifact.folder)), data, folder / "evaluation", workers=workers, progress=progress)
+    transcriber = open_transcriber(str(artifact.folder))
+    evaluation = evaluate(transcriber, data, folder / "evaluation", workers=workers, replace=True, progress=progress)
     sent = "bitstream" if configuration.codec else "artifact"
     method = f"{configuration.codec}{', calibrated' if configuration.calibrated else ''}" if configuration.codec else "artifact"
     return make_point(configuration.name, sent, evaluation, folder / "evaluation", anchor.case, measured.wer, method)

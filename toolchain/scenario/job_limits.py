@@ -1,7 +1,6 @@
 """Test jobs: artifacts or exports with limits, which run on any device, for example in CI."""
 
 import math
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.devices import Device
+from device_runner.documents import read_toml
 from device_runner.errors import AsrDeployError, DeviceFailed, first_problem
 from device_runner.files import file_name_of, write_record, write_text
 from device_runner.latency import FUNCTION_ONLY, QUICK, STANDARD, STRICT, LatencyResult, measure
@@ -146,12 +146,10 @@ def read_job_file(path: Path) -> JobFile:
     Raises:
         AsrDeployError: The file does not exist, is not TOML, or contains an unknown key or value.
     """
+    if not path.exists():
+        raise AsrDeployError(f"{path} does not exist. See docs/ci.md for an example of a job file.")
     try:
-        found = JobFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise AsrDeployError(f"{path} does not exist. See docs/ci.md for an example of a job file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise AsrDeployError(f"{path} is not TOML: {str(error).rstrip('.')}.") from error
+        found = JobFile.model_validate(read_toml(path, "job file"))
     except ValidationError as error:
         raise AsrDeployError(f"{path}: {first_problem(error)}.") from error
     return JobFile(job=tuple(_placed(each, path.parent) for each in found.job))
@@ -248,8 +246,9 @@ def _evaluated(job: JobEntry, artifact: Artifact, device: Device, folder: Path, 
         count += 1
         say(f"transcribing {count} of {len(data.utterances)}")
 
+    # The job's folder belongs to the job: an evaluation of the artifact that it exported before is replaced.
     return evaluate_on_device(
-        artifact, data, folder / "evaluation", device, threads=job.threads, provider=job.provider, progress=transcribed
+        artifact, data, folder / "evaluation", device, threads=job.threads, provider=job.provider, replace=True, progress=transcribed
     )
 
 

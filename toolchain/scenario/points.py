@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from device_runner.documents import read_json
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_record, write_text
 from toolchain.accuracy.scoring import Evaluation, read_evaluation
@@ -32,6 +32,7 @@ class Point(BaseModel):
     wer: Annotated[float, Field(ge=0)]
     wer_low: Annotated[float, Field(ge=0)]
     wer_high: Annotated[float, Field(ge=0)]
+    cer: float | None = Field(default=None, description="corpus CER; null in files of earlier versions")
     in_range: bool = Field(description="whether the WER lies in the test case's range above the anchor's")
     bits_per_parameter: float
     artifact_bytes: int | None
@@ -93,6 +94,7 @@ def make_point(
         wer=evaluation.wer,
         wer_low=evaluation.wer_interval[0],
         wer_high=evaluation.wer_interval[1],
+        cer=evaluation.cer,
         in_range=case.in_range(evaluation.wer, anchor_wer),
         bits_per_parameter=evaluation.size_bits / case.anchor.num_param,
         artifact_bytes=evaluation.artifact_bytes,
@@ -185,8 +187,8 @@ def read_curve(folder: Path) -> Curve:
     if not path.is_file():
         raise AsrDeployError(f"{folder} has no points.json. Give the output folder of `asrdeploy sweep` or `asrdeploy demo`.")
     try:
-        curve = Curve.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValidationError, ValueError, RecursionError) as error:
+        curve = Curve.model_validate(read_json(path, "curve"))
+    except ValidationError as error:
         raise AsrDeployError(f"{path} is not a curve of this version of asrdeploy. Repeat the sweep.") from error
     return _placed(curve, lambda relative: folder / relative)
 

@@ -1,13 +1,13 @@
 """Sweep files (TOML): several methods on one test case, with searched or given rates."""
 
 import math
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from device_runner.documents import read_toml
 from device_runner.errors import AsrDeployError, first_problem
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.scenario.rates import PLACEHOLDER, RATES, Rate
@@ -58,6 +58,7 @@ class SweepFile(BaseModel):
     weights: str | None = None
     data: str = "digits"
     limit: Annotated[int, Field(gt=0)] | None = None
+    skip_bad: bool = False
     threads: Annotated[int, Field(gt=0)] = 1
     method: Annotated[tuple[Method, ...], Field(min_length=1)]
 
@@ -68,12 +69,9 @@ def read_sweep_file(path: Path) -> SweepFile:
     Raises:
         AsrDeployError: The file does not exist, is not TOML, or contains an unknown key or value.
     """
-    try:
-        return describe(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise AsrDeployError(f"{path} does not exist. See docs/codecs.md for an example of a sweep file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise AsrDeployError(f"{path} is not TOML: {str(error).rstrip('.')}.") from error
+    if not path.exists():
+        raise AsrDeployError(f"{path} does not exist. See docs/codecs.md for an example of a sweep file.")
+    return describe(str(path), read_toml(path, "sweep file"))
 
 
 def describe(source: str, described: dict[str, Any]) -> SweepFile:

@@ -7,6 +7,7 @@ from typing import Any
 from toolchain.accuracy.progress import NoProgress, Watcher
 from toolchain.accuracy.workers import LocalWorkers, Workers
 from toolchain.data.datasets import open_data
+from toolchain.data.recordings import Needs, check_recordings
 from toolchain.models.loading import load_model
 from toolchain.scenario.points import Curve
 from toolchain.scenario.sweep import BISECTIONS, FINALISTS, Smallest, Sweep, run_all
@@ -29,6 +30,7 @@ def sweep(
     calibrated: bool = False,
     data: str = "digits",
     limit: int | None = None,
+    skip_bad: bool = False,
     weights: str | None = None,
     threads: int = 1,
     workers: Workers | None = None,
@@ -46,11 +48,12 @@ def sweep(
     Args:
         methods: A codec's name, several names, or the description of a sweep file (``read_sweep_file``).
         folder: Output folder. It gets ``points.csv``, ``points.json`` and the folder ``points``.
-        model: Test case or custom model. A sweep file has this and the following six itself.
+        model: Test case or custom model. A sweep file has this and the following seven itself.
         parameters: Fixed parameters of the codecs. The rate is searched.
         calibrated: Whether to calibrate the codecs on dev-clean.
         data: ``digits``, ``librispeech``, or a folder with dev-clean and test-clean.
         limit: Number of utterances of each split; None for all.
+        skip_bad: Leave recordings out that cannot be transcribed.
         weights: Weights of the model; see ``load_model``.
         threads: Number of threads of every worker.
         workers: Where to transcribe and compress (default: one worker on this machine).
@@ -70,6 +73,7 @@ def sweep(
             calibrated=calibrated,
             data=data,
             limit=limit,
+            skip_bad=skip_bad,
             weights=weights,
             threads=threads,
         )
@@ -102,6 +106,7 @@ def describe_sweeps(
     calibrated: bool = False,
     data: str = "digits",
     limit: int | None = None,
+    skip_bad: bool = False,
     weights: str | None = None,
     threads: int = 1,
 ) -> SweepFile:
@@ -114,6 +119,7 @@ def describe_sweeps(
         calibrated: Calibrate the codecs on dev-clean.
         data: ``digits``, ``librispeech``, or a folder with dev-clean and test-clean.
         limit: Use only the first utterances of each split.
+        skip_bad: Leave recordings out that cannot be transcribed.
         weights: Weights of the model; see ``load_model``.
         threads: Threads of every worker.
 
@@ -122,7 +128,8 @@ def describe_sweeps(
     """
     names = [codecs] if isinstance(codecs, str) else list(codecs)
     methods = [{"codec": name, "calibrate": calibrated, "set": dict(parameters or {})} for name in names]
-    described = {"testcase": model, "weights": weights, "data": data, "limit": limit, "threads": threads, "method": methods}
+    described: dict[str, Any] = {"testcase": model, "weights": weights, "data": data, "limit": limit, "skip_bad": skip_bad}
+    described |= {"threads": threads, "method": methods}
     return describe("The sweep", described)
 
 
@@ -135,8 +142,10 @@ def prepare_sweeps(described: SweepFile, folder: Path, workers: Workers, watcher
     """Load the model and the data that sweeps need; see ``sweep`` for the arguments."""
     rates = [moved(method) for method in described.method]
     splits = [open_data(described.data, split) for split in ("dev-clean", "test-clean")]
-    dev, test = [each if described.limit is None else each.limited(described.limit) for each in splits]
+    limited = [each if described.limit is None else each.limited(described.limit) for each in splits]
     anchor = load_model(str(described.testcase), described.weights)
+    needs = Needs(anchor.case.sample_rate, anchor.minimum_samples)
+    dev, test = [check_recordings(each, needs, skip_bad=described.skip_bad).data for each in limited]
     return [
         Sweep(
             anchor=anchor,

@@ -144,7 +144,7 @@ def test_an_utterance_that_cannot_be_run_is_named(transcriber: Transcriber, data
     audio = own_data / "test-clean" / "101" / "1" / "101-1-0001.flac"
     data = read_folder(own_data, "test-clean", "own")
     soundfile.write(audio, np.zeros(100, np.float32), 16_000)
-    with pytest.raises(AsrDeployError, match=rf"^{audio}: The audio has 100 samples"):
+    with pytest.raises(AsrDeployError, match=rf"^{audio} lasts 0.006 s, and the model requires at least .* use --skip-bad\.$"):
         evaluate(transcriber, data, tmp_path / "results")
     audio.write_bytes(b"fLaC and no more")
     with pytest.raises(AsrDeployError, match=str(audio)):

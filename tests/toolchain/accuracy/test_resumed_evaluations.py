@@ -92,18 +92,43 @@ def test_the_same_run_again_costs_no_inference(transcriber: Transcriber, data: D
     assert engine.runs == 0 and (folder / TRANSCRIPTS).read_bytes() == before
 
 
-# Starting from the beginning after other settings
+# Other inputs and other settings
 
 
-def test_another_artifact_starts_anew(tiny_fp32: Artifact, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_result_of_another_artifact_is_refused_and_stays(
+    tiny_fp32: Artifact, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+) -> None:
     folder = tmp_path / "results"
     shutil.copytree(uninterrupted[1], folder)
+    before = content(folder)
     transcriber, engine = counted(open_transcriber(str(tiny_fp32.folder)))
-    evaluation = evaluate(transcriber, data, folder)
+    with pytest.raises(AsrDeployError, match=rf"^{folder} holds the result of another model or artifact\. Choose another folder with -o"):
+        evaluate(transcriber, data, folder)
+    assert content(folder) == before and engine.runs == 0
+    evaluation = evaluate(transcriber, data, folder, replace=True)
     assert engine.runs == len(data.utterances) == len(transcripts(folder)) and evaluation.identity == tiny_fp32.digest
 
 
-def test_other_threads_or_more_data_start_anew(
+def test_another_data_set_is_refused_even_if_it_has_the_same_name(
+    transcriber: Transcriber, data: DataSet, test_clean: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    before = content(folder)
+    others = tuple(replace(theirs, id=ours.id) for ours, theirs in zip(data.utterances, test_clean.utterances[6:], strict=False))
+    for other in (replace(data, utterances=others), replace(data, name="mine"), replace(data, split="dev-clean")):
+        with pytest.raises(AsrDeployError, match=rf"^{folder} holds the result of another (data set|split)\."):
+            evaluate(transcriber, other, folder)
+    with pytest.raises(AsrDeployError, match="holds the result of 6 utterances, of which this run has 2"):
+        evaluate(transcriber, data.limited(2), folder)
+    assert content(folder) == before
+
+
+def test_other_threads_start_anew_and_more_data_go_on(
     transcriber: Transcriber, data: DataSet, test_clean: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "results"
@@ -113,39 +138,73 @@ def test_other_threads_or_more_data_start_anew(
     assert evaluate(transcriber, data, folder).threads == 2
     assert engine.runs == len(data.utterances)
     assert evaluate(transcriber, test_clean.limited(8), folder).utterances == 8
-    assert engine.runs == len(data.utterances) + 8
+    assert engine.runs == 8
 
 
-def test_changed_data_start_anew(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
+def test_transcripts_stay_while_references_and_other_recordings_change(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
     own_data = speech_folder(data, tmp_path / "speech")
+    results = tmp_path / "results"
 
     def runs() -> int:
         watched, engine = counted(transcriber)
-        evaluate(watched, read_folder(own_data, "test-clean", "own"), tmp_path / "results")
+        evaluate(watched, read_folder(own_data, "test-clean", "own"), results)
         return engine.runs
 
     assert (runs(), runs()) == (2, 0)
     transcript = own_data / "test-clean" / "101" / "1" / "101-1.trans.txt"
     transcript.write_text(transcript.read_text() + "\n")
     assert runs() == 0  # the file changed, but not its references
+    words = Evaluation.model_validate_json((results / RESULT).read_text()).words
     transcript.write_text(transcript.read_text().replace("101-1-0000 ", "101-1-0000 OH "))
-    assert (runs(), runs()) == (2, 0)
-    assert transcripts(tmp_path / "results")[0].reference.startswith("OH ")
+    assert (runs(), runs()) == (0, 0)
+    assert transcripts(results)[0].reference.startswith("OH ")
+    result = Evaluation.model_validate_json((results / RESULT).read_text())
+    assert (result.words, result.deletions) == (words + 1, 1)
     audio = own_data / "test-clean" / "101" / "1" / "101-1-0000.flac"
     samples, rate = soundfile.read(audio)
     soundfile.write(audio, samples[:8000], rate)
-    assert (runs(), runs()) == (2, 0)
+    assert (runs(), runs()) == (1, 0)
+    transcript.write_text("".join(transcript.read_text().splitlines(keepends=True)[1:]))
+    audio.unlink()
+    assert runs() == 0 and [each.id for each in transcripts(results)] == ["101-1-0001"]
 
 
-def test_transcripts_of_other_utterances_are_not_gone_on_with(
-    transcriber: Transcriber, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path
-) -> None:
-    folder = tmp_path / "results"
-    shutil.copytree(uninterrupted[1], folder)
-    lines = (folder / TRANSCRIPTS).read_text().splitlines(keepends=True)
-    (folder / TRANSCRIPTS).write_text("".join([lines[0].replace(data.utterances[0].id, "9-9-0000"), *lines[1:]]))
-    with pytest.raises(AsrDeployError, match=r"contains utterances that are not in the data set\. Delete the file"):
-        evaluate(transcriber, data, folder)
+# Recordings that cannot be transcribed
+
+
+def with_bad_recordings(data: DataSet, folder: Path) -> Path:
+    """Two good recordings, one that is shorter than a frame, and one that is a text file."""
+    speech_folder(data, folder)
+    chapter = folder / "test-clean" / "101" / "1"
+    soundfile.write(chapter / "101-1-0007.flac", [0.0] * 100, 16_000)
+    (chapter / "101-1-0008.wav").write_text("no recording")
+    with (chapter / "101-1.trans.txt").open("a") as lines:
+        lines.write("101-1-0007 ONE\n101-1-0008 TWO\n")
+    return folder
+
+
+def test_all_bad_recordings_are_named_before_anything_runs(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
+    mixed = read_folder(with_bad_recordings(data, tmp_path / "speech"), "test-clean", "own")
+    watched, engine = counted(transcriber)
+    with pytest.raises(AsrDeployError) as raised:
+        evaluate(watched, mixed, tmp_path / "results")
+    said = str(raised.value)
+    assert said.startswith("2 of 4 recordings of own test-clean cannot be transcribed. ") and said.endswith(
+        "leave them out with --skip-bad."
+    )
+    assert "101-1-0007.flac lasts 0.006 s" in said and "101-1-0008.wav is a text file" in said
+    assert engine.runs == 0 and not (tmp_path / "results").exists()
+
+
+def test_bad_recordings_are_left_out_and_the_result_says_so(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
+    folder = with_bad_recordings(data, tmp_path / "speech")
+    result = evaluate(transcriber, read_folder(folder, "test-clean", "own"), tmp_path / "results", skip_bad=True)
+    assert result.utterances == 2 and [each.id for each in result.left_out] == ["101-1-0007", "101-1-0008"]
+    assert "is a text file" in result.left_out[1].reason
+    shutil.copy(data.utterances[2].path, folder / "test-clean" / "101" / "1" / "101-1-0007.flac")
+    watched, engine = counted(transcriber)
+    mended = evaluate(watched, read_folder(folder, "test-clean", "own"), tmp_path / "results", skip_bad=True)
+    assert engine.runs == 1 and mended.utterances == 3 and [each.id for each in mended.left_out] == ["101-1-0008"]
 
 
 def test_folders_of_an_older_version_start_anew(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from toolchain.accuracy.torch_engine import TorchEngine
 from toolchain.accuracy.transcriber import Transcriber, model_transcriber, open_transcriber
 from toolchain.accuracy.workers import LocalWorkers, longest_first, measure_splits
 from toolchain.data.datasets import DataSet, Utterance
+from toolchain.data.recordings import check_recordings
 from toolchain.models.loading import load_model
 
 
@@ -93,7 +95,9 @@ def test_half_precision_hears_nearly_the_same_and_leaves_the_model(data: DataSet
     assert rounded.dtype == np.float32 and 0 < np.abs(exact - rounded).max() < 0.1
     few = data.limited(4)
     evaluate(model_transcriber(model, "whole", identity="anchor"), few, tmp_path / "whole")
-    evaluate(half, few, tmp_path / "whole")  # other settings: the run starts from the beginning
+    with pytest.raises(AsrDeployError, match="holds the result of another precision"):
+        evaluate(half, few, tmp_path / "whole")
+    evaluate(half, few, tmp_path / "whole", replace=True)
     assert "half" in (tmp_path / "whole" / "settings.json").read_text()
 
 
@@ -137,14 +141,16 @@ def test_workers_share_one_engine(tiny_int8: Artifact, data: DataSet) -> None:
 
 
 @pytest.mark.parametrize("workers", [LocalWorkers(2), Processes(2)])
-def test_a_recording_that_cannot_be_read_ends_the_run_with_its_name(
+def test_a_recording_that_breaks_after_its_check_ends_the_run_with_its_name(
     workers: LocalWorkers, tiny_int8: Artifact, data: DataSet, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "broken.flac"
-    broken.write_bytes(b"fLaC and no more")
+    broken = Path(shutil.copy(data.utterances[0].path, tmp_path / "broken.flac"))
+    transcriber = open_transcriber(str(tiny_int8.folder))
     utterances = (*data.utterances[:3], Utterance("9-9-0000", broken, "ONE"))
+    checked = check_recordings(replace(data, utterances=utterances), transcriber.needs)
+    broken.write_bytes(b"fLaC and no more")
     with pytest.raises(AsrDeployError, match=str(broken)):
-        evaluate(open_transcriber(str(tiny_int8.folder)), replace(data, utterances=utterances), tmp_path / "results", workers=workers)
+        evaluate(transcriber, checked, tmp_path / "results", workers=workers)
     assert 0 < (tmp_path / "results" / TRANSCRIPTS).read_text().count("\n") <= 3
 
 
@@ -227,7 +233,10 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
     transcriber = open_transcriber(str(tiny_int8.folder))
     evaluate(transcriber.with_threads(2), few, tmp_path)
     assert earlier_threads(transcriber, few, tmp_path) == 2
-    assert earlier_threads(transcriber, test_clean, tmp_path) is None and earlier_threads(transcriber, few, tmp_path / "new") is None
+    assert (
+        earlier_threads(transcriber, replace(few, split="dev-clean"), tmp_path) is None
+        and earlier_threads(transcriber, few, tmp_path / "new") is None
+    )
     fresh, workers, measured = use_cores(transcriber, few)
     assert (fresh.threads, workers.count, measured) == (1, 2, [])  # too few: measuring costs more than it saves
     fresh, workers, measured = use_cores(transcriber, test_clean)

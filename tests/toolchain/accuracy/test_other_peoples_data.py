@@ -1,0 +1,214 @@
+"""Evaluations of other people's models and data: default folders, bad recordings, languages, characters that no label prints."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from device_runner.artifact import Artifact
+from device_runner.transcripts import Transcript
+from tests.helpers import Completed, complaint, copied
+from tests.toolchain.accuracy.evaluation_parts import speech_folder, transcripts
+from tests.toolchain.accuracy.written_evaluations import write_evaluation
+from toolchain.accuracy.comparison import compare_runs
+from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.metrics import count_character_errors
+from toolchain.accuracy.scoring import RESULT, TRANSCRIPTS, Evaluation, read_evaluation, score
+from toolchain.accuracy.transcriber import Transcriber
+from toolchain.data.datasets import DataSet, Utterance
+from toolchain.reports import comparisons, tables
+
+Command = Callable[..., Completed]
+
+
+def result(folder: Path) -> Evaluation:
+    return Evaluation.model_validate_json((folder / RESULT).read_text())
+
+
+# Default folders
+
+
+def test_two_artifacts_of_one_name_do_not_share_a_default_folder(
+    cli: Command, tiny_int8: Artifact, tiny_fp32: Artifact, tmp_path: Path
+) -> None:
+    runs = [copied(tiny_int8, tmp_path / "run-a" / "checkpoint-1000"), copied(tiny_fp32, tmp_path / "run-b" / "checkpoint-1000")]
+    for _ in range(2):  # the second time nothing moves
+        for run in runs:
+            assert cli("evaluate", run, "--limit", 2).returncode == 0
+    folders = sorted((tmp_path / "results").iterdir())
+    assert [each.name[:36] for each in folders] == ["checkpoint-1000-digits-test-clean-2", "checkpoint-1000-digits-test-clean-2-"]
+    assert [result(each).identity for each in folders] == [tiny_int8.digest, tiny_fp32.digest]
+
+
+def test_two_data_sets_of_one_name_do_not_share_a_default_folder(
+    cli: Command, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path
+) -> None:
+    for start, name in ((0, "cv/de"), (2, "mls/de")):
+        speech_folder(replace(test_clean, utterances=test_clean.utterances[start:]), tmp_path / name)
+        assert cli("evaluate", tiny_int8.folder, "--data", tmp_path / name).returncode == 0
+    folders = sorted((tmp_path / "results").iterdir())
+    assert len(folders) == 2 and folders[1].name.startswith(folders[0].name + "-")
+    assert {transcripts(each)[0].id for each in folders} == {test_clean.utterances[0].id, test_clean.utterances[2].id}
+
+
+def test_an_output_folder_with_another_result_is_refused_until_replace(
+    cli: Command, tiny_int8: Artifact, tiny_fp32: Artifact, tmp_path: Path
+) -> None:
+    assert cli("evaluate", tiny_int8.folder, "--limit", 2, "-o", tmp_path / "out").returncode == 0
+    before = (tmp_path / "out" / RESULT).read_bytes()
+    said = complaint(cli("evaluate", tiny_fp32.folder, "--limit", 2, "-o", tmp_path / "out"), alone=False)
+    assert "holds the result of another model or artifact" in said and "--replace" in said
+    assert (tmp_path / "out" / RESULT).read_bytes() == before
+    assert cli("evaluate", tiny_fp32.folder, "--limit", 2, "-o", tmp_path / "out", "--replace").returncode == 0
+    assert result(tmp_path / "out").identity == tiny_fp32.digest
+
+
+# Bad recordings
+
+
+def test_the_command_names_bad_recordings_and_leaves_them_out(
+    cli: Command, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path
+) -> None:
+    chapter = speech_folder(test_clean, tmp_path / "mine") / "test-clean" / "101" / "1"
+    for number in (7, 8):
+        (chapter / f"101-1-000{number}.wav").write_bytes(b"")
+    with (chapter / "101-1.trans.txt").open("a") as lines:
+        lines.write("101-1-0007 ONE\n101-1-0008 TWO\n")
+    asked = ("evaluate", tiny_int8.folder, "--data", tmp_path / "mine", "-o", tmp_path / "out")
+    said = complaint(cli(*asked), alone=False)
+    assert "101-1-0007.wav" in said and "101-1-0008.wav" in said and "--skip-bad" in said and not (tmp_path / "out").exists()
+    done = cli(*asked, "--skip-bad")
+    assert done.returncode == 0 and "2: 101-1-0007, 101-1-0008; reasons in result.json" in done.stdout
+    assert [each.id for each in result(tmp_path / "out").left_out] == ["101-1-0007", "101-1-0008"]
+
+
+def test_a_sweep_leaves_bad_recordings_out(cli: Command, test_clean: DataSet, tmp_path: Path) -> None:
+    for split in ("dev-clean", "test-clean"):
+        place = tmp_path / "mine" / split / "900" / ("1" if split == "dev-clean" else "2")
+        place.mkdir(parents=True)
+        chapter = f"900-{place.name}"
+        for number, each in enumerate(test_clean.utterances[:2]):
+            shutil.copy(each.path, place / f"{chapter}-000{number}.flac")
+        (place / f"{chapter}-0002.wav").write_bytes(b"RIFF")
+        references = [each.reference for each in test_clean.utterances[:2]] + ["ONE"]
+        (place / f"{chapter}.trans.txt").write_text("".join(f"{chapter}-000{n} {text}\n" for n, text in enumerate(references)))
+    (tmp_path / "sweep.toml").write_text(f'data = "{tmp_path / "mine"}"\n[[method]]\ncodec = "uniform"\nrates = [8]\n')
+    assert "900-1-0002.wav" in complaint(cli("sweep", "--config", tmp_path / "sweep.toml", "-o", tmp_path / "out"), alone=False)
+    text = (tmp_path / "sweep.toml").read_text()
+    (tmp_path / "sweep.toml").write_text("skip_bad = true\n" + text)
+    assert cli("sweep", "--config", tmp_path / "sweep.toml", "-o", tmp_path / "out").returncode == 0
+    (point,) = json.loads((tmp_path / "out" / "points.json").read_text())["points"]
+    assert point["cer"] is not None and len(result(tmp_path / "out" / point["evaluation"]).left_out) == 1
+
+
+def test_a_silent_recording_is_remarked(transcriber: Transcriber, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16_000, np.float32), 16_000)
+    data = DataSet("mine", "test-clean", (Utterance("silent", tmp_path / "silent.wav", "ONE"),))
+    evaluate(transcriber, data, tmp_path / "out")
+    assert f"{tmp_path / 'silent.wav'} is silent" in caplog.text
+
+
+# Languages
+
+
+class Says:
+    """An engine whose logits spell one text, whatever it hears."""
+
+    def __init__(self, text: str, labels: tuple[str, ...]) -> None:
+        self.frames = [labels.index("|" if each == " " else each) for each in text]
+        self.width = len(labels)
+
+    def logits(self, waveform: np.ndarray) -> np.ndarray:
+        logits = np.zeros((2 * len(self.frames), self.width), np.float32)
+        logits[np.arange(0, 2 * len(self.frames), 2), self.frames] = 1  # blanks between, so that doubled letters stay
+        logits[np.arange(1, 2 * len(self.frames), 2), 0] = 1
+        return logits
+
+
+TURKISH = ("-", "|", *"ABCÇDEFGĞHIİJKLMNOÖPRSŞTUÜVYZ")
+ENGLISH = ("-", "|", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+def heard(
+    said: str, reference: str, labels: tuple[str, ...], transcriber: Transcriber, data: DataSet, folder: Path, **more: object
+) -> Evaluation:
+    saying = replace(transcriber, labels=labels, engine=Says(said, labels))
+    one = replace(data, utterances=(replace(data.utterances[0], reference=reference),))
+    return evaluate(saying, one, folder, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("said", "reference", "wrong"),
+    [("ILIK SU", "ılık su", 0), ("İLİK SU", "ilik su", 0), ("ILIK SU", "ilik su", 1), ("İLİK SU", "ılık su", 1)],
+)
+def test_turkish_labels_decide_upper_case(
+    said: str, reference: str, wrong: int, transcriber: Transcriber, data: DataSet, tmp_path: Path
+) -> None:
+    found = heard(said, reference, TURKISH, transcriber, data, tmp_path / "out")
+    assert (found.substitutions, found.words, found.language) == (wrong, 2, "tr")
+
+
+def test_a_language_decides_where_labels_do_not(
+    transcriber: Transcriber, data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    undecided = heard("ILIK", "ılık", ENGLISH, transcriber, data, tmp_path / "a")
+    assert undecided.wer == 1 and undecided.unprintable == {"ı": 2} and "--language says how" in caplog.text
+    assert heard("ILIK", "ılık", ENGLISH, transcriber, data, tmp_path / "b", language="tr").wer == 0
+    assert heard("ISTANBUL", "İstanbul", ENGLISH, transcriber, data, tmp_path / "c", language="en").wer == 0
+
+
+def test_references_in_nfd_are_compared_in_one_form(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
+    labels = ("-", "|", *"CAFÉ")
+    found = heard("CAFÉ", "cafe\u0301", labels, transcriber, data, tmp_path / "out")
+    assert found.wer == 0 and not found.unprintable
+    parts = ("-", "|", *"CAFE", "\u0301")
+    assert heard("CAFE\u0301", "caf\u00e9", parts, transcriber, data, tmp_path / "parts").wer == 0
+
+
+def test_punctuation_and_digits_are_warned_about(
+    transcriber: Transcriber, data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = heard("WELL DONE", "Well, done.", ENGLISH, transcriber, data, tmp_path / "out", normalizer="punctuation")
+    assert found.wer == 1 and found.unprintable == {",": 1, ".": 1}
+    assert found.normalised is not None and found.normalised.wer == 0
+    assert "“,” “.”, 18.2% of the characters" in caplog.text and "--normalizer punctuation" in caplog.text
+    heard("THREE", "3", ENGLISH, transcriber, data, tmp_path / "digits")
+    assert "--normalizer whisper" in caplog.text
+
+
+def test_characters_are_the_main_figure_without_spaces(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
+    found = heard("今日はよい", "今日は いい", ("-", "|", *"今日はいよ"), transcriber, data, tmp_path / "out")
+    assert (found.main, found.characters, found.character_errors, found.cer) == ("cer", 5, 1, 0.2)
+    assert next(row for row in tables.evaluation(found).columns[0].cells if row in ("WER", "CER")) == "CER"
+
+
+def test_character_errors_by_hand() -> None:
+    assert count_character_errors("THE CAT", "THE  CT") == (1, 7)
+    assert count_character_errors("ABC", "") == (3, 3)
+    assert count_character_errors("今 日", "今日", spaced=False) == (0, 2)
+    transcript = Transcript(
+        id="a", audio_seconds=1, reference="THE CAT", hypothesis="THE CATS", substitutions=1, deletions=0, insertions=0, words=2
+    )
+    assert score([transcript]).cer == 1 / 7
+
+
+def test_runs_without_spaces_are_compared_by_characters(tmp_path: Path) -> None:
+    for name, hypothesis in (("A", "今日はいい"), ("B", "今日はよい")):
+        write_evaluation(tmp_path / name, {"one": ("今日はいい", hypothesis)})
+    found = compare_runs(tmp_path / "A", tmp_path / "B")
+    assert (found.main, found.words, found.difference) == ("cer", 5, 0.2)
+    assert comparisons.verdict(found).startswith("B is worse by 20.00 CER points")
+
+
+def test_a_result_of_the_version_before_gets_its_character_errors(tmp_path: Path) -> None:
+    made = write_evaluation(tmp_path / "A", {"one": ("ONE TWO", "ONE TOO")})
+    plain = json.loads((tmp_path / "A" / RESULT).read_text())
+    new = ("characters", "character_errors", "cer", "cer_interval", "left_out", "language", "unprintable", "main")
+    (tmp_path / "A" / RESULT).write_text(json.dumps({key: value for key, value in plain.items() if key not in new} | {"version": 2}))
+    assert read_evaluation(tmp_path / "A")[0].model_dump(exclude={"unprintable"}) == made.model_dump(exclude={"unprintable"})
+    assert (tmp_path / "A" / TRANSCRIPTS).is_file()
