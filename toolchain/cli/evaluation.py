@@ -1,8 +1,8 @@
 """Commands that transcribe, on this machine or on a device: transcribe, evaluate."""
 
-from collections.abc import Callable, Iterable
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from toolchain.accuracy.scoring import Evaluation
     from toolchain.data.recordings import Checked
 
-Result = TypeVar("Result")
 NameArgument = Annotated[
     str, typer.Argument(metavar="ARTIFACT|MODEL", help="Folder of an artifact, or a model to run in PyTorch as the reference.")
 ]
@@ -60,40 +59,25 @@ def transcribe(
     apk: ApkOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Transcribe audio files. Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav"""
-    from device_runner.audio import read_audio
+    """Transcribe audio files. Files that cannot be transcribed are named, and the exit code is 2.
+
+    Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav
+    """
     from toolchain.accuracy.transcriber import open_transcriber
+    from toolchain.cli.transcription import Transcription
 
-    transcripts: Iterable[str]
-    if device != "local":
-        artifact = _artifact_for(name, device, weights)
-        transcripts = _transcribed_on(artifact, files, threads, open_chosen(device, via, adb, apk, complain))
-    else:
-        transcriber = open_transcriber(name, weights=weights, threads=threads)
-        transcripts = (_named(file, lambda path: transcriber.transcribe(read_audio(path, transcriber.sample_rate))) for file in files)
-    texts = []
-    for file, text in zip(files, transcripts, strict=True):
-        typer.echo(f"{file}: {text}" if len(files) > 1 else text)
-        texts.append({"file": file, "text": text})
-    write_figures(json_file, texts)
-
-
-def _transcribed_on(artifact: "Artifact", files: list[Path], threads: int, device: "Device") -> list[str]:
-    from device_runner.audio import read_audio
-    from device_runner.jobs import make_task
-
-    rate = artifact.manifest.sample_rate
-    # Numbered, because a file may be given twice and two folders may have files of the same name.
-    recordings = [(f"{number} {file.name}"[:200], _named(file, lambda path: read_audio(path, rate))) for number, file in enumerate(files)]
-    return [each.hypothesis for each in device.run(make_task(artifact, recordings, mode="accuracy", threads=threads)).transcripts]
-
-
-def _named(file: Path, step: Callable[[Path], Result]) -> Result:
-    """Run a step on a file, and name the file in its errors."""
+    transcription = Transcription(files)
     try:
-        return step(file)
-    except AsrDeployError as error:
-        raise AsrDeployError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+        if device != "local":
+            artifact = _artifact_for(name, device, weights)
+            transcription.run_on(open_chosen(device, via, adb, apk, complain), artifact, threads)
+        else:
+            transcription.run_here(open_transcriber(name, weights=weights, threads=threads))
+    finally:  # also after Ctrl-C or when a device failed: what was transcribed is not lost
+        if transcription.begun:
+            write_figures(json_file, transcription.figures())
+    if transcription.failed:
+        sys.exit(2)
 
 
 def _artifact_for(name: str, device: str, weights: str | None) -> "Artifact":
