@@ -34,6 +34,7 @@ class EmulatedDevice:
         state: Changes of the initial state, by key of ``state.DEFAULTS``.
         features: Features that the device announces. Without ``cmd``, apps are pushed before they are installed.
         authorised: Whether the device trusts the host.
+        system: What the device announces itself as: ``device``, ``recovery``, ``sideload``, ``bootloader`` …
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class EmulatedDevice:
         state: dict[str, Any] | None = None,
         features: Sequence[str] = FEATURES,
         authorised: bool = True,
+        system: str = "device",
     ) -> None:
         self.folder = folder.resolve()
         if shlex.quote(str(self.folder)) != str(self.folder):
@@ -55,7 +57,7 @@ class EmulatedDevice:
         change_state(self.folder, lambda known: known.update(state or {}))
         write_programs(self.folder)
         self.faults = Faults()
-        self._features, self._authorised = features, authorised
+        self._features, self._authorised, self._system = features, authorised, system
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
         self._closed = False
@@ -241,7 +243,7 @@ class EmulatedDevice:
     def _banner(self) -> bytes:
         properties = self.state["properties"]
         facts = [f"{key}={properties.get(key, '')}" for key in ("ro.product.name", "ro.product.model", "ro.product.device")]
-        return f"device::{';'.join(facts)};features={','.join(self._features)}".encode()
+        return f"{self._system}::{';'.join(facts)};features={','.join(self._features)}".encode()
 
     def _service(self, name: str) -> Callable[[Stream], None] | None:
         kind, _, command = name.partition(":")
