@@ -1,12 +1,12 @@
 """Artifacts: folders with model files and a ``manifest.json``, which contain everything that a receiver needs."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from device_runner.documents import read_json
 from device_runner.errors import AsrDeployError, first_problem
 from device_runner.files import sha256_of, write_record
 
@@ -155,11 +155,9 @@ def open_stored(files: Path, digest: str) -> Artifact:
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Manifest.model_validate(read_json(path, "manifest"))
     except ValidationError as error:
         raise AsrDeployError(f"{path} is not a valid manifest: {first_problem(error)}.") from error
-    except (ValueError, RecursionError) as error:
-        raise AsrDeployError(f"{path} is not valid JSON: {error}.") from error
 
 
 def _checked(artifact: Artifact) -> Artifact:

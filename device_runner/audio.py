@@ -149,10 +149,13 @@ def _decoded(data: bytes, path: Path) -> tuple[npt.NDArray[np.float32], int]:
 
 
 def _all_samples(file: soundfile.SoundFile, size: int) -> npt.NDArray[np.float32]:
-    """Read a file to its end. libsndfile estimates the length of an MP3, and the estimate may be too small."""
+    """Read a file to its end. libsndfile estimates the length of an MP3, and the estimate may be too small.
+
+    It cannot seek in some encodings of telephony (GSM 6.10, G.721), so that soundfile has to be told how much to read.
+    """
     if file.frames == UNKNOWN_FRAMES:
         return np.empty(0, np.float32)
-    if file.subtype != "MPEG_LAYER_III":
+    if file.subtype != "MPEG_LAYER_III" and file.seekable():
         samples: npt.NDArray[np.float32] = file.read(dtype="float32")
         return samples
     parts, count = [], min(file.frames, MP3_SAMPLES_PER_BYTE * size) + 4096

@@ -192,7 +192,7 @@ def read_lines(path: Path, job: str) -> list[Heard]:
         if not whole or json.loads(whole[0]) != {"job": job}:
             return []
         return [Heard.model_validate_json(line) for line in whole[1:]]
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
 
 
@@ -207,7 +207,7 @@ def parse_line(line: bytes) -> Heard | Timed | None:
         if isinstance(values, dict) and values.keys() == {"job"}:
             return None
         return (Timed if "samples" in values else Heard).model_validate(values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise AsrDeployError(f"The device sent a line that is not part of a result: {line[:80]!r}. Repeat the command.") from error
 
 

@@ -1,13 +1,23 @@
 """Errors that the command line reports in one line."""
 
+import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode: control characters, surrogates, separators of lines and of paragraphs
+LONGEST_MESSAGE = 1_500  # characters; a file may contain a text of megabytes where a name belongs
+
 
 class AsrDeployError(Exception):
-    """An error that the user can fix. The message says what is wrong and how to fix it; the command line exits with code 2."""
+    """An error that the user can fix. The message says what is wrong and how to fix it; the command line exits with code 2.
+
+    Messages quote what files contain. Whatever that is, ``str(error)`` is one printable line of at most ``LONGEST_MESSAGE`` characters.
+    """
+
+    def __str__(self) -> str:
+        return _shortened(printable(_shortened(super().__str__())))
 
 
 class DeviceFailed(AsrDeployError):
@@ -18,3 +28,18 @@ def first_problem(error: "ValidationError") -> str:
     """Return the first validation problem and its location, without a full stop: ``files.0.bytes: Input should be …``."""
     first = error.errors()[0]
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].rstrip("."))))
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with control characters and bytes that are not UTF-8 escaped."""
+    return "".join(_escaped(each) if unicodedata.category(each) in HIDDEN else each for each in text)
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of a long text: what is wrong comes first, and what to do comes last."""
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 501]}…{text[-500:]}"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)  # Python decodes a byte that is not UTF-8 to a surrogate
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()

@@ -21,7 +21,7 @@ from device_runner.errors import AsrDeployError, first_problem
 MAGIC, VERSION, SUFFIX = b"ASRB", 1, ".asrb"
 PREFIX = struct.Struct("<4sB3xII")  # magic, version, three zeros, length of the header in bytes, its CRC-32
 CRC = struct.Struct("<I")
-LONGEST_HEADER, LONGEST_INFLATED = 2**22, 2**25
+LONGEST_HEADER, LONGEST_INFLATED = 2**22, 2**23  # a JSON text takes up to 25 times its size in memory
 MAX_WEIGHTS = 2**30  # 4 GiB of floats: more than any model for a phone has
 WEIGHTS_PER_BYTE = 4096  # limit of a record, so that a small file cannot fill the memory
 CHUNK = 2**20

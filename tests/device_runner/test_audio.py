@@ -199,3 +199,9 @@ def test_samples_that_are_absurdly_large(tmp_path: Path, value: float) -> None:
     samples = SPEECH.copy()
     samples[7] = value
     assert "as large as 1e+30" in refused(written(tmp_path / "a.wav", samples, subtype="FLOAT"))
+
+
+@pytest.mark.parametrize(("kind", "encoding"), [("WAV", "GSM610"), ("AIFF", "GSM610"), ("AU", "G721_32"), ("WAV", "NMS_ADPCM_16")])
+def test_encodings_of_telephony_are_read_whole(kind: str, encoding: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "call", 0.3 * np.sin(np.arange(16_000) / 10), 8_000, format=kind, subtype=encoding)
+    assert 16_000 <= len(read_audio(tmp_path / "call", 8_000)) < 16_500
