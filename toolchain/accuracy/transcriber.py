@@ -12,6 +12,7 @@ from device_runner.audio import resample
 from device_runner.engines import Engine, Logits, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
+from device_runner.home import in_home
 from device_runner.labels import select_labels
 from device_runner.waveforms import check_samples
 from toolchain.data.recordings import Needs
@@ -20,7 +21,6 @@ from toolchain.models.test_cases import (
     DESCRIPTION,
     TestCase,
     case_of,
-    expanded,
     find_test_case,
     holds_models,
     names_custom_model,
@@ -168,7 +168,7 @@ def open_transcriber(
     Raises:
         AsrDeployError: Unknown name, or something that cannot be loaded.
     """
-    name = expanded(str(name))
+    name = in_home(str(name))
     path = Path(name)
     if _names_artifact(name):
         if weights is not None:

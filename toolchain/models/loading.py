@@ -9,14 +9,16 @@ from torch import Tensor
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of, write_text
+from device_runner.home import in_home
 from toolchain.data.download import download
 from toolchain.models.anchor_model import AnchorModel, around, finish, with_random_weights
 from toolchain.models.custom.checkpoint_names import under_our_names
 from toolchain.models.custom.hugging_face import read_folder
 from toolchain.models.custom.labels import blank_first, our_labels
+from toolchain.models.custom.outputs import padding_or_dictionary, say_unnamed
 from toolchain.models.networks import bundle_of
 from toolchain.models.remarks import say_once
-from toolchain.models.test_cases import CONFIG, UNUSED_ROWS, TestCase, expanded, find_test_case, names_custom_model
+from toolchain.models.test_cases import CONFIG, UNUSED_ROWS, TestCase, find_test_case, names_custom_model
 from toolchain.models.weight_files import digest_of_file, read_checkpoint, read_tuned_on
 
 BUNDLED_WEIGHTS = Path(__file__).parent.parent / "assets" / "digits_asr_tiny" / "model.safetensors"
@@ -44,8 +46,8 @@ def load_model(name: str | int | Path, weights: str | None = None, seed: int = 0
     Raises:
         AsrDeployError: If the name is unknown, or the weights cannot be downloaded or read, or do not fit.
     """
-    name = expanded(str(name))
-    weights = None if weights is None else expanded(weights)
+    name = in_home(str(name))
+    weights = None if weights is None else in_home(weights)
     if names_custom_model(name):
         from toolchain.models.custom.loading import load_custom
 
@@ -67,7 +69,7 @@ def _from_file(case: TestCase, path: Path, source: str, *, usual: bool = True) -
     named = under_our_names(state, str(path), remarks, usual=usual)
     if named.hugging_face:
         _check_labels(case, path)
-    network = around(case, _without_unused_rows(named.state, case), str(path), original=named.original)
+    network = around(case, _without_unused_rows(named.state, case, str(path)), str(path), original=named.original)
     return replace(finish(case, network, source, trained=True), tuned_on=read_tuned_on(path) or ())
 
 
@@ -109,9 +111,16 @@ def _from_bundle(case: TestCase) -> AnchorModel:
     return model
 
 
-def _without_unused_rows(state: dict[str, Tensor], case: TestCase) -> dict[str, Tensor]:
+def _without_unused_rows(state: dict[str, Tensor], case: TestCase, source: str) -> dict[str, Tensor]:
+    """Return weights without the rows of the head that no label uses: of fairseq's dictionary, or those that pad the head."""
+    head = state.get("aux.weight")
     extra = len(case.labels) + len(UNUSED_ROWS)
-    keep = [row for row in range(extra) if row not in UNUSED_ROWS]
+    if head is None or head.ndim != 2 or len(head) != extra:
+        return state
+    unused = padding_or_dictionary(head) or UNUSED_ROWS
+    keep = [row for row in range(extra) if row not in unused]
+    if unused != UNUSED_ROWS:
+        say_unnamed(source, extra, keep)
     return {
         name: tensor[keep] if name in ("aux.weight", "aux.bias") and tensor.shape[:1] == (extra,) else tensor
         for name, tensor in state.items()

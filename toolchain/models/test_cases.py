@@ -7,6 +7,7 @@ from pathlib import Path
 from device_runner.artifact import MANIFEST, Manifest
 from device_runner.bitstream.network import EPSILON, Network
 from device_runner.errors import AsrDeployError
+from device_runner.home import in_home
 from device_runner.suggestions import nearest
 
 # Index 0 is the blank, and `|` is the space between words. The order is that of TorchAudio's ASR bundles.
@@ -104,18 +105,10 @@ def names_custom_model(name: str) -> bool:
     """Return whether a name means a custom model (a folder, a file or a factory), without importing torch."""
     if not name or built_in_case(name) is not None:
         return False
-    path = Path(expanded(name))
+    path = Path(in_home(name))
     if path.is_dir():
         return not _is_file(path / MANIFEST)
     return path.suffix in (DESCRIPTION, *CHECKPOINTS) or "/" in name or FACTORY.fullmatch(name) is not None
-
-
-def expanded(name: str) -> str:
-    """Return a name with ``~`` at its beginning replaced by the home folder, as shells do for options that they see as paths."""
-    try:
-        return str(Path(name).expanduser()) if name.startswith("~") else name
-    except RuntimeError:  # ~USER of no such user
-        return name
 
 
 def holds_models(path: Path) -> bool:

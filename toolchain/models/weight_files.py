@@ -56,7 +56,11 @@ def read_checkpoint(path: Path) -> tuple[State, list[str]]:
         AsrDeployError: If the file cannot be read, or contains no state dict.
     """
     try:
-        content = load_file(path) if is_safetensors(path) else torch.load(path, map_location="cpu", weights_only=True)
+        if is_safetensors(path):
+            content = load_file(path)
+        else:
+            with path.open("rb") as file:  # of a path, torch would look at the suffix
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files; nothing in the file is executed
         raise _unreadable(path, error) from error
     found, keys = _model_of(content, path)

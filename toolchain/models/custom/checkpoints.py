@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from device_runner.bitstream.network import EPSILON, Architecture, Network
 from device_runner.errors import AsrDeployError
 from toolchain.models.anchor_model import AnchorModel, around, finish
@@ -12,15 +14,13 @@ from toolchain.models.custom import description, hugging_face
 from toolchain.models.custom.checkpoint_names import Named, under_our_names
 from toolchain.models.custom.folders import model_folder, name_of
 from toolchain.models.custom.identity import identified
-from toolchain.models.custom.labels import blank_first, check_sample_rate, our_labels, ranges
+from toolchain.models.custom.labels import blank_first, check_sample_rate, our_labels
+from toolchain.models.custom.outputs import rows_by_order, say_unnamed
 from toolchain.models.networks import count_on_meta
-from toolchain.models.remarks import say_once
-from toolchain.models.test_cases import CONFIG, LABELS, UNUSED_ROWS, custom_case
+from toolchain.models.test_cases import CONFIG, custom_case
 from toolchain.models.weight_files import read_checkpoint
 
 HEAD = ("aux.weight", "aux.bias")
-PADDED_TO = (8, 16, 32, 64, 128, 256, 512, 1024)  # multiples to which trainers pad the outputs, for speed
-EXAMPLES = 4  # indices in a message
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,7 @@ def _checked(found: Found) -> AnchorModel:
     """
     state = dict(found.weights.state)
     head = state.get(HEAD[0])
-    outputs = len(found.labels) if head is None or head.ndim != 2 else head.shape[0]
-    rows = _rows(found, outputs)
+    rows = _rows(found, head)
     network = Network(
         architecture=found.architecture,
         labels=our_labels(found.labels, found.blank, found.source, separator=found.separator, silent=found.silent),
@@ -135,48 +134,23 @@ def _checked(found: Found) -> AnchorModel:
     )
     case = custom_case(found.name, network)
     order = [rows[index] for index in blank_first(len(found.labels), found.blank)]
-    if order != list(range(outputs)):
-        state |= {name: state[name][order] for name in HEAD if name in state and state[name].shape[:1] == (outputs,)}
+    if head is not None and order != list(range(len(head))):
+        state |= {name: state[name][order] for name in HEAD if name in state and state[name].shape[:1] == head.shape[:1]}
     module = around(case, state, found.source, original=found.weights.original)
     return identified(finish(case, module, found.source, trained=True))
 
 
-def _rows(found: Found, outputs: int) -> Sequence[int]:
+def _rows(found: Found, head: Tensor | None) -> Sequence[int]:
     """Return the index of the output of each label, and warn of outputs without a label."""
+    labels = len(found.labels)
+    if head is None or head.ndim != 2:  # ``load_into`` tells what is wrong with it
+        return range(labels)
+    outputs = head.shape[0]
     if found.outputs not in (None, outputs):
         raise AsrDeployError(
             f"{found.source} has {outputs} outputs, but vocab_size in {CONFIG} is {found.outputs}. Give the {CONFIG} of these weights."
         )
-    rows = _rows_by_order(found, outputs) if found.rows is None else found.rows
-    without = [index for index in range(outputs) if index not in set(rows)]
-    if without and not found.unused:
-        which = f"outputs {ranges(without)} have" if len(without) > 1 else f"output {without[0]} has"
-        say_once(
-            f"{found.source} has {outputs} outputs, but {len(rows)} labels: {which} no label, so the model is used without "
-            f"{'them' if len(without) > 1 else 'it'}."
-        )
+    rows = rows_by_order(head, found.labels, found.blank, found.unused, found.source) if found.rows is None else found.rows
+    if not found.unused:
+        say_unnamed(found.source, outputs, rows)
     return rows
-
-
-def _rows_by_order(found: Found, outputs: int) -> Sequence[int]:
-    """Return the outputs of labels that come without indices, unless they are in doubt."""
-    labels = len(found.labels)
-    why = f"{found.source} has {outputs} outputs, but {labels} labels"
-    if found.unused:
-        rows = [index for index in range(outputs) if index not in found.unused]
-        if len(rows) != labels or max(found.unused) >= outputs:
-            raise AsrDeployError(f"{why} and unused_outputs {ranges(sorted(found.unused))}. Give one label for each of the other outputs.")
-        return rows
-    if labels == outputs:
-        return range(outputs)
-    if labels > outputs:
-        raise AsrDeployError(f"{why}. Give one label for each output.")
-    if outputs == len(LABELS) + len(UNUSED_ROWS) and tuple(found.labels) == LABELS:  # as TorchAudio publishes its checkpoints
-        return [index for index in range(outputs) if index not in UNUSED_ROWS]
-    doubtful = outputs - labels == len(UNUSED_ROWS) and found.blank == 0  # fairseq's dictionary has such outputs after the blank
-    if doubtful or not any(outputs == -(-labels // multiple) * multiple for multiple in PADDED_TO):
-        example = ", ".join(map(str, list(range(labels, outputs))[:EXAMPLES]))
-        raise AsrDeployError(
-            f"{why}. Give one label for each output, or list the outputs without a label, such as unused_outputs = [{example}]."
-        )
-    return range(labels)

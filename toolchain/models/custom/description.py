@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from device_runner.bitstream.network import Architecture
 from device_runner.errors import AsrDeployError, first_problem
+from device_runner.home import in_home
 from device_runner.suggestions import nearest
 from toolchain.models import digits_model
 from toolchain.models.custom.labels import check_labels, index_of_blank
 from toolchain.models.custom.text_files import decoded, read_bytes
 from toolchain.models.networks import WITHOUT_DROPOUT
-from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION, expanded
+from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION
 
 KEYS = ("name", "weights", "architecture", "labels", "blank", "word_separator", "unused_outputs", "sample_rate", "normalised_waveform")
 NEEDED = ("architecture", "labels", "sample_rate")
@@ -110,7 +111,7 @@ def _unused(plain: dict[str, Any], path: Path) -> frozenset[int]:
 def _weights(plain: dict[str, Any], path: Path) -> Path:
     named = _typed(plain, path, "weights", str, "")
     if named:
-        file = path.parent / expanded(named)
+        file = path.parent / in_home(named)
         if not file.is_file():
             raise AsrDeployError(f"{path}: the weights {named} do not exist. Give a path relative to the TOML file.")
         return file

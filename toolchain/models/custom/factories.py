@@ -200,7 +200,10 @@ def _try(model: AnchorModel, name: str) -> int:
             f"{name}: the network returns {found} for a waveform [1, samples]. It must return floating-point logits [1, frames, {width}]."
         )
     if logits.shape[-1] != width:
-        raise AsrDeployError(f"{name}: the network has {logits.shape[-1]} outputs, but {width} labels. Give one label for each output.")
+        raise AsrDeployError(
+            f"{name}: the network has {logits.shape[-1]} outputs, but {width} labels. Give one label for each output, "
+            "or return only the outputs that have one."
+        )
     if not logits.isfinite().all():
         raise AsrDeployError(f"{name}: the network returns NaN or infinite logits for {SHORT_SECONDS:g} s of audio.")
     shortest = shortest_input(lambda samples: recogniser(noise[:, :samples]).shape[1], noise.shape[1])

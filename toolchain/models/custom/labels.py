@@ -52,17 +52,6 @@ def blank_first(labels: int, blank: int) -> list[int]:
     return [blank, *(index for index in range(labels) if index != blank)]
 
 
-def ranges(indices: Sequence[int]) -> str:
-    """Return sorted indices for a message: ``1-3, 7``."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1][1:] = [index]
-        else:
-            runs.append([index])
-    return ", ".join("-".join(map(str, run)) for run in runs)
-
-
 def check_labels(labels: object, source: str) -> list[str]:
     """Check labels and return them as a list.
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from device_runner.errors import AsrDeployError
+from device_runner.home import in_home
 from toolchain.models.anchor_model import AnchorModel, model_with, with_random_weights
 from toolchain.models.custom import description
 from toolchain.models.custom.checkpoints import from_folder, from_toml
 from toolchain.models.custom.factories import factory_again, load_factory
 from toolchain.models.custom.identity import description_digest, network_of
-from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, FACTORY, TestCase, expanded
+from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, FACTORY, TestCase
 from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on
 
 
@@ -49,7 +50,7 @@ def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None)
     Raises:
         AsrDeployError: If the weights do not fit, or the order of their labels is unknown.
     """
-    path = Path(expanded(weights))
+    path = Path(in_home(weights))
     tuned_on = read_tuned_on(path) if path.is_file() and not description.file_of(path).is_file() else None
     if tuned_on is not None:
         told = description_digest(case) if model is None or network_of(case).factory is None else model.weights
@@ -74,7 +75,7 @@ def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None)
 
 
 def _load(name: str) -> AnchorModel:
-    name = expanded(name)
+    name = in_home(name)
     path = Path(name)
     if path.is_dir():
         return from_folder(path)
