@@ -8,6 +8,8 @@ Example: from a model to its curve of size and word error rate.
     >>> artifact = asrdeploy.export(asrdeploy.decompress("small.asrb"), "artifacts/small").artifact  # doctest: +SKIP
     >>> asrdeploy.evaluate(artifact, "digits", "results/small").wer  # doctest: +SKIP
 
+Paths may begin with ``~/`` or ``~user/``, as texts and as ``pathlib.Path``.
+
 Names are loaded when they are first used, so ``import asrdeploy`` imports neither torch nor a runtime. The command line calls these
 functions. Stable imports for plug-ins are in ``asrdeploy.codecs``, ``asrdeploy.decoders`` and ``asrdeploy.schemes``.
 """
@@ -142,6 +144,10 @@ def __getattr__(name: str) -> Any:
         module, attribute = _NAMES[name]
         try:
             value = getattr(import_module(module), attribute)
+            if not isinstance(value, type):  # a function
+                from device_runner.home import finds_home
+
+                value = finds_home(value)
         except ModuleNotFoundError as error:
             from device_runner.errors import AsrDeployError
             from toolchain.extras import lacking

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from device_runner.artifact import Artifact
 from device_runner.errors import AsrDeployError
+from device_runner.files import readable_by_libraries
 
 Waveform = npt.NDArray[np.float32]
 Logits = npt.NDArray[np.float32]
@@ -106,7 +107,8 @@ class OnnxEngine:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self.session = ort.InferenceSession(str(artifact.model_path), options, providers=[PROVIDERS[provider]])
+            with readable_by_libraries(artifact.model_path) as path:
+                self.session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[provider]])
         except Exception as error:  # onnxruntime's own exception classes share no base below Exception
             raise AsrDeployError(f"onnxruntime {ort.__version__} cannot load {artifact.model_path}: {_first_line(error)}.") from error
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
@@ -157,11 +159,9 @@ class ExecutorchEngine:
         self._tensor: Any = torch.from_numpy
         self._path = artifact.model_path
         try:
-            with _native_chatter_off():
+            with _native_chatter_off(), readable_by_libraries(self._path) as path:
                 runtime._unsafe_reset_threadpool(threads)
-                self._module: Any = runtime._load_for_executorch(
-                    str(self._path), program_verification=runtime.Verification.InternalConsistency
-                )
+                self._module: Any = runtime._load_for_executorch(str(path), program_verification=runtime.Verification.InternalConsistency)
             meta = self._module.method_meta("forward")
         except Exception as error:  # the binding raises RuntimeError and others
             raise AsrDeployError(f"ExecuTorch cannot load {self._path}: {_first_line(error)}.") from error

@@ -104,6 +104,20 @@ def atomic_folder(folder: Path, *, owned: Callable[[Path], bool]) -> Iterator[Pa
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def readable_by_libraries(path: Path) -> Iterator[Path]:
+    """Yield a path of an existing file that libraries can open which accept UTF-8 only: the path itself, or a temporary link to it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="asrdeploy-") as folder:
+            link = Path(folder) / f"file{shown(path.suffix)}"
+            link.symlink_to(path.absolute())
+            yield link
+    else:
+        yield path
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 atomically."""
     with atomic_path(path) as temporary:
@@ -111,13 +125,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write ``data`` as indented JSON with a final newline atomically."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    """Write ``data`` as indented JSON with a final newline atomically; see ``json_of``."""
+    write_text(path, json_of(data) + "\n")
 
 
 def write_record(path: Path, record: "BaseModel") -> None:
-    """Write a pydantic model as indented JSON with a final newline atomically."""
-    write_text(path, record.model_dump_json(indent=2) + "\n")
+    """Write a pydantic model as indented JSON with a final newline atomically; see ``json_of``."""
+    try:
+        text = record.model_dump_json(indent=2)
+    except ValueError:  # a path with bytes that are not UTF-8, which pydantic cannot write
+        text = json_of(record.model_dump(mode="json"))
+    write_text(path, text + "\n")
+
+
+def json_of(data: Any, *, ascii_only: bool = False) -> str:
+    """Return indented JSON. Bytes of file names that are not UTF-8 become escapes such as ``\\udce9``.
+
+    Python's json reads them as the same file name; see ``os.fsencode``.
+
+    Args:
+        data: Plain values.
+        ascii_only: Escape all characters that ASCII lacks.
+    """
+    text = json.dumps(data, indent=2, ensure_ascii=ascii_only)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def file_name_of(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import IO, Any
 from rich.console import Console, RenderableType
 from rich.progress import TextColumn
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
 from device_runner.errors import AsrDeployError, printable
@@ -32,8 +33,11 @@ class PlainConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print; see ``rich.console.Console.print``. A text stays on its line, so that paths can be copied."""
-        if all(isinstance(each, str | Text) for each in objects):
+        if all(isinstance(each, str) for each in objects):
             options.setdefault("soft_wrap", True)
+        for table in (each for each in objects if isinstance(each, Table)):
+            for column in table.columns:
+                column.overflow = "fold"  # a long name continues on the next line instead of ending in "…"
         super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:

@@ -6,15 +6,21 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain.cli.options import OUTPUT, RUNNING, BaseOption, CodeOption, DecoderOption, JsonOption, console, write_figures
+from device_runner.files import sha256_of
+from toolchain.cli.options import OUTPUT, RUNNING, BaseOption, CodeOption, DecoderOption, JsonOption, ReplaceOption, console, write_figures
+from toolchain.cli.outputs import output_folder, record_inputs
 
 
 def deliver(
     bitstreams: Annotated[list[Path], typer.Argument(metavar="BITSTREAM…", help="Bitstreams (.asrb) of the same model.")],
     rates: Annotated[str, typer.Option(help="Transfer rates in Mbit/s, separated by commas.", rich_help_panel=RUNNING)] = "1,10,100",
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Output folder. An interrupted run resumes there.", rich_help_panel=OUTPUT)
-    ] = Path("results/delivery"),
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Output folder (default: `results/delivery`). An interrupted run resumes there.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    replace: ReplaceOption = False,
     serve: Annotated[
         bool, typer.Option("--serve", help="Only serve the bitstreams, until Ctrl-C, for `asrdeploy receive`.", rich_help_panel=RUNNING)
     ] = False,
@@ -34,17 +40,22 @@ def deliver(
     if serve and json_file is not None:
         raise AsrDeployError("--serve measures nothing, so it has no result. Leave --json out.")
     if serve:
-        console.print(f"Serving {', '.join(f'http://{host}:{port}/{path.name}' for path in bitstreams)}")
+        console.print(f"Serving {', '.join(f'http://{host}:{port}/{server.address_of(path)}' for path in bitstreams)}")
         return server.serve(bitstreams, host, port)
     chosen = [1e6 * each for each in _rates(rates)]
+    server.check_deliverable(bitstreams, model)
+    sources = [sha256_of(each) for each in bitstreams]
+    folder = output_folder(output, Path("results/delivery"), sources, replace=replace)
+    server.check_folder(folder)
+    record_inputs(folder, sources)
     with share_progress() as progress:
-        result = server.deliver(bitstreams, chosen, output, progress, model=model)
+        result = server.deliver(bitstreams, chosen, folder, progress, model=model)
     for ending in ("png", "svg"):
-        plot_delivery(result, output / f"delivery.{ending}")
+        plot_delivery(result, folder / f"delivery.{ending}")
     console.print(tables.delivery(result))
     for sentence in tables.paying(result):
         console.print(sentence)
-    console.print(f"delivery.json, delivery.png and delivery.svg are in {output}.")
+    console.print(f"delivery.json, delivery.png and delivery.svg are in {folder}.")
     write_figures(json_file, result)
 
 

@@ -60,13 +60,16 @@ def write_figures(file: Path | None, figures: Any) -> None:
     """
     if file is None:
         return
-    from pydantic_core import to_json
+    from pydantic_core import to_jsonable_python
 
-    from device_runner.files import write_text
+    from device_runner.files import json_of, write_text
 
-    text = to_json(figures, indent=2, inf_nan_mode="null", fallback=str).decode() + "\n"
+    plain = to_jsonable_python(figures, inf_nan_mode="null", fallback=str)
+    text = json_of(plain) + "\n"
     if file == STANDARD_OUTPUT:
         give_output_back()
+        if not (sys.stdout.encoding or "").lower().startswith("utf"):
+            text = json_of(plain, ascii_only=True) + "\n"
         typer.echo(text, nl=False)
     else:
         write_text(file, text)

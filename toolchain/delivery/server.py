@@ -14,13 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote_to_bytes
 
 from pydantic import ValidationError
 
 from device_runner.bitstream.format import read_header
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions
-from device_runner.files import sha256_of, write_json, write_record
+from device_runner.files import sha256_of, shown, write_json, write_record
 from device_runner.package import ROOT
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.delivery.measurements import Delivered, Delivery
@@ -47,14 +48,15 @@ def application(files: Sequence[Path]) -> "Starlette":
     from starlette.responses import FileResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
-    offered = {path.name: path for path in files}
+    offered = {address_of(path): path for path in files}
     if len(offered) < len(files):
         raise AsrDeployError("Two bitstreams have the same file name, but they are served by name. Rename one of them.")
     for path in files:
         read_header(path)
 
     def file(request: Request) -> Response:
-        path = offered.get(request.path_params["name"])
+        # Not the decoded path: names may contain bytes that are not UTF-8.
+        path = offered.get(quote(unquote_to_bytes(request.scope["raw_path"].removeprefix(b"/"))))
         if path is None or not path.is_file():
             return PlainTextResponse("This bitstream is not available.\n", 404)
         stat = path.stat()
@@ -65,6 +67,11 @@ def application(files: Sequence[Path]) -> "Starlette":
         return PlainTextResponse("".join(f"{name}\n" for name in offered))
 
     return Starlette(routes=[Route("/", index), Route("/{name}", file)])
+
+
+def address_of(path: Path) -> str:
+    """Return the part of the URL that names a served file, with everything escaped that has a meaning in URLs."""
+    return quote(os.fsencode(path.name))
 
 
 @lru_cache
@@ -131,16 +138,8 @@ def deliver(
     Raises:
         AsrDeployError: The bitstreams belong to different models, a file is not a bitstream or is an update, or a reception failed.
     """
-    headers = {path: read_header(path) for path in files}
-    if len({(header.model, header.network) for header in headers.values()}) > 1:
-        raise AsrDeployError("These bitstreams belong to different models. Deliver the bitstreams of one model at a time.")
-    for path, header in headers.items():
-        if header.base is not None or header.codec == EXTERNAL or not header.model:
-            raise AsrDeployError(f"{path} cannot be decoded without a base or a decoder. Use `asrdeploy receive` with --base or --decoder.")
-        if model is None and header.network is not None and header.network.factory is not None:
-            raise AsrDeployError(f"{path} needs {header.network.factory}, but a bitstream contains no code. Give the model with --model.")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "receptions").is_dir():
-        raise AsrDeployError(f"{folder} exists but contains no delivery. Choose another folder with -o.")
+    check_deliverable(files, model)
+    check_folder(folder)
     files, rates = sorted(files, key=lambda path: path.stat().st_size), sorted(rates)
     code = None
     if model is not None:
@@ -155,14 +154,40 @@ def deliver(
             receptions, digest = [], sha256_of(path)
             for rate in rates:
                 progress(f"{path.name} at {rate / 1e6:g} Mbit/s", passed / whole)
-                receptions.append(_reception(f"{address}/{path.name}", path.stat().st_size, digest, rate, folder, model, code))
+                receptions.append(_reception(f"{address}/{address_of(path)}", path.stat().st_size, digest, rate, folder, model, code))
                 passed += 1 + 8 * path.stat().st_size / rate
-            received.append((path.stem, digest, tuple(receptions)))
+            received.append((shown(path.stem), digest, tuple(receptions)))
     after = median(each.seconds.load + each.seconds.first_inference for _, _, receptions in received for each in receptions)
     delivered = [Delivered(name=name, sha256=digest, receptions=each, after=after) for name, digest, each in received]
     result = Delivery(bitstreams=tuple(delivered), machine=machine_facts())
     write_record(folder / "delivery.json", result)
     return result
+
+
+def check_deliverable(files: Sequence[Path], model: str | None = None) -> None:
+    """Check that bitstreams belong to one model and can be decoded without anything else; see ``deliver``.
+
+    Raises:
+        AsrDeployError: They belong to different models, a file is not a bitstream or is an update, or a factory's model is missing.
+    """
+    headers = {path: read_header(path) for path in files}
+    if len({(header.model, header.network) for header in headers.values()}) > 1:
+        raise AsrDeployError("These bitstreams belong to different models. Deliver the bitstreams of one model at a time.")
+    for path, header in headers.items():
+        if header.base is not None or header.codec == EXTERNAL or not header.model:
+            raise AsrDeployError(f"{path} cannot be decoded without a base or a decoder. Use `asrdeploy receive` with --base or --decoder.")
+        if model is None and header.network is not None and header.network.factory is not None:
+            raise AsrDeployError(f"{path} needs {header.network.factory}, but a bitstream contains no code. Give the model with --model.")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something other than a delivery.
+
+    Raises:
+        AsrDeployError: The folder is neither empty nor that of a delivery.
+    """
+    if folder.exists() and {each.name for each in folder.iterdir()} - {"inputs.json"} and not (folder / "receptions").is_dir():
+        raise AsrDeployError(f"{folder} exists but contains no delivery. Choose another folder with -o.")
 
 
 def _reception(url: str, size: int, digest: str, rate: float, folder: Path, model: str | None, code: str | None) -> Reception:

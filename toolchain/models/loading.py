@@ -92,7 +92,10 @@ def _check_labels(case: TestCase, path: Path) -> None:
 def _from_bundle(case: TestCase) -> AnchorModel:
     """Return the model with the published weights, and download them if torch's cache lacks them."""
     file = bundle_of(case)._path
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    cache = torch.hub.get_dir()
+    if cache.startswith("~"):  # torch would make a folder named ~
+        raise AsrDeployError("There is no folder for downloaded weights: the home folder of this user is not known. Set TORCH_HOME.")
+    path = Path(cache) / "checkpoints" / file
     record = path.with_suffix(".sha256")
     expected = os.environ.get("ASRDEPLOY_WEIGHTS_SHA256") or WEIGHTS_SHA256.get(case.name)
     if expected is None and record.exists():

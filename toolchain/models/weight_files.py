@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from device_runner.errors import AsrDeployError
-from device_runner.files import sha256_of
+from device_runner.files import readable_by_libraries, sha256_of
 from exporters.recogniser import not_finite
 from toolchain.models.not_weights import is_safetensors, why_not_weights
 
@@ -57,7 +57,8 @@ def read_checkpoint(path: Path) -> tuple[State, list[str]]:
     """
     try:
         if is_safetensors(path):
-            content = load_file(path)
+            with readable_by_libraries(path) as readable:
+                content = load_file(readable)
         else:
             with path.open("rb") as file:  # of a path, torch would look at the suffix
                 content = torch.load(file, map_location="cpu", weights_only=True)
@@ -128,7 +129,7 @@ def read_tuned_on(path: Path) -> tuple[str, ...] | None:
     try:
         if not is_safetensors(path):
             return None
-        with safe_open(path, "pt") as file:
+        with readable_by_libraries(path) as readable, safe_open(readable, "pt") as file:
             written = (file.metadata() or {}).get(TUNED_ON)
     except Exception as error:  # safetensors raises its own errors and those of the system
         raise _unreadable(path, error) from error

@@ -45,7 +45,7 @@ def test_cases(cases: Iterable[TestCase]) -> Table:
     """Create the table of test cases; it fits 80 columns."""
     table = Table(title="Test cases (norm: waveforms are normalised)", title_justify="left", box=box.SIMPLE, padding=0)
     for column in ("no.", "model", "numParam", "sizeAnc", "werAnc", "WER range", "norm"):
-        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=column != "model")
     for case in cases:
         wer = case.anchor.wer
         rates = ("measured", "+5 points") if wer is None else (f"{wer:.1%}", f"{100 * wer:.1f} .. {wer + case.wer_range:.1%}")
@@ -342,7 +342,7 @@ def delivery(result: "Delivery") -> Table:
     title = f"{model}: seconds to the first transcript; memory in multiples of the float32 weights"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
     for column in ("bitstream", "MB", "Mbit/s", "seconds", "transfer", "decode", "load", "infer", "memory"):
-        table.add_column(column, justify="left" if column == "bitstream" else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column == "bitstream" else "right", no_wrap=column != "bitstream")
     for each in result.bitstreams:
         for made in each.receptions:
             shares = [f"{value / made.seconds.total:.0%}" for _, value in made.seconds]

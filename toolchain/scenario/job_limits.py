@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from xml.etree import ElementTree
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from device_runner.artifact import Artifact, open_artifact
 from device_runner.devices import Device
 from device_runner.documents import read_toml
 from device_runner.errors import AsrDeployError, DeviceFailed, first_problem
 from device_runner.files import file_name_of, write_record, write_text
+from device_runner.home import in_home
 from device_runner.latency import FUNCTION_ONLY, QUICK, STANDARD, STRICT, LatencyResult, measure
 from device_runner.transcripts import Timing, Transcript
 from toolchain.accuracy.evaluation import evaluate_on_device
@@ -22,6 +23,7 @@ from toolchain.data.datasets import open_data
 from toolchain.data.speech import bundled_speech
 from toolchain.extras import lacking
 from toolchain.models.test_cases import built_in_case, case_of
+from toolchain.scenario.sweep_file import NameOrPath
 
 PROTOCOLS = {each.name: each for each in (STANDARD, STRICT, QUICK)}
 TIMED = ("p90_ms", "real_time_factor")  # limits that are not checked on emulated devices
@@ -35,8 +37,8 @@ class _Record(BaseModel):
 class Export(_Record):
     """Options of ``asrdeploy export``."""
 
-    model: int | str = 0
-    weights: str | None = None
+    model: int | NameOrPath = 0
+    weights: NameOrPath | None = None
     format: str = "onnx"
     quant: str = "fp32"
 
@@ -68,9 +70,9 @@ class JobEntry(_Record):
     """One test job: an artifact or an export, its test set, its latency measurement and its limits."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    artifact: Path | None = None
+    artifact: Annotated[Path, AfterValidator(in_home)] | None = None
     export: Export | None = None
-    data: str = "digits"
+    data: NameOrPath = "digits"
     split: str = "test-clean"
     limit: Annotated[int, Field(gt=0)] | None = None
     seconds: tuple[Annotated[float, Field(gt=0, le=60)], ...] = (2.0,)
@@ -204,7 +206,8 @@ def _artifact(job: JobEntry, folder: Path, say: Say) -> Artifact:
     check_choice(job.export.format, job.export.quant)
     say("exporting")
     model = load_model(str(job.export.model), job.export.weights)
-    return export_model(model, folder / "artifact", format=job.export.format, quant=job.export.quant).artifact
+    # The job's folder belongs to the job: an artifact that it exported before is replaced.
+    return export_model(model, folder / "artifact", format=job.export.format, quant=job.export.quant, replace=True).artifact
 
 
 def _checks(job: JobEntry, artifact: Artifact, device: Device, folder: Path, say: Say) -> list[Check]:

@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.documents import read_toml
 from device_runner.errors import AsrDeployError, first_problem
+from device_runner.home import in_home
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.scenario.rates import PLACEHOLDER, RATES, Rate
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+NameOrPath = Annotated[str, AfterValidator(in_home)]
 SIGNIFICANT = 3  # significant digits of the smallest value of a search, plus one
 
 
@@ -54,9 +56,9 @@ class SweepFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    testcase: int | str = 0
-    weights: str | None = None
-    data: str = "digits"
+    testcase: int | NameOrPath = 0
+    weights: NameOrPath | None = None
+    data: NameOrPath = "digits"
     limit: Annotated[int, Field(gt=0)] | None = None
     skip_bad: bool = False
     threads: Annotated[int, Field(gt=0)] = 1
