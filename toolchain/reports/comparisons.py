@@ -106,7 +106,9 @@ def aligned(reference: str, hypothesis: str) -> Text:
 
 def scores(runs: Iterable[ScoredRun]) -> Table:
     """Create the table of recomputed scores, each followed by its score after a normaliser if one was used."""
-    table = Table(title="WER and CER in %, recomputed from saved transcripts", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    table = Table(
+        title="WER and CER in %, recomputed from saved transcripts", title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False
+    )
     table.add_column("run", overflow="fold")
     for column in ("words", "WER", "95 % interval", "sub", "del", "ins", "CER"):
         table.add_column(column, justify="right", no_wrap=True)
