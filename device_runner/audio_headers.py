@@ -62,6 +62,8 @@ def mended(data: bytes) -> tuple[bytes, str | None]:
     if samples.start % 2 and data[:4] in (b"RIFF", b"RIFX"):
         return mended(_without_notes(data, samples))
     available = len(data) - samples.start
+    if available < 0:  # the file ends before its samples begin
+        return data, WITHIN
     if samples.claimed == 0 and (available < samples.block or _are_chunks(data, samples)):
         return data, None  # really no samples
     if samples.claimed > 0 and samples.claimed // samples.block <= available // samples.block:

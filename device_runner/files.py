@@ -239,6 +239,16 @@ def file_bytes(path: Path, kind: str = "file", *, largest: int | None = None) ->
         raise _unreadable(path, kind, error) from error
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a path that a file names leads to a file. A name that is too long for a file leads to none."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
 def _article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 

@@ -16,7 +16,7 @@ from device_runner.files import write_text
 class Transcript(BaseModel):
     """Reference, hypothesis and error counts of one utterance."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     id: str
     audio_seconds: Annotated[float, Field(gt=0)]
@@ -37,7 +37,7 @@ class Transcript(BaseModel):
 class Timing(BaseModel):
     """Time to transcribe one utterance in seconds, without reading the file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     id: str
     compute_seconds: Annotated[float, Field(ge=0)]

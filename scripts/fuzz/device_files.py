@@ -208,7 +208,15 @@ def _base() -> dict[str, Any]:
 
 
 READERS = (
-    Reader("audio", "recordings in all formats of libsndfile", _audio, changes({"": mutated_bytes}), _read_audio, examples=150),
+    Reader(
+        "audio",
+        "recordings in all formats of libsndfile",
+        _audio,
+        changes({"": mutated_bytes}),
+        _read_audio,
+        memory=384 * MEGABYTE,
+        examples=150,
+    ),
     Reader(
         "artifact",
         "manifest.json of an artifact",

@@ -190,6 +190,7 @@ def _load(path: Path, source: str) -> Calibration | None:
             for key in file.keys():  # noqa: SIM118  # not a dict
                 kind, name = key.split(":", 1)
                 parts[kind][name] = file.get_tensor(key)
-    except (OSError, SafetensorError, KeyError, ValueError):  # missing or damaged: measure again
+        sensitivity = {name: float(each[0]) for name, each in parts["sensitivity"].items()}
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError):  # missing or damaged: measure again
         return None
-    return Calibration(source, parts["moment"], parts["mean"], {name: float(each[0]) for name, each in parts["sensitivity"].items()})
+    return Calibration(source, parts["moment"], parts["mean"], sensitivity)

@@ -27,6 +27,7 @@ from device_runner.files import sha256_of
 from device_runner.terminal import PlainConsole, plain_column
 
 CHUNK = 1 << 18  # bytes
+UNPACKED_PER_BYTE, SMALL = 100, 1 << 26  # a data set may unpack to 100 times its archive, and a small one to 64 MiB
 UNPACKING = ".unpacking-"  # prefix of the temporary folders that archives are unpacked into
 
 
@@ -274,8 +275,8 @@ def unpack_tar(archive: Path, folder: Path, *, unless: Path | None = None) -> No
         unless: Path that makes unpacking unnecessary if it exists. Another process may create it while this one waits.
 
     Raises:
-        AsrDeployError: The archive is missing or damaged, contains links, devices or members outside ``folder``, or ``folder`` cannot
-            be written.
+        AsrDeployError: The archive is missing or damaged, contains links, devices, sparse files or members outside ``folder``,
+            unpacks to far more than its size, or ``folder`` cannot be written.
     """
     if not archive.is_file():
         raise AsrDeployError(f"Archive {archive} does not exist. Check the path.")
@@ -286,24 +287,37 @@ def unpack_tar(archive: Path, folder: Path, *, unless: Path | None = None) -> No
             if unless is not None and unless.exists():
                 return
             with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter=_plain_member)
+                tar.extractall(temporary, filter=_Bounded(archive))
                 # tarfile stops at the end mark, but compressed formats store their checksum after it: read to the end to check it.
                 while tar.fileobj is not None and tar.fileobj.read(CHUNK):
                     pass
             _move_into(temporary, folder)
     except tarfile.FilterError as error:
         raise AsrDeployError(f"{archive} is not safe to unpack ({error}): download it again from its publisher.") from error
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
+    # ValueError, OverflowError: numbers and names in headers that tarfile does not check.
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, ValueError, OverflowError) as error:
         raise AsrDeployError(f"{archive} is damaged or not a tar archive ({error}): remove it and download it again.") from error
     except OSError as error:
         raise _cannot_write(folder, error) from error
 
 
-def _plain_member(member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo:
-    """Refuse links, in addition to what tarfile's own filter refuses."""
-    if not (member.isfile() or member.isdir()):
-        raise tarfile.SpecialFileError(member)
-    return tarfile.data_filter(member, destination)
+class _Bounded:
+    """Refuse links, sparse files and archives that unpack to far more than their size, in addition to what tarfile's own filter refuses."""
+
+    def __init__(self, archive: Path) -> None:
+        self._archive = archive
+        self._most = UNPACKED_PER_BYTE * archive.stat().st_size + SMALL
+        self._total = 0
+
+    def __call__(self, member: tarfile.TarInfo, destination: str) -> tarfile.TarInfo:
+        if not (member.isfile() or member.isdir()) or member.issparse():
+            raise tarfile.SpecialFileError(member)
+        self._total += member.size
+        if self._total > self._most:
+            raise AsrDeployError(
+                f"{self._archive} is not safe to unpack: its files have more than {self._most} bytes. Download it again from its publisher."
+            )
+        return tarfile.data_filter(member, destination)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.files import readable_by_libraries, sha256_of
 from exporters.recogniser import not_finite
 from toolchain.models.not_weights import is_safetensors, why_not_weights
+from toolchain.models.weight_bounds import check_archive, check_tensors
 
 TUNED_ON = "asrdeploy.tuned_on"  # in the metadata of .safetensors files
 # Where trainers put the weights of the model in their checkpoints, such as PyTorch Lightning (state_dict) and fairseq (model).
@@ -60,8 +61,11 @@ def read_checkpoint(path: Path) -> tuple[State, list[str]]:
             with readable_by_libraries(path) as readable:
                 content = load_file(readable)
         else:
+            check_archive(path)
             with path.open("rb") as file:  # of a path, torch would look at the suffix
                 content = torch.load(file, map_location="cpu", weights_only=True)
+    except AsrDeployError:
+        raise
     except Exception as error:  # torch raises many types for damaged files; nothing in the file is executed
         raise _unreadable(path, error) from error
     found, keys = _model_of(content, path)
@@ -74,6 +78,7 @@ def read_checkpoint(path: Path) -> tuple[State, list[str]]:
     unusual = next((key for key, each in state.items() if not _is_dense(each)), None)
     if unusual is not None:
         raise AsrDeployError(f"{path} is not a state dict of floating-point weights: {unusual} is sparse or quantised. Save it dense.")
+    check_tensors(path, state)
     if len(state) < len(found):
         remarks.append(f"{listed([key for key in found if key not in state])} is no tensor and is left out")
     return state, remarks

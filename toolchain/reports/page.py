@@ -98,7 +98,7 @@ def _configuration(point: Point) -> dict[str, Any]:
     for path in (point.evaluation.parent / "configuration.json", point.evaluation / "result.json"):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(facts, dict):
             found |= facts

@@ -1,7 +1,6 @@
 """Read the TOML file that describes a checkpoint of torchaudio's architecture."""
 
 import inspect
-import tomllib
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ from pydantic import ValidationError
 
 from device_runner.bitstream.network import Architecture
 from device_runner.errors import AsrDeployError, first_problem
+from device_runner.files import is_file
 from device_runner.home import in_home
 from device_runner.suggestions import nearest
 from toolchain.models import digits_model
 from toolchain.models.custom.labels import check_labels, index_of_blank
-from toolchain.models.custom.text_files import decoded, read_bytes
+from toolchain.models.custom.text_files import read_toml
 from toolchain.models.networks import WITHOUT_DROPOUT
 from toolchain.models.test_cases import CHECKPOINTS, DESCRIPTION
 
@@ -51,7 +51,7 @@ def read_description(path: Path) -> Described:
     Raises:
         AsrDeployError: If the file is missing or not TOML, an entry is unknown, missing or not valid, or the checkpoint is missing.
     """
-    plain = _plain(path)
+    plain = read_toml(path)
     unknown = next((key for key in plain if key not in KEYS), None)
     if unknown is not None:
         raise AsrDeployError(f"{path}: {nearest(unknown, KEYS, 'entry')}")
@@ -82,17 +82,6 @@ def read_description(path: Path) -> Described:
     )
 
 
-def _plain(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(decoded(read_bytes(path)))
-    except FileNotFoundError as error:
-        raise AsrDeployError(
-            f"{path} does not exist. It must give the checkpoint's architecture, labels and sample rate; see docs/custom-models.md."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise AsrDeployError(f"{path} is not TOML: {str(error).rstrip('.')}.") from error
-
-
 def _typed(plain: dict[str, Any], path: Path, key: str, kind: type, default: Any) -> Any:
     value = plain.get(key, default)
     if not isinstance(value, kind):
@@ -112,7 +101,7 @@ def _weights(plain: dict[str, Any], path: Path) -> Path:
     named = _typed(plain, path, "weights", str, "")
     if named:
         file = path.parent / in_home(named)
-        if not file.is_file():
+        if not is_file(file):
             raise AsrDeployError(f"{path}: the weights {named} do not exist. Give a path relative to the TOML file.")
         return file
     beside = [each for suffix in CHECKPOINTS if (each := path.with_suffix(suffix)).is_file()]

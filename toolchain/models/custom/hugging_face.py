@@ -236,7 +236,7 @@ def _added(path: Path, tokenizer: Mapping[str, Any]) -> list[tuple[int, str]]:
     added = [(index, token) for token, index in read_json(path / "added_tokens.json").items() if isinstance(index, int)]
     entries = tokenizer.get("added_tokens_decoder")
     if isinstance(entries, dict):
-        added += [(int(index), _token(each)) for index, each in entries.items() if str(index).isdecimal()]
+        added += [(int(index), _token(each)) for index, each in entries.items() if str(index).isdecimal() and len(index) < 10]
     return added
 
 
