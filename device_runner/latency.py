@@ -134,6 +134,7 @@ def measure(
     threads: int = 1,
     provider: str = "cpu",
     conditions: Conditions = STANDARD,
+    failed: Callable[[int, AsrDeployError], None] | None = None,
     progress: Progress | None = None,
 ) -> list[LatencyResult]:
     """Measure the latency of artifacts on a device, with a new process for each artifact and round.
@@ -145,10 +146,12 @@ def measure(
         threads: Number of runtime threads.
         provider: Execution provider of ONNX Runtime; see ``contract.Job``.
         conditions: How often and how long to measure.
+        failed: Callback that receives the number of an artifact whose job failed, and the reason. The others are measured. None raises
+            the error.
         progress: Callback that receives the next step and the finished fraction in 0..1.
 
     Returns:
-        One result per artifact.
+        One result per artifact that did not fail.
 
     Raises:
         AsrDeployError: If there is no waveform, ``threads`` is below 1, an artifact changed, a job failed, or a waveform is too short.
@@ -176,15 +179,25 @@ def measure(
     tasks = [make_task(artifact, recordings, **settings) for artifact in artifacts]
     results: list[list[Result]] = [[] for _ in artifacts]
     steps = conditions.rounds * len(artifacts)
+    left_out: set[int] = set()
     for step in range(steps):
         turn, number = divmod(step, len(artifacts))
+        if number in left_out:
+            continue
         say(f"round {turn + 1} of {conditions.rounds}, {artifacts[number].folder.resolve().name}", step / steps)
-        results[number].append(device.run(tasks[number]))
+        try:
+            results[number].append(device.run(tasks[number]))
+        except AsrDeployError as error:
+            if failed is None:
+                raise
+            left_out.add(number)
+            failed(number, error)
     say("done", 1.0)
-    for artifact in artifacts:
-        if open_artifact(artifact.folder).manifest != artifact.manifest:
+    for number, artifact in enumerate(artifacts):
+        if number not in left_out and open_artifact(artifact.folder).manifest != artifact.manifest:
             raise AsrDeployError(f"{artifact.folder} was exported again during the measurement. Repeat the command.")
-    return [_latency(artifact, made, device, conditions, threads) for artifact, made in zip(artifacts, results, strict=True)]
+    measured = [each for each in range(len(artifacts)) if each not in left_out]
+    return [_latency(artifacts[each], results[each], device, conditions, threads) for each in measured]
 
 
 def _latency(artifact: Artifact, rounds: Sequence[Result], device: Device, conditions: Conditions, threads: int) -> LatencyResult:

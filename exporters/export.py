@@ -20,6 +20,7 @@ from device_runner.suggestions import nearest
 from exporters.onnx.exporter import TOKENS, Speech, export_onnx, write_tokens
 from exporters.outcome import ExportOutcome
 from exporters.recogniser import Recogniser
+from exporters.replacing import check_replaced
 from exporters.rewrites import for_device
 from exporters.schemes import EXECUTORCH, ONNX, Scheme, find_scheme
 
@@ -106,6 +107,7 @@ def export(
     speech: Sequence[npt.NDArray[np.float32]],
     max_seconds: float = MAX_SECONDS,
     calibration: Speech = (),
+    replace_other: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> tuple[Artifact, float]:
     """Export a model to ``folder`` and compare its logits with PyTorch's. No files remain if a step fails.
@@ -115,20 +117,24 @@ def export(
         facts: Facts for the manifest.
         format_name: Key of ``FORMATS``.
         scheme_name: Name of a scheme that supports the format.
-        folder: Folder of the artifact. An existing artifact is replaced.
+        folder: Folder of the artifact. An existing artifact of the same model, format and scheme is replaced.
         speech: Real speech, each ``[samples]``, of several lengths, for the parity check.
         max_seconds: Longest audio in seconds that the artifact accepts. ExecuTorch plans memory for it.
         calibration: Recordings, each ``[samples]``, for schemes with calibrated activations. They are read one by one.
+        replace_other: Whether to replace the artifact of another model, format or scheme, too.
         progress: Callback that receives the name of each step.
 
     Returns:
         The artifact, and the duration of the export in seconds without the parity check.
 
     Raises:
-        AsrDeployError: If the format or scheme is unknown, the model has no labels, ``max_seconds`` is out of range, or the exported
-            model differs from PyTorch.
+        AsrDeployError: If the format or scheme is unknown, the model has no labels, ``max_seconds`` is out of range, ``folder`` holds
+            another artifact, or the exported model differs from PyTorch.
     """
     scheme = check_choice(format_name, scheme_name)
+    made_from = vars(facts) | {"format": format_name, "scheme": scheme.name}
+    if not replace_other:
+        check_replaced(folder, made_from)
     _check_labels(recogniser, facts)
     form = FORMATS[format_name]
     minimum = max(facts.minimum_samples, math.ceil(form.minimum_seconds * facts.sample_rate))
@@ -182,6 +188,8 @@ def export(
         del engine
         manifest = manifest.model_copy(update={"parity": parity})
         write_manifest(temporary, manifest)
+        if not replace_other:  # again: another process may have written in the meantime
+            check_replaced(folder, made_from)
     return Artifact(folder, manifest), seconds
 
 

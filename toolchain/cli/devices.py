@@ -17,6 +17,7 @@ from toolchain.cli.options import (
     CoolDownOption,
     DeviceOption,
     JsonOption,
+    ReplaceOption,
     ThreadsOption,
     ViaOption,
     complain,
@@ -24,6 +25,7 @@ from toolchain.cli.options import (
     open_chosen,
     write_figures,
 )
+from toolchain.cli.outputs import digests_of_paths, output_folder, record_inputs
 
 
 def devices(
@@ -99,6 +101,7 @@ def test(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Output folder (default: `results/test-NAME`).", rich_help_panel=OUTPUT)
     ] = None,
+    replace: ReplaceOption = False,
     cool_down: CoolDownOption = 60.0,
     json_file: JsonOption = None,
 ) -> None:
@@ -107,8 +110,10 @@ def test(
     from toolchain.scenario.job_limits import read_job_file, run_test_job, write_junit
 
     described = read_job_file(jobs)
-    folder = output or Path("results") / f"test-{jobs.stem}"
+    source = digests_of_paths([jobs])
+    folder = output_folder(output, Path("results") / f"test-{jobs.stem}", source, replace=replace)
     chosen = open_chosen(device, via, adb, apk, complain, cool_down)
+    record_inputs(folder, source)
     outcomes, took = [], {}
     with console.status("") as status:
         for job in described.job:

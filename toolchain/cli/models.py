@@ -15,6 +15,7 @@ from toolchain.cli.options import (
     DecoderOption,
     JsonOption,
     ModelOption,
+    ReplaceOption,
     SeedOption,
     WeightsOption,
     complain,
@@ -101,6 +102,7 @@ def export(
         typer.Option(help="Calibration data for calibrated schemes: `digits`, `librispeech`, or a folder.", rich_help_panel=CODING),
     ] = "digits",
     calibrate_split: CalibrateSplitOption = "dev-clean",
+    replace_other: ReplaceOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Export a model to an artifact and compare it with PyTorch. Example: asrdeploy export --quant int8"""
@@ -110,7 +112,7 @@ def export(
     scheme = check_choice(format_name, quant)  # before weights are loaded or downloaded
     from toolchain.data.speech import calibration_speech
     from toolchain.models.loading import load_model
-    from toolchain.scenario.exporting import export_model
+    from toolchain.scenario.exporting import default_folder, export_model
 
     speech = calibration_speech(calibrate, calibrate_split) if scheme.calibrated else None
     if source is None:
@@ -124,7 +126,7 @@ def export(
         known = base_for(read_header(source), str(source), base, custom)
         loaded = decompress(source, base=known, decoder=decoder, model=custom)
     name = loaded.case.name if source is None else source.stem
-    folder = output or Path("artifacts") / f"{name}-{format_name}-{quant}"
+    folder = output or default_folder(loaded, name, format_name, quant)
     with console.status("") as status:
         artifact, seconds = export_model(
             loaded,
@@ -133,6 +135,7 @@ def export(
             quant=quant,
             max_seconds=max_seconds,
             calibration=None if speech is None else replace(speech, sample_rate=loaded.case.sample_rate),
+            replace=replace_other,
             progress=status.update,
         )
     console.print(tables.artifact(artifact, loaded.case, seconds))

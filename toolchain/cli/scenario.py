@@ -1,11 +1,13 @@
 """Commands for the scenario: demo, sweep, smallest, report."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from device_runner.errors import AsrDeployError
+from device_runner.files import shown
 from toolchain.cli.options import (
     CODING,
     INPUT,
@@ -15,6 +17,8 @@ from toolchain.cli.options import (
     JsonOption,
     LimitOption,
     ModelOption,
+    ReplaceOption,
+    SkipBadOption,
     SplitsOption,
     ThreadsOption,
     WeightsOption,
@@ -25,6 +29,10 @@ from toolchain.cli.options import (
     settings_of,
     write_figures,
 )
+from toolchain.cli.outputs import digests_of_paths, output_folder, record_inputs
+
+if TYPE_CHECKING:
+    from toolchain.scenario.points import Curve
 
 KNOWN = "ectcq, uniform, palette, lowrank or prune"
 CodecOption = Annotated[str, typer.Option("--codec", help=f"Codec to search: {KNOWN}.", rich_help_panel=CODING)]
@@ -76,11 +84,13 @@ def sweep(
     calibrated: CalibratedOption = False,
     data: SplitsOption = "digits",
     limit: LimitOption = None,
+    skip_bad: SkipBadOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
     worker_count: WorkersOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
+    replace: ReplaceOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Search codec rates until five points of each codec lie in the WER range.
@@ -108,6 +118,7 @@ def sweep(
             calibrated=calibrated,
             data=data,
             limit=limit,
+            skip_bad=skip_bad,
             weights=weights,
             threads=threads,
         )
@@ -115,7 +126,7 @@ def sweep(
         open_workers(engine, address, worker_count, described.threads) as workers,
         ConfigurationBars(expected_configurations(described)) as watcher,
     ):
-        curve = run_sweeps(described, output, workers=workers, watcher=watcher, draw=plot_curve)
+        curve = run_sweeps(described, output, replace=replace, workers=workers, watcher=watcher, draw=plot_curve)
     console.print(tables.curve(curve))
     for sentence in incomplete(curve):
         complain(sentence)
@@ -134,11 +145,13 @@ def smallest(
     calibrated: CalibratedOption = False,
     data: SplitsOption = "digits",
     limit: LimitOption = None,
+    skip_bad: SkipBadOption = False,
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
     worker_count: WorkersOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
+    replace: ReplaceOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Find the smallest bitstream within a WER budget.
@@ -154,13 +167,21 @@ def smallest(
         raise AsrDeployError(f"--wer-budget {wer_budget:g} is out of range. Use 0 to 100 points.")
     fixed = settings_of(settings)
     described = describe_sweeps(
-        codec, model=model, parameters=fixed, calibrated=calibrated, data=data, limit=limit, weights=weights, threads=threads
+        codec,
+        model=model,
+        parameters=fixed,
+        calibrated=calibrated,
+        data=data,
+        limit=limit,
+        skip_bad=skip_bad,
+        weights=weights,
+        threads=threads,
     )
     with (
         open_workers(engine, address, worker_count, threads) as workers,
         ConfigurationBars(expected_configurations(described)) as watcher,
     ):
-        found = find_smallest(described, output, wer_budget / 100, workers=workers, watcher=watcher, draw=plot_curve)
+        found = find_smallest(described, output, wer_budget / 100, replace=replace, workers=workers, watcher=watcher, draw=plot_curve)
     console.print(tables.smallest(found))
     console.print(f"The bitstream is {found.folder / 'model.asrb'}.")
     write_figures(json_file, found)
@@ -168,7 +189,10 @@ def smallest(
 
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of sweeps and demos of the same test case.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Output folder.", rich_help_panel=OUTPUT)] = Path("results/report"),
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Output folder (default: `results/report`).", rich_help_panel=OUTPUT)
+    ] = None,
+    replace: ReplaceOption = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -187,9 +211,20 @@ def report(
     from toolchain.reports.savings import incomplete, merged
     from toolchain.scenario.points import read_curve
 
-    curve = merged([read_curve(folder) for folder in folders])
+    curves: dict[Path, Curve] = {}
+    for each in folders:
+        try:
+            curves[each] = read_curve(each)
+        except AsrDeployError as error:  # the others can still be compared
+            complain(str(error))
+    if not curves:
+        sys.exit(2)
+    curve = merged(list(curves.values()), names=list(map(shown, curves)))
+    sources = digests_of_paths(curves)
+    folder = output_folder(output, Path("results/report"), sources, replace=replace)
+    record_inputs(folder, sources)
     with console.status("comparing"):
-        written = write_report(curve, output, data)
+        written = write_report(curve, folder, data)
     console.print(tables.curve(curve))
     if written.savings:  # a single method has nothing to be compared with
         console.print(tables.savings(written.savings))
@@ -197,8 +232,10 @@ def report(
     for sentence in [*incomplete(curve), *written.missing]:
         complain(sentence)
     names = ", ".join(sorted(path.name for path in written.files))
-    console.print(f"{names} are in {output}. Open report.html for all of it.")
+    console.print(f"{names} are in {folder}. Open report.html for all of it.")
     write_figures(json_file, {"curve": curve, "savings": written.savings, "comparisons": written.comparisons})
+    if len(curves) < len(set(folders)):
+        sys.exit(2)
 
 
 COMMANDS = (demo, sweep, smallest, report)

@@ -1,10 +1,12 @@
 """Commands for finished evaluations, which run no model: compare, score."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from device_runner.errors import AsrDeployError
 from toolchain.cli.options import OUTPUT, JsonOption, NormalizerOption, complain, console, write_figures
 
 
@@ -53,16 +55,27 @@ def score(
     from toolchain.reports.comparisons import scores
 
     check_normalizer(normalizer)
-    before = [read_evaluation(folder)[0] for folder in folders]  # all are checked before one is written
-    runs = [ScoredRun(folder=folder, result=rescore(folder, normalizer)) for folder in folders]
-    console.print(scores(runs))
+    runs, before, bad = [], [], []
+    for folder in folders:
+        try:
+            earlier = read_evaluation(folder)[0]
+            runs.append(ScoredRun(folder=folder, result=rescore(folder, normalizer)))
+            before.append(earlier)
+        except AsrDeployError as error:  # the others can still be scored
+            bad.append(error)
+            complain(str(error))
+    if runs:
+        console.print(scores(runs))
     for run, earlier in zip(runs, before, strict=True):
         if run.result.score != earlier.score:
             complain(
                 f"{run.folder}: the stored WER was {earlier.wer:.2%}, but the transcripts give {run.result.wer:.2%}. "
                 "The result was updated."
             )
-    write_figures(json_file, ScoredRuns(runs=tuple(runs)))
+    if runs:
+        write_figures(json_file, ScoredRuns(runs=tuple(runs)))
+    if bad:
+        sys.exit(2)
 
 
 COMMANDS = (compare, score)

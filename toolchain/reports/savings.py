@@ -7,10 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from device_runner.errors import AsrDeployError
+from device_runner.files import shown
 from device_runner.transcripts import Transcript, read_transcripts
 from toolchain.accuracy.comparison import ANCHOR
 from toolchain.accuracy.scoring import TRANSCRIPTS, read_evaluation
 from toolchain.scenario.points import FEWEST_IN_RANGE, Curve, Point, pareto
+
+SHARED = {
+    "test_case": "test cases",
+    "data": "data sets",
+    "split": "splits",
+    "anchor_size_bits": "anchor sizes in bits",
+    "anchor_wer": "anchor WERs",
+}
 
 
 @dataclass(frozen=True)
@@ -30,21 +39,30 @@ class Saving:
     wer: tuple[float, float]
 
 
-def merged(curves: Sequence[Curve]) -> Curve:
+def merged(curves: Sequence[Curve], names: Sequence[str] = ()) -> Curve:
     """Merge several curves into one that has the points of all.
 
     Args:
         curves: Curves of the same test case, data set and anchor.
+        names: Names of the curves for messages (default: the folders of their anchors).
 
     Raises:
         AsrDeployError: The test cases, the data sets or the anchors differ.
     """
-    first = curves[0]
-    for other in curves[1:]:
-        if any(getattr(first, name) != getattr(other, name) for name in ("test_case", "data", "split", "anchor_size_bits", "anchor_wer")):
-            raise AsrDeployError("These curves have different test cases, data sets or anchors. Give folders that share all three.")
-    if len({identity for curve in curves if (identity := _anchor_identity(curve)) is not None}) > 1:
-        raise AsrDeployError("The anchors of these curves have the same name but different weights. Give folders that share one anchor.")
+    first, identities = curves[0], [_anchor_identity(curve) for curve in curves]
+    told = names or [shown(curve.anchor_evaluation) for curve in curves]
+    for name, other in zip(told, curves, strict=True):
+        for key, what in SHARED.items():
+            if getattr(first, key) != getattr(other, key):
+                raise AsrDeployError(
+                    f"The curves of {told[0]} and {name} have different {what}: {getattr(first, key)} and {getattr(other, key)}. "
+                    "Give folders of the same test case, data set and anchor."
+                )
+    known = {identity: name for name, identity in zip(told, identities, strict=True) if identity is not None}
+    if len(known) > 1:
+        raise AsrDeployError(
+            f"The anchors of {' and '.join(known.values())} have the same name but different weights. Give folders that share one anchor."
+        )
     points: dict[tuple[str, str, int], Point] = {}
     for curve in curves:
         points |= {(point.method, point.configuration, point.size_bits): point for point in curve.points}

@@ -105,7 +105,7 @@ def _make_artifact(configuration: Configuration, anchor: AnchorModel, folder: Pa
         compress(anchor, configuration.codec, configuration.parameters, bitstream, calibration=calibration)
         # The receiver has only the bitstream.
         model = decompress(bitstream)
-    return export_model(model, folder / ARTIFACT, quant=configuration.scheme).artifact
+    return export_model(model, folder / ARTIFACT, quant=configuration.scheme, replace=True).artifact
 
 
 def _earlier_artifact(configuration: Configuration, anchor: AnchorModel, folder: Path) -> Artifact | None:

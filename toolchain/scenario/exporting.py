@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from device_runner.artifact import Artifact
+from device_runner.artifact import MANIFEST, Artifact
+from device_runner.files import unshared
 from exporters.export import MAX_SECONDS, Facts, check_choice, export
+from exporters.replacing import digest_of_input, other_artifact
 from exporters.schemes import ONNX
 from toolchain.data.speech import CalibrationSpeech, bundled_speech, calibration_speech
 from toolchain.models.anchor_model import AnchorModel
@@ -33,6 +35,7 @@ def export_model(
     quant: str = "fp32",
     max_seconds: float = MAX_SECONDS,
     calibration: CalibrationSpeech | None = None,
+    replace: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Exported:
     """Export a model to an artifact and compare it with PyTorch on bundled speech of three lengths.
@@ -44,15 +47,16 @@ def export_model(
 
     Args:
         model: An anchor, a custom model, or a model decompressed from a bitstream.
-        folder: Folder of the artifact. An older artifact there is replaced.
+        folder: Folder of the artifact. An older artifact of the same weights, format and scheme is replaced.
         format: ``onnx`` or ``executorch``.
         quant: Quantisation scheme.
         max_seconds: Longest audio that the artifact takes. ExecuTorch plans memory for it.
         calibration: Recordings for schemes with calibrated activations (default: the bundled dev-clean).
+        replace: Replace an artifact of another model, format or scheme, too.
         progress: Called with the name of each step.
 
     Raises:
-        AsrDeployError: See ``exporters.export.export``.
+        AsrDeployError: The folder holds another artifact, or something else; see ``exporters.export.export``.
     """
     case, tuned_on = model.case, model.tuned_on
     speech = bundled_speech(PARITY_SECONDS, case.sample_rate)
@@ -60,27 +64,51 @@ def export_model(
         calibration = calibration_speech("digits", "dev-clean", case.sample_rate)
     if check_choice(format, quant).calibrated:
         tuned_on = tuple(dict.fromkeys(tuned_on + calibration.ids))
-    facts = Facts(
-        model=case.name,
-        weights=model.weights,
-        trained=model.trained,
-        labels=case.labels,
-        sample_rate=case.sample_rate,
-        parameters=case.anchor.num_param,
-        minimum_samples=model.minimum_samples,
-        codec=None if model.received is None else model.received.codec,
-        transmitted_bytes=None if model.received is None else model.received.size_bytes,
-        tuned_on=tuned_on,
-    )
     artifact, seconds = export(
         model.recogniser,
-        facts,
+        _facts(model, tuned_on),
         format_name=format,
         scheme_name=quant,
         folder=Path(folder),
         speech=list(speech.values()),
         max_seconds=max_seconds,
         calibration=calibration,
+        replace_other=replace,
         progress=progress,
     )
     return Exported(artifact, seconds)
+
+
+def default_folder(model: AnchorModel, name: str, format: str, quant: str) -> Path:
+    """Return the folder of an artifact if the user names none: ``artifacts/NAME-FORMAT-QUANT``.
+
+    If another artifact is there, for example that of another folder ``checkpoint-1000``, a digest of the model is appended.
+
+    Args:
+        model: Model to export.
+        name: Name of the model or of its bitstream.
+        format: ``onnx`` or ``executorch``.
+        quant: Quantisation scheme.
+    """
+    made_from = vars(_facts(model, ())) | {"format": format, "scheme": check_choice(format, quant).name}
+    plain = Path("artifacts") / f"{name}-{format}-{quant}"
+    return unshared(plain, digest_of_input(made_from), lambda folder: _holds(folder, made_from))
+
+
+def _holds(folder: Path, made_from: dict[str, Any]) -> bool:
+    return (folder / MANIFEST).is_file() and other_artifact(folder, made_from) is None
+
+
+def _facts(model: AnchorModel, tuned_on: tuple[str, ...]) -> Facts:
+    return Facts(
+        model=model.case.name,
+        weights=model.weights,
+        trained=model.trained,
+        labels=model.case.labels,
+        sample_rate=model.case.sample_rate,
+        parameters=model.case.anchor.num_param,
+        minimum_samples=model.minimum_samples,
+        codec=None if model.received is None else model.received.codec,
+        transmitted_bytes=None if model.received is None else model.received.size_bytes,
+        tuned_on=tuned_on,
+    )

@@ -24,6 +24,7 @@ def benchmark(
     device: Device | None = None,
     threads: int = 1,
     provider: str = "cpu",
+    failed: Callable[[int, AsrDeployError], None] | None = None,
     progress: Callable[[str, float], None] = lambda what, share: None,
 ) -> list[LatencyResult]:
     """Measure cold load, first inference and steady-state latency of artifacts on bundled speech.
@@ -42,6 +43,8 @@ def benchmark(
         device: Where to run (default: this machine).
         threads: Runtime threads.
         provider: ONNX Runtime execution provider.
+        failed: Called with the number of an artifact that could not be measured, counted from 0, and the reason. The others are
+            measured, and the returned list lacks it. By default, the error is raised.
         progress: Called with the current step and the finished share, 0 to 1.
 
     Raises:
@@ -67,4 +70,6 @@ def benchmark(
     if provider not in PROVIDERS:
         raise nearest(provider, PROVIDERS, "provider")
     waveforms = bundled_speech(lengths, rates.pop())
-    return measure(opened, waveforms, device=device, threads=threads, provider=provider, conditions=conditions, progress=progress)
+    return measure(
+        opened, waveforms, device=device, threads=threads, provider=provider, conditions=conditions, failed=failed, progress=progress
+    )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -153,7 +154,7 @@ def curve_of_evaluations(
                     "A curve needs evaluations of the same model on the same utterances."
                 )
         sent = "artifact" if result.artifact_bytes is not None and result.size_bits == 8 * result.artifact_bytes else "bitstream"
-        points.append(make_point(folder.name, sent, result, folder, case, reference.wer, method))
+        points.append(make_point(shown(folder.name), sent, result, folder, case, reference.wer, method))
     return make_curve(case, reference, Path(anchor), points)
 
 
@@ -191,6 +192,14 @@ def read_curve(folder: Path) -> Curve:
     except ValidationError as error:
         raise AsrDeployError(f"{path} is not a curve of this version of asrdeploy. Repeat the sweep.") from error
     return _placed(curve, lambda relative: folder / relative)
+
+
+def methods_in(folder: Path) -> set[str]:
+    """Return the names of the methods in the ``points.json`` of a folder, of whatever version; none if there is no such file."""
+    try:
+        return {str(point["method"]) for point in json.loads((folder / "points.json").read_bytes())["points"]}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return set()
 
 
 def _placed(curve: Curve, place: Callable[[Path], Path]) -> Curve:

@@ -18,7 +18,7 @@ import numpy as np
 
 from device_runner.bitstream.format import SUFFIX
 from device_runner.errors import AsrDeployError
-from device_runner.files import write_json
+from device_runner.files import shown, write_json
 from device_runner.transcripts import Timing, Transcript, read_transcripts
 from toolchain.accuracy.comparison import ANCHOR, compare
 from toolchain.accuracy.evaluation import evaluate
@@ -34,7 +34,7 @@ from toolchain.data.datasets import DataSet
 from toolchain.data.speech import calibration_speech
 from toolchain.data.splits import check_tuning_data, check_unseen
 from toolchain.models.anchor_model import AnchorModel
-from toolchain.scenario.points import FEWEST_IN_RANGE, Curve, Point, make_curve, make_point, write_curve
+from toolchain.scenario.points import FEWEST_IN_RANGE, Curve, Point, make_curve, make_point, methods_in, write_curve
 from toolchain.scenario.rates import RATES, Rate
 
 BISECTIONS = 6  # steps of the search on dev-clean: to 1/64 of the span
@@ -84,6 +84,7 @@ class Sweep:
         name: Name in tables and plots (default: the codec with its fixed parameters).
         workers: Where to transcribe and compress.
         draw: Draws a curve to a file, after every point.
+        replace_other: Replace the result of another model, data set or method in the folder.
         done: Evaluations of this run by configuration and split, so that bitstreams are not decoded again.
         measured: The calibration, after its first use.
         calibrating: Lock of the calibration.
@@ -106,6 +107,7 @@ class Sweep:
     name: str = ""
     workers: Workers = HERE
     draw: Callable[[Curve, Path], None] = lambda curve, path: None
+    replace_other: bool = False
     done: dict[tuple[str, str], Evaluation] = field(default_factory=dict, init=False, compare=False, repr=False)
     measured: list[Calibration] = field(default_factory=list, init=False, compare=False, repr=False)
     calibrating: Lock = field(default_factory=Lock, init=False, compare=False, repr=False)
@@ -268,7 +270,7 @@ class Sweep:
             progress = self.watcher.configuration("anchor", f"transcribing {data.split}", len(data.utterances))
             transcriber = model_transcriber(self.anchor, "anchor", threads=self.threads)
             self.done["anchor", data.split] = evaluate(
-                transcriber, data, self._anchor_folder(data), workers=self.workers, progress=progress
+                transcriber, data, self._anchor_folder(data), workers=self.workers, replace=self.replace_other, progress=progress
             )
         return self.done["anchor", data.split]
 
@@ -311,7 +313,9 @@ class Sweep:
             self._check_going()
             progress(transcript, timing)
 
-        self.done[name, data.split] = evaluate(transcriber, data, folder / data.split, workers=self.workers, progress=transcribed)
+        self.done[name, data.split] = evaluate(
+            transcriber, data, folder / data.split, workers=self.workers, replace=self.replace_other, progress=transcribed
+        )
         return self.done[name, data.split]
 
     def _check_going(self) -> None:
@@ -357,8 +361,20 @@ def run_all(sweeps: Sequence[Sweep]) -> Curve:
             if twice is None
             else f"{twice} is swept twice. Give it once, or set another name."
         )
+    if not sweeps[0].replace_other:
+        _check_curve(sweeps[0].folder, methods)
     points: tuple[Point, ...] = ()
     for sweep in sweeps:
         curve = replace(sweep, before=points).run()
         points = curve.points
     return curve
+
+
+def _check_curve(folder: Path, methods: Sequence[str]) -> None:
+    """Refuse a folder whose curve has other methods, which the new curve would not contain."""
+    lost = sorted(methods_in(folder) - set(methods))
+    if lost:
+        raise AsrDeployError(
+            f"{shown(folder)} holds the curve of “{'”, “'.join(lost)}”, which this sweep does not contain. Choose another folder with -o, "
+            "sweep all methods together, or use --replace to overwrite the curve."
+        )

@@ -33,6 +33,7 @@ def sweep(
     skip_bad: bool = False,
     weights: str | None = None,
     threads: int = 1,
+    replace: bool = False,
     workers: Workers | None = None,
     watcher: Watcher | None = None,
     draw: Draw = draw_nothing,
@@ -56,6 +57,7 @@ def sweep(
         skip_bad: Leave recordings out that cannot be transcribed.
         weights: Weights of the model; see ``load_model``.
         threads: Number of threads of every worker.
+        replace: Replace the result of another model, data set or method in the folder.
         workers: Where to transcribe and compress (default: one worker on this machine).
         watcher: Told which configuration is being compressed or transcribed.
         draw: Called with the curve and a path after every point, for example ``asrdeploy.plot_curve``.
@@ -78,11 +80,18 @@ def sweep(
             threads=threads,
         )
     )
-    return run_all(prepare_sweeps(described, Path(folder), workers or LocalWorkers(), watcher or NoProgress(), draw))
+    return run_all(prepare_sweeps(described, Path(folder), workers or LocalWorkers(), watcher or NoProgress(), draw, replace=replace))
 
 
 def find_smallest(
-    described: SweepFile, folder: Path, budget: float, *, workers: Workers, watcher: Watcher, draw: Draw = draw_nothing
+    described: SweepFile,
+    folder: Path,
+    budget: float,
+    *,
+    replace: bool = False,
+    workers: Workers,
+    watcher: Watcher,
+    draw: Draw = draw_nothing,
 ) -> Smallest:
     """Find the smallest bitstream of a codec whose loss of accuracy stays within a budget; see ``Sweep.smallest``.
 
@@ -90,11 +99,12 @@ def find_smallest(
         described: One method.
         folder: Output folder.
         budget: WER above the anchor's, as a fraction.
+        replace: See ``sweep``.
         workers: Where to transcribe and compress.
         watcher: Told how the search proceeds.
         draw: See ``sweep``.
     """
-    (prepared,) = prepare_sweeps(described, folder, workers, watcher, draw)
+    (prepared,) = prepare_sweeps(described, folder, workers, watcher, draw, replace=replace)
     return prepared.smallest(budget)
 
 
@@ -138,7 +148,9 @@ def expected_configurations(described: SweepFile) -> int:
     return sum(len(method.rates) or BISECTIONS + FINALISTS for method in described.method) + 1
 
 
-def prepare_sweeps(described: SweepFile, folder: Path, workers: Workers, watcher: Watcher, draw: Draw = draw_nothing) -> list[Sweep]:
+def prepare_sweeps(
+    described: SweepFile, folder: Path, workers: Workers, watcher: Watcher, draw: Draw = draw_nothing, *, replace: bool = False
+) -> list[Sweep]:
     """Load the model and the data that sweeps need; see ``sweep`` for the arguments."""
     rates = [moved(method) for method in described.method]
     splits = [open_data(described.data, split) for split in ("dev-clean", "test-clean")]
@@ -163,6 +175,7 @@ def prepare_sweeps(described: SweepFile, folder: Path, workers: Workers, watcher
             name=method.name or "",
             workers=workers,
             draw=draw,
+            replace_other=replace,
         )
         for method, rate in zip(described.method, rates, strict=True)
     ]
