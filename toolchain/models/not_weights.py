@@ -45,10 +45,11 @@ def why_not_weights(path: Path, error: Exception) -> str:
         path: The file.
         error: Error of the library that could not read it.
     """
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}. Check its permissions, and the disk that it is on"
-    with path.open("rb") as file:
-        start = file.read(4096)
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+    except OSError as unread:  # other errors of this type come from damaged content
+        return f"{unread.strerror}. Check the file and its permissions"
     if not start:
         return f"it is empty (0 bytes). {AGAIN}"
     for offset, signature, what, remedy in _SIGNATURES:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def read_checkpoint(path: Path) -> tuple[State, list[str]]:
                 content = load_file(readable)
         else:
             check_archive(path)
-            with path.open("rb") as file:  # of a path, torch would look at the suffix
+            with path.open("rb") as file, warnings.catch_warnings():  # of a path, torch would look at the suffix
+                warnings.simplefilter("ignore")  # what torch warns of, such as TorchScript, is refused with a sentence
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except AsrDeployError:
         raise

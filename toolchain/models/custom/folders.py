@@ -1,6 +1,5 @@
 """Find the model in a folder: the folder itself, or a snapshot of a Hub cache."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +21,12 @@ def model_folder(path: Path) -> Path:
     Raises:
         AsrDeployError: If the folder cannot be read, or contains no model or several.
     """
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise AsrDeployError(f"{path} cannot be read: Permission denied. Check its permissions.")
-    if (path / CONFIG).is_file():
+    try:
+        next(path.iterdir(), None)
+        found = (path / CONFIG).is_file()
+    except OSError as error:
+        raise AsrDeployError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+    if found:
         return path
     if (path / SNAPSHOTS).is_dir():
         return _snapshot(path)

@@ -1,50 +1,11 @@
-"""Read the JSON and TOML files of custom models, in any Unicode encoding."""
+"""Read the JSON and TOML files of custom models, and say what lies in their place."""
 
-import codecs
-import json
 from pathlib import Path
 from typing import Any
 
+from device_runner import documents
 from device_runner.errors import AsrDeployError
 from toolchain.models.not_weights import is_web_page, text_start
-
-# The longer marks of UTF-32 begin with those of UTF-16.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-
-
-def decoded(data: bytes) -> str:
-    """Return the text of a file in UTF-8, or in the encoding that its byte order mark names.
-
-    Raises:
-        UnicodeDecodeError: If the data is not such a text.
-    """
-    return data.decode(next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8"))
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file.
-
-    Raises:
-        AsrDeployError: If it may not be read, or is a placeholder or a web page instead.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise AsrDeployError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
-    start = text_start(data[:4096]) or ""
-    if start.startswith("version https://git-lfs"):
-        raise AsrDeployError(f"{path} is a Git LFS pointer, not the file. Run `git lfs pull` in its repository.")
-    if is_web_page(start):
-        raise AsrDeployError(f"{path} is a web page. Download it again, with a link to the file itself.")
-    return data
 
 
 def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
@@ -61,14 +22,42 @@ def read_json(path: Path, *, needed: bool = False) -> dict[str, Any]:
         if needed:
             raise AsrDeployError(f"{path.parent} has no {path.name}. {_remedy(path)}")
         return {}
-    data = read_bytes(path)
-    try:
-        found = json.loads(data if data.startswith(codecs.BOM_UTF8) else decoded(data))
-    except (ValueError, RecursionError) as error:
-        raise AsrDeployError(f"{path} is not JSON: {error}.") from error
+    _check_place(path)
+    found = documents.read_json(path, "file of the model")
     if not isinstance(found, dict):
         raise AsrDeployError(f"{path} does not contain a JSON object. Save the model again with save_pretrained of transformers.")
     return found
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the table in a TOML file.
+
+    Args:
+        path: File that describes a checkpoint.
+
+    Raises:
+        AsrDeployError: If the file is missing, or is not TOML.
+    """
+    if not path.exists():
+        raise AsrDeployError(
+            f"{path} does not exist. It must give the checkpoint's architecture, labels and sample rate; see docs/custom-models.md."
+        )
+    if path.is_file():
+        _check_place(path)
+    return documents.read_toml(path, "description of a model")
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a placeholder or a web page in the place of a file."""
+    try:
+        with path.open("rb") as file:
+            start = text_start(file.read(4096)) or ""
+    except OSError as error:
+        raise AsrDeployError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+    if start.startswith("version https://git-lfs"):
+        raise AsrDeployError(f"{path} is a Git LFS pointer, not the file. Run `git lfs pull` in its repository.")
+    if is_web_page(start):
+        raise AsrDeployError(f"{path} is a web page. Download it again, with a link to the file itself.")
 
 
 def _remedy(path: Path) -> str:
