@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -53,9 +53,12 @@ def noise(samples: int = 16_000) -> np.ndarray:
     return np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
 
 
-def export_small(network: nn.Module, folder: Path, *, normalised: bool = False, scheme: str = "fp32", **changes: object) -> Artifact:
+def export_small(
+    network: nn.Module, folder: Path, *, normalised: bool = False, scheme: str = "fp32", replace: bool = False, **changes: object
+) -> Artifact:
     recogniser = Recogniser(network.eval(), normalised_waveform=normalised).eval()
-    return export(recogniser, facts(**changes), format_name="onnx", scheme_name=scheme, folder=folder, speech=[noise()])[0]
+    options: dict[str, Any] = {"format_name": "onnx", "scheme_name": scheme, "speech": [noise()], "replace_other": replace}
+    return export(recogniser, facts(**changes), folder=folder, **options)[0]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -287,7 +290,7 @@ def test_a_failed_export_keeps_the_older_artifact(tiny_int8: Artifact, tmp_path:
     older = copied(tiny_int8, tmp_path / "artifact")
     before = content(tmp_path)
     with pytest.raises(Exception):  # noqa: B017  # torch has many kinds for what it cannot export
-        export_small(network, older)
+        export_small(network, older, replace=True)
     assert content(tmp_path) == before and open_artifact(older).manifest == tiny_int8.manifest
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
@@ -306,8 +309,29 @@ def test_an_interrupted_export_leaves_nothing(tiny: AnchorModel, tmp_path: Path)
 def test_a_later_export_replaces_an_earlier_one(tiny_int8: Artifact, tmp_path: Path) -> None:
     older = copied(tiny_int8, tmp_path / "artifact")
     (older / "leftover").write_text("")
-    newer = export_small(OneLayer(), older)
+    newer = export_small(OneLayer(), older, replace=True)
     assert newer.manifest.model == "ONE_LAYER" and sorted(content(older)) == [MANIFEST, "model.onnx", TOKENS]
+    (older / "leftover").write_text("")
+    export_small(OneLayer(), older)
+    assert sorted(content(older)) == [MANIFEST, "model.onnx", TOKENS]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "OTHER"}, "another model"),
+        ({"weights": "random, seed 1"}, "other weights of this model"),
+        ({"scheme": "int8"}, "this model with another quantisation scheme"),
+        ({"codec": "uniform(bits=4)", "transmitted_bytes": 9}, "this model from another bitstream"),
+    ],
+)
+def test_the_artifact_of_another_input_is_refused_and_stays(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    export_small(OneLayer(), tmp_path / "artifact")
+    before = content(tmp_path)
+    with pytest.raises(AsrDeployError, match=rf"artifact holds the artifact of {words}\. .* --replace"):
+        export_small(OneLayer(), tmp_path / "artifact", **changes)
+    assert content(tmp_path) == before
+    export_small(OneLayer(), tmp_path / "artifact", replace=True, **changes)
 
 
 def test_a_foreign_folder_is_refused_and_stays(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_a_base_install_runs_times_and_scores_artifacts(
         ("doctor",),
     ):
         assert figures(*arguments)
-    assert (tmp_path / "times" / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "times" / "bench-fp32,int8.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -330,8 +330,8 @@ def test_methods_that_never_meet_are_not_compared() -> None:
 
 
 def test_curves_of_other_anchors_are_not_mixed() -> None:
-    with pytest.raises(AsrDeployError, match="different test cases, data sets or anchors"):
-        merged([curve(point("a", 100, 0.06)), curve(point("b", 100, 0.06), anchor=0.03)])
+    with pytest.raises(AsrDeployError, match="of one and two have different anchor WERs: 0.02 and 0.03"):
+        merged([curve(point("a", 100, 0.06)), curve(point("b", 100, 0.06), anchor=0.03)], ["one", "two"])
     once = merged([curve(point("a", 100, 0.06)), curve(point("a", 100, 0.06), point("b", 100, 0.06))])
     assert [each.method for each in once.points] == ["a", "b"]
     assert incomplete(once) == [f"{name} has 1 points in the WER range; a complete test case has 5." for name in "ab"]
