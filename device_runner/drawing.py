@@ -79,6 +79,8 @@ def _fonts_of(characters: str) -> tuple[tuple[str, ...], frozenset[str]]:
     for entry in fontManager.ttflist:
         if not lacking:
             break
+        if entry.name.startswith("Last Resort"):  # has a box with a question mark for every character
+            continue
         font = get_font(entry.fname)
         if found := {each for each in lacking if font.get_char_index(ord(each))}:
             families.append(entry.name)

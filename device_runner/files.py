@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -119,9 +120,9 @@ def readable_by_libraries(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 atomically."""
+    """Write ``text`` as UTF-8 atomically. Bytes of file names that are not UTF-8 are escaped, such as ``\\xe9``."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(re.sub("[\ud800-\udfff]", lambda found: printable(found[0]), text), encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.contract import Kind
-from device_runner.errors import AsrDeployError, first_problem
+from device_runner.errors import AsrDeployError, first_problem, printable
 from device_runner.facts import machine_facts
 from device_runner.files import write_record
 from device_runner.transcripts import Timing, Transcript, read_transcripts
@@ -183,7 +183,7 @@ def make_evaluation(
         model=transcriber.case.name,
         identity=transcriber.identity,
         data=data.name,
-        split=data.split,
+        split=printable(data.split),
         left_out=data.left_out,
         **text_fields(transcripts, normalizer, language, transcriber.labels),
         size_bits=transcriber.transmitted_bits,

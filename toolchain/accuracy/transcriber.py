@@ -12,6 +12,7 @@ from device_runner.audio import resample
 from device_runner.engines import Engine, Logits, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts
+from device_runner.files import shown
 from device_runner.home import in_home
 from device_runner.labels import select_labels
 from device_runner.waveforms import check_samples
@@ -218,7 +219,7 @@ def artifact_transcriber(artifact: Artifact, engine: Engine | None = None, threa
     """
     manifest = artifact.manifest
     return Transcriber(
-        configuration=artifact.folder.resolve().name,
+        configuration=shown(artifact.folder.resolve().name),
         case=case_of(manifest),
         identity=artifact.digest,
         trained=manifest.trained,

@@ -54,6 +54,7 @@ def run(application: typer.Typer) -> None:
     Exit codes: 2 for what the user can fix, 3 for a device that failed, 130 for Ctrl-C.
     """
     logging.getLogger("asrdeploy").addHandler(COMPLAINTS)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it has no cache folder, and makes a temporary one
     escape_output()
     try:
         check_current_folder()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from device_runner.errors import AsrDeployError
-from device_runner.files import cache_folder
+from device_runner.files import cache_folder, shown
+from device_runner.home import in_home
 from device_runner.suggestions import nearest
 from toolchain.data.download import download, unpack_tar
 
@@ -99,10 +100,10 @@ def open_data(data: str, split: str, *, download_allowed: bool = True) -> DataSe
         return read_folder(Path(__file__).parent.parent / "assets" / "speech", split, DIGITS)
     if data == LIBRISPEECH:
         return read_folder(_librispeech(split, download_allowed), split, LIBRISPEECH)
-    folder = Path(data).expanduser()
+    folder = in_home(Path(data))
     if folder.name == data and not folder.is_dir():  # a bare name is more likely a misspelt set than a path
         raise nearest(data, (DIGITS, LIBRISPEECH), "data set or folder")
-    return read_folder(folder, split, folder.resolve().name)
+    return read_folder(folder, split, shown(folder.resolve().name))
 
 
 def _librispeech(split: str, download_allowed: bool) -> Path:

@@ -3,6 +3,7 @@
 import base64
 import json
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -178,8 +179,8 @@ def _plot(curve: Curve) -> str:
             },
             mode="lines+markers" if points[0].sent == "bitstream" else "markers",
             marker={"size": 9},
-            name=method,
-            text=[point.configuration for point in points],
+            name=escape(method),  # plotly interprets tags
+            text=[escape(point.configuration) for point in points],
             customdata=[numbers[id(point)] for point in points],
             hovertemplate="%{text}<br>cSize %{x:.4f}<br>WER %{y:.2%}<extra>%{fullData.name}</extra>",
         )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.documents import read_json
 from device_runner.errors import AsrDeployError
-from device_runner.files import write_record, write_text
+from device_runner.files import shown, write_record, write_text
 from toolchain.accuracy.scoring import Evaluation, read_evaluation
 from toolchain.models.test_cases import TestCase
 
