@@ -1,13 +1,15 @@
 """Data sets of recordings with references: the bundled digits, LibriSpeech, and folders in LibriSpeech's layout."""
 
 import os
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from device_runner.documents import decoded
 from device_runner.errors import AsrDeployError
-from device_runner.files import cache_folder, shown
+from device_runner.files import cache_folder, file_bytes, shown
 from device_runner.home import in_home
 from device_runner.suggestions import nearest
 from toolchain.data.download import download, unpack_tar
@@ -24,6 +26,8 @@ LIBRISPEECH_SHA256 = {
 LIBRISPEECH_FOLDER = "LibriSpeech"  # top folder in every archive
 
 AUDIO_SUFFIXES = (".flac", ".wav")
+TRANSCRIPT = ".trans.txt"
+JOINERS = "\u200c\u200d"  # invisible, but letters of Persian and Indian words depend on them
 
 
 @dataclass(frozen=True)
@@ -140,11 +144,14 @@ def read_folder(folder: Path, split: str, name: str) -> DataSet:
     audio = _audio_by_id(root)
     if not audio:
         raise AsrDeployError(f"{root} contains no audio. Expected files such as SPEAKER/CHAPTER/SPEAKER-CHAPTER-0000.flac (or .wav).")
-    references = _references_by_id(root)
-    if untold := sorted(audio.keys() - references.keys()):
-        more = _and_more(untold)
-        raise AsrDeployError(f"{audio[untold[0]]} has no line in its transcript file{more}. Add the line, or remove the audio file.")
-    if silent := sorted(references.keys() - audio.keys()):
+    references = _references_by_id(root, audio)
+    untold, silent = sorted(audio.keys() - references.keys()), sorted(references.keys() - audio.keys())
+    if untold:
+        found = f"{audio[untold[0]]} has no line in its transcript file{_and_more(untold)}"
+        if alike := [each for each in silent if _bare(each) == _bare(untold[0])]:
+            raise AsrDeployError(f"{found}. It has one for {alike[0]}: write ids as the file names without their suffix.")
+        raise AsrDeployError(f"{found}. Add the line, or remove the audio file.")
+    if silent:
         found = f"{silent[0]} has a transcript line but no audio file in {root}{_and_more(silent)}"
         raise AsrDeployError(f"{found}. Add the audio file, or remove the line.")
     return DataSet(name, split, tuple(Utterance(each, audio[each], references[each]) for each in sorted(audio)))
@@ -162,7 +169,12 @@ def _split_folder(folder: Path, split: str) -> Path:
     }
     if split in splits:
         return splits[split]
-    known = [name for name, entry in splits.items() if any(entry.glob("*/*/*.trans.txt"))]
+    known = [name for name, entry in splits.items() if _transcript_files(entry)]
+    if not known and _transcript_files(folder):
+        given = folder.resolve()
+        raise AsrDeployError(
+            f"{folder} is a split. Give the folder that contains it, and name the split: --data {given.parent} --split {given.name}."
+        )
     if not known:
         raise AsrDeployError(f"{folder} contains no splits. Expected a folder such as test-clean that contains SPEAKER/CHAPTER folders.")
     raise nearest(split, known, f"split of {folder}")
@@ -176,54 +188,81 @@ def _audio_by_id(root: Path) -> dict[str, Path]:
             continue
         utterance = _id_of(path)
         if utterance in files:
-            raise AsrDeployError(f"{path} and {files[utterance]} have the same id {utterance}. Remove one of them.")
+            raise AsrDeployError(
+                f"{path} and {files[utterance]} have the same id {utterance}. Rename one of them, and its line in the transcript file."
+            )
         files[utterance] = path
     return files
 
 
 def _id_of(path: Path) -> str:
-    """Return the id of a recording: its name in NFC, because some systems store names in NFD. Bytes that are not UTF-8 are escaped."""
-    return unicodedata.normalize("NFC", os.fsencode(path.stem).decode("utf-8", "backslashreplace"))
+    """Return the id of a recording: its name in NFC (some systems store NFD), without invisible characters. Other bytes are escaped."""
+    return visible(unicodedata.normalize("NFC", os.fsencode(path.stem).decode("utf-8", "backslashreplace")))
 
 
-def _references_by_id(root: Path) -> dict[str, str]:
+def _bare(utterance: str) -> str:
+    """Return an id without what spellings of it differ in: upper case, and the suffix of the file."""
+    lower = utterance.casefold()
+    return next((lower.removesuffix(each) for each in AUDIO_SUFFIXES if lower.endswith(each)), lower)
+
+
+def _transcript_files(root: Path) -> list[Path]:
+    return sorted(each for each in root.glob("*/*/*") if each.name.lower().endswith(TRANSCRIPT) and not each.name.startswith("."))
+
+
+def _references_by_id(root: Path, ids: Collection[str]) -> dict[str, str]:
     references: dict[str, str] = {}
-    for path in sorted(root.glob("*/*/*.trans.txt")):
-        if path.name.startswith("."):
-            continue
+    spaced = [each for each in ids if len(each.split()) > 1]
+    for path in _transcript_files(root):
         try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise AsrDeployError(f"{path} cannot be read as UTF-8 text. Replace the file.") from error
-        for utterance, reference in parse_transcript(lines, path):
+            text = decoded(file_bytes(path, "transcript file"))
+        except UnicodeDecodeError as error:
+            raise AsrDeployError(f"{path} cannot be read as UTF-8 text. Save it as UTF-8.") from error
+        for utterance, reference in parse_transcript(re.split("\r\n|\r|\n", text), path, spaced):
             if utterance in references:
                 raise AsrDeployError(f"{path} contains a second line for {utterance}. Remove one of the two lines.")
             references[utterance] = reference
     return references
 
 
-def parse_transcript(lines: Iterable[str], path: Path) -> list[tuple[str, str]]:
+def parse_transcript(lines: Iterable[str], path: Path, spaced: Collection[str] = ()) -> list[tuple[str, str]]:
     """Parse the lines ``ID WORDS…`` of a transcript file; blank lines are ignored.
 
     Args:
         lines: Lines of the file.
         path: Path of the file, for error messages.
+        spaced: Ids with white space inside. All others end at the first white space.
 
     Returns:
-        Pairs of id and reference in Unicode's form NFC, the reference with one space between words.
+        Pairs of id and reference in Unicode's form NFC without invisible characters, the reference with one space between words.
 
     Raises:
         AsrDeployError: A line has an id but no words.
     """
     parsed = []
+    known = {" ".join(each.split()): each for each in spaced}
+    most = max((len(each.split()) for each in spaced), default=1)
     for line in lines:
-        if not (words := unicodedata.normalize("NFC", line).split()):
+        if not (words := visible(unicodedata.normalize("NFC", line)).split()):
             continue
-        utterance, reference = words[0], " ".join(words[1:])
+        taken = next((count for count in range(most, 1, -1) if " ".join(words[:count]) in known), 1)
+        utterance, reference = " ".join(words[:taken]), " ".join(words[taken:])
+        utterance = known.get(utterance, utterance)
         if not reference:
             raise AsrDeployError(f"{path} contains no words for {utterance}. Write the reference, or remove the line and its audio file.")
         parsed.append((utterance, reference))
     return parsed
+
+
+def visible(text: str) -> str:
+    """Return a text without invisible characters, which editors and web pages leave in words; a zero-width space becomes a space.
+
+    Removed are Unicode's format characters, such as byte order marks, soft hyphens and marks of the writing direction.
+    """
+    if text.isascii():
+        return text
+    spaced = text.replace("\u200b", " ")
+    return "".join(each for each in spaced if each in JOINERS or unicodedata.category(each) != "Cf")
 
 
 def _and_more(names: list[str]) -> str:

@@ -3,8 +3,9 @@
 import hashlib
 import io
 import os
+import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +281,86 @@ def test_a_sample_is_spread_over_the_set(test_clean: DataSet) -> None:
     assert test_clean.sample(10_000) == test_clean and test_clean.sample(1).utterances == test_clean.utterances[:1]
     with pytest.raises(AsrDeployError, match="Select at least 1"):
         test_clean.sample(0)
+
+
+# What other people's corpora are like: docs/tests.md, "Reports from other projects"
+
+
+def rewritten(audio: Path, change: Callable[[str], str], *, encoding: str = "utf-8", name: str | None = None) -> Path:
+    """Change the transcript file of a recording."""
+    (lines,) = audio.parent.glob("*.trans.txt")
+    text = change(lines.read_text(encoding="utf-8"))
+    lines.unlink()
+    path = lines.with_name(name or lines.name)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+INVISIBLE = {
+    "a zero-width space": "\u200b",
+    "a byte order mark": "\ufeff",
+    "a soft hyphen": "\u00ad",
+    "a mark of direction": "\u200e",
+    "a word joiner": "\u2060",
+}
+
+
+@pytest.mark.parametrize("character", INVISIBLE.values(), ids=INVISIBLE)
+def test_invisible_characters_are_no_part_of_words_and_ids(tmp_path: Path, character: str) -> None:
+    audio = add(tmp_path / "split", IDS[0], "ONE TWO")
+    rewritten(audio, lambda text: character + text.replace("ONE TWO", f"{character}ONE{character} {character}TWO{character}"))
+    (utterance,) = read_folder(tmp_path, "split", "name").utterances
+    assert (utterance.id, utterance.reference) == (IDS[0], "ONE TWO")
+
+
+def test_a_zero_width_space_ends_a_word_and_joiners_stay() -> None:
+    persian = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"  # one word, with a zero-width non-joiner
+    assert parse_transcript([f"1 A\u200bB {persian}"], Path("a.trans.txt")) == [("1", f"A B {persian}")]
+
+
+def test_the_suffix_of_a_transcript_file_may_be_in_upper_case(tmp_path: Path) -> None:
+    rewritten(add(tmp_path / "split", IDS[0], suffix=".FLAC"), str, name="121-121726.TRANS.TXT")
+    assert read_folder(tmp_path, "split", "name").utterances[0].reference == "ONE TWO"
+
+
+@pytest.mark.parametrize("between", [" ", "\t"])
+def test_names_of_recordings_may_contain_spaces(tmp_path: Path, between: str) -> None:
+    audio = add(tmp_path / "split", IDS[0])
+    for name in ("my  file", "my  file 2", "my"):
+        shutil.copy(audio, audio.with_name(f"{name}.flac"))
+    audio.unlink()
+    rewritten(audio, lambda text: "".join(f"{name}{between}WORD OF {name}\n" for name in ("my  file", "my  file 2", "my")))
+    found = {each.id: each.reference for each in read_folder(tmp_path, "split", "name").utterances}
+    assert found == {"my": "WORD OF my", "my  file": "WORD OF my file", "my  file 2": "WORD OF my file 2"}
+
+
+@pytest.mark.parametrize("written", ["ABC-1", "abc-1.flac", "ABC-1.FLAC"])
+def test_an_id_that_is_spelt_in_another_way_is_named(tmp_path: Path, written: str) -> None:
+    audio = add(tmp_path / "split", IDS[0])
+    rewritten(audio, lambda text: text.replace(IDS[0], written))
+    audio.rename(audio.with_name("abc-1.flac"))
+    assert f"It has one for {written}: write ids as the file names without their suffix." in refused(tmp_path, "split")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_transcripts_of_windows_programs_are_read(tmp_path: Path, encoding: str, end: str) -> None:
+    audio = add(tmp_path / "split", IDS[0], "\u00c9T\u00c9\u00a0CHAUD")
+    add(tmp_path / "split", "121-121726-0001", "TWO")
+    rewritten(audio, lambda text: text.replace("\n", end), encoding=encoding)
+    assert [each.reference for each in read_folder(tmp_path, "split", "name").utterances] == ["\u00c9T\u00c9 CHAUD", "TWO"]
+
+
+def test_a_split_in_place_of_its_folder_is_told_how_to_name_it(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = refused(corpus / "test-clean")
+    assert sentence.endswith(f"--data {corpus} --split test-clean.")
+    monkeypatch.chdir(corpus / "test-clean")
+    assert refused(Path()).endswith(f"--data {corpus} --split test-clean.")
+
+
+def test_two_recordings_of_one_name_should_be_renamed(tmp_path: Path) -> None:
+    first = add(tmp_path / "split", "1-1-01")
+    second = tmp_path / "split" / "2" / "1" / first.name
+    second.parent.mkdir(parents=True)
+    shutil.copy(first, second)
+    assert refused(tmp_path, "split").endswith("have the same id 1-1-01. Rename one of them, and its line in the transcript file.")
