@@ -194,3 +194,15 @@ def test_an_mp3_whose_length_is_only_estimated_is_read_to_its_end(tmp_path: Path
     start = content.rindex(b"\xff", 0, mark - 3)
     following = content.index(content[start : start + 2], mark)
     assert count(tmp_path, content[following:]) >= 100_000 + 2 * len(SPEECH)
+
+
+@pytest.mark.parametrize(("format_", "claimed"), [("AU", b"\xff" * 4), ("AU", b"\0" * 4), ("AU", b"\0\0\1\0")])
+def test_a_header_that_leads_beyond_the_end_of_the_file_is_told(tmp_path: Path, format_: str, claimed: bytes) -> None:
+    whole = encoded(format_)
+    assert "is cut short" in refused(tmp_path, whole[:4] + b"\x7f\xff\xff\0" + claimed + whole[12:])
+
+
+def test_a_caf_that_ends_within_the_header_of_its_samples_is_told(tmp_path: Path) -> None:
+    whole = encoded("CAF")
+    start = whole.index(b"data") + 12  # -1: until the end of the file
+    assert "is cut short" in refused(tmp_path, whole[: start - 8] + b"\xff" * 8)

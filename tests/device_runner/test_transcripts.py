@@ -1,5 +1,6 @@
 """Transcripts and timings: one line per utterance, even if writing is interrupted."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,9 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path: Path, line: str) -> N
         read_timings(path)
 
 
-@pytest.mark.parametrize("changes", [{"words": 0}, {"deletions": -1}, {"audio_seconds": 0}, {"colour": "red"}, {"hypothesis": None}])
+@pytest.mark.parametrize(
+    "changes", [{"words": 0}, {"deletions": -1}, {"audio_seconds": 0}, {"audio_seconds": math.inf}, {"colour": "red"}, {"hypothesis": None}]
+)
 def test_impossible_entries_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         transcript(**changes)  # type: ignore[arg-type]
@@ -93,3 +96,5 @@ def test_impossible_entries_are_refused(changes: dict[str, object]) -> None:
 def test_no_time_is_negative() -> None:
     with pytest.raises(ValidationError):
         Timing(id="1-1-0000", compute_seconds=-1)
+    with pytest.raises(ValidationError):
+        Timing(id="1-1-0000", compute_seconds=math.inf)

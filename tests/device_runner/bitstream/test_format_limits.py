@@ -8,6 +8,7 @@ import pytest
 
 from device_runner.bitstream.format import (
     LONGEST_HEADER,
+    LONGEST_INFLATED,
     MAGIC,
     PREFIX,
     VERSION,
@@ -89,6 +90,11 @@ def test_what_follows_the_end_is_refused() -> None:
 def test_the_longest_header() -> None:
     assert told(PREFIX.pack(MAGIC, VERSION, LONGEST_HEADER, 0)).startswith(f"The bitstream is cut: {LONGEST_HEADER} of")
     assert "at most 4194304 are allowed" in told(PREFIX.pack(MAGIC, VERSION, LONGEST_HEADER + 1, 0))
+
+
+def test_a_small_header_of_a_large_tree_is_refused() -> None:
+    tree = b'{"codec":"x","records":[],"parameters":{"a":[' + b"[]," * (LONGEST_INFLATED // 3)
+    assert told(packed(zlib.compress(tree))).endswith("it is cut, too long, or followed by other data.")
 
 
 @pytest.mark.parametrize("size", [0, 1, 2])

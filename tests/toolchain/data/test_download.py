@@ -278,6 +278,42 @@ def test_members_that_escape(tmp_path: Path, files: dict[str, bytes], links: dic
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.tar.gz"]
 
 
+def crafted(path: Path, content: bytes = b"", **fields: object) -> Path:
+    """Write an archive of one file whose header has these fields."""
+    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT if "type" in fields else tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("top/a")
+        member.size = len(content)
+        for name, value in fields.items():
+            setattr(member, name, value)
+        tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mtime": 2**70},
+        {"pax_headers": {"GNU.sparse.size": "1e999"}},
+        {"pax_headers": {"path": "a\0b"}},
+        {"pax_headers": {"GNU.sparse.map": "x"}},
+    ],
+)
+def test_absurd_headers_are_told_in_a_sentence(tmp_path: Path, fields: dict[str, object]) -> None:
+    with pytest.raises(AsrDeployError, match=r"a\.tar\.gz is damaged or not a tar archive"):
+        unpack_tar(crafted(tmp_path / "a.tar.gz", b"x", **fields), tmp_path / "sets")
+    assert tree(tmp_path / "sets") == {}
+
+
+def test_a_small_archive_of_large_files_is_not_unpacked(tmp_path: Path) -> None:
+    archive = crafted(tmp_path / "a.tar.gz", bytes(module.SMALL + 10**7))
+    with pytest.raises(AsrDeployError, match=r"a\.tar\.gz is not safe to unpack: its files have more than \d+ bytes"):
+        unpack_tar(archive, tmp_path / "sets")
+    sparse = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40)}
+    with pytest.raises(AsrDeployError, match=r"b\.tar\.gz is not safe to unpack"):
+        unpack_tar(crafted(tmp_path / "b.tar.gz", b"x", pax_headers=sparse), tmp_path / "sets")
+    assert tree(tmp_path / "sets") == {}
+
+
 def test_absolute_members_stay_inside(tmp_path: Path) -> None:
     unpack_tar(archive_of(tmp_path / "a.tar.gz", {"/top/a": b"a"}), tmp_path / "sets")
     assert tree(tmp_path / "sets") == {"top/a": b"a"}

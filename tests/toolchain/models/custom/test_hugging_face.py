@@ -231,6 +231,7 @@ REFUSED: list[tuple[Damage, str]] = [
     (vocabulary({"a": "one"}), "the token “a” has the index 'one'"),
     (vocabulary({"ä": 400}), "“ä” \\(index 400\\) has no output"),
     (tokenizer(pad_token="<nothing>"), "vocab.json does not contain the tokenizer's pad_token “<nothing>”"),
+    (tokenizer(added_tokens_decoder={"1" * 5000: {"content": "<x>"}}, tokenizer_class="W"), "tokenizer_class is W"),
     (tokenizer(tokenizer_class="WhisperTokenizer"), "tokenizer_class is WhisperTokenizer"),
     (
         lambda folder: change(

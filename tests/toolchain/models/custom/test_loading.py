@@ -156,6 +156,8 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: path.unlink(), "mine.toml does not exist"),
     (lambda path: path.write_text("labels = ["), "is not TOML"),
     (lambda path: path.write_bytes(b"\xff\xfe\xff"), "is not TOML"),
+    (changed("sample_rate = 16000", "sample_rate = " + "1" * 5000), "is not TOML: a number has too many digits"),
+    (changed("labels = ", f'weights = "{"x" * 300}.pt"\nlabels = '), "xxx.pt do not exist"),
     (changed("labels = ", "lables = "), "Unknown entry “lables”. Did you mean labels?"),
     (changed("sample_rate = 16000", ""), "mine.toml: add sample_rate."),
     (changed("sample_rate = 16000", "sample_rate = 16"), "the sample rate 16 is not valid"),
