@@ -13,7 +13,7 @@ from typing import Protocol
 
 from device_runner.contract import Heard, Kind, Result, Timed, job_digest, job_text, lines_path, parse_line, read_lines, read_result
 from device_runner.errors import AsrDeployError, DeviceFailed
-from device_runner.files import cache_folder, write_text
+from device_runner.files import cache_folder, lock, write_text
 from device_runner.jobs import Task
 from device_runner.package import NAME, ROOT
 
@@ -146,10 +146,8 @@ def _hand_on(lines: Path, offset: int, progress: Progress) -> int:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Lock a job's folder, so that a second process with the same job waits for the first."""
-    import fcntl  # missing on Windows, where this module must still be importable
-
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        lock(file.fileno(), folder.parent)
         folder.mkdir(exist_ok=True)
         yield

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -41,6 +42,8 @@ def cache_folder() -> Path:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``. It replaces ``path`` on success and is removed on failure.
 
+    If ``path`` is a link, the file that it leads to is written. Permissions follow the umask.
+
     Args:
         path: File to write.
 
@@ -49,17 +52,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not path.is_file() and not path.is_dir():  # a rename by root would replace the device by a file
         raise AsrDeployError(f"Cannot write {path}: it is a device or a pipe, not a file. Choose another path.")
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _unused(target, target.suffix)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as error:
         raise AsrDeployError(f"Cannot write {path}: {error.strerror}.") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp creates files that only their owner can read
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise AsrDeployError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
@@ -69,6 +71,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(folder: Path, *, owned: Callable[[Path], bool]) -> Iterator[Path]:
     """Yield a temporary folder that replaces ``folder`` on success and is removed on failure.
+
+    If ``folder`` is a link, the folder that it leads to is replaced. Permissions follow the umask.
 
     Args:
         folder: Folder to create or replace.
@@ -81,28 +85,58 @@ def atomic_folder(folder: Path, *, owned: Callable[[Path], bool]) -> Iterator[Pa
         raise AsrDeployError(f"{folder} is the current folder. Choose another folder for the output.")
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or owned(folder))):
         raise AsrDeployError(f"{folder} exists and was not created by asrdeploy. Choose another folder, or delete it.")
+    target = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _unused(target)
+        temporary.mkdir()
     except OSError as error:
         raise AsrDeployError(f"Cannot write {folder}: {error.strerror}.") from error
     try:
-        temporary.chmod(0o755)
         yield temporary
         old = temporary.with_name(temporary.name + ".old")
-        if folder.exists():
-            folder.rename(old)
+        if target.exists():
+            target.rename(old)
         try:
-            temporary.rename(folder)
+            temporary.rename(target)
         except OSError:
             if old.exists():
-                old.rename(folder)
+                old.rename(target)
             raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise AsrDeployError(f"Cannot write {folder}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unused(path: Path, suffix: str = "") -> Path:
+    """Return a hidden name beside ``path``. ``tempfile`` would create it for its owner alone, whatever the umask says."""
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}{suffix[:20]}")  # 50: names have at most 255 bytes
+
+
+def lock(file: int, path: Path, *, wait: bool = True) -> None:
+    """Lock an open file or folder against other processes, until it is closed.
+
+    Args:
+        file: Its descriptor.
+        path: What is locked, for messages.
+        wait: Whether to wait until another process releases the lock.
+
+    Raises:
+        BlockingIOError: Another process holds the lock, and ``wait`` is false.
+        AsrDeployError: The file system has no locks, as some network file systems.
+    """
+    import fcntl  # missing on Windows, where this module must still be importable
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise AsrDeployError(
+            f"{shown(path)} cannot be locked: {error.strerror}. Choose a folder on a file system with locks, such as a local disk."
+        ) from error
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from urllib.parse import unquote
 
 from device_runner.errors import AsrDeployError
-from device_runner.files import atomic_folder, atomic_path, cache_folder
+from device_runner.files import atomic_folder, atomic_path, cache_folder, lock
 from device_runner.package import NAME, ROOT
 
 RECIPE = 1  # raise it whenever the code below builds a different runtime from the same lists
@@ -230,12 +230,10 @@ def _digest(*parts: bytes) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    import fcntl  # not on Windows, where this module is imported too
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".arm64.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file.fileno(), folder)
             yield
     except OSError as error:
         raise AsrDeployError(f"Cannot write {folder}: {error.strerror or error}.") from error

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from device_runner.artifact import MANIFEST, Artifact, open_artifact
 from device_runner.audio import resample
@@ -116,7 +117,7 @@ class Transcriber:
         """Return the logits ``[frames, labels]`` of a waveform.
 
         Args:
-            waveform: Samples ``[samples]`` in -1 to 1, mono, as float32.
+            waveform: Samples ``[samples]`` in -1 to 1, mono, as an array of float32. A list or a PyTorch tensor is converted.
             sample_rate: Sample rate of the waveform in hertz (default: the model's). Another rate is resampled.
 
         Raises:
@@ -124,7 +125,7 @@ class Transcriber:
                 or too long, or cannot be resampled.
             ValueError: A device runs the artifact; see ``running``.
         """
-        samples = np.asarray(waveform)
+        samples = _as_array(waveform)
         if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
             raise AsrDeployError(
                 f"The waveform has shape {samples.shape} and type {samples.dtype}. Give one channel of float32 samples in -1 to 1."
@@ -147,6 +148,19 @@ class Transcriber:
         if threads == self.threads or self.opener is None:
             return self
         return replace(self, engine=self.opener(threads), threads=threads)
+
+
+def _as_array(waveform: Any) -> npt.NDArray[Any]:
+    """Return a waveform as an array, from whatever holds samples."""
+    try:
+        if hasattr(waveform, "detach"):  # a PyTorch tensor: with gradients, on a GPU, or of a type that numpy lacks
+            waveform = waveform.detach().cpu()
+            waveform = waveform.float() if waveform.is_floating_point() else waveform
+        return np.asarray(waveform)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AsrDeployError(
+            f"The waveform is a {type(waveform).__name__} that has no samples. Give one channel of float32 samples in -1 to 1."
+        ) from error
 
 
 def open_transcriber(

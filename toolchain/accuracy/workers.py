@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -185,9 +186,22 @@ def _threads(transcriber: Transcriber, workers: int) -> Iterator[Callable[[Utter
 def _processes(transcriber: Transcriber, workers: int) -> Iterator[Callable[[Utterance], "Future[Transcription]"]]:
     """Yield a function that submits an utterance to processes, each with its own engine."""
     assert transcriber.artifact is not None, "only engines of artifacts cannot be shared"
+    _check_script()
     begun = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (transcriber.artifact, transcriber.threads))
     with shut_down(begun) as processes:
         yield lambda utterance: processes.submit(_work, utterance)
+
+
+def _check_script() -> None:
+    """Refuse a script without the condition that keeps new processes, which run it again, from repeating its calls."""
+    program = sys.modules["__main__"]
+    path = getattr(program, "__file__", None)
+    if program.__spec__ is not None or path is None or not Path(path).is_file():  # a module, or a notebook
+        return
+    if "__main__" not in Path(path).read_text(encoding="utf-8", errors="replace"):
+        raise AsrDeployError(
+            f'{path} would run again in every worker process. Put its calls below `if __name__ == "__main__":`, or use one worker.'
+        )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TimeRemai
 
 from device_runner.bitstream.receiver import PASSING_STATUS, RETRY_PAUSES, SOCKET_TIMEOUT
 from device_runner.errors import AsrDeployError
-from device_runner.files import sha256_of
+from device_runner.files import lock, sha256_of
 from device_runner.terminal import PlainConsole, plain_column
 
 CHUNK = 1 << 18  # bytes
@@ -78,16 +78,14 @@ def download(url: str, path: Path, *, sha256: str | None, progress: bool = True)
 @contextmanager
 def _held(part: Path, name: str, said: bool) -> Iterator[None]:
     """Lock ``part`` against other processes, creating it if needed; ``said`` reports the wait. An empty file is removed at the end."""
-    import fcntl  # not on Windows, where this module is imported too
-
     while True:
         with part.open("ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file.fileno(), part.parent, wait=False)
             except BlockingIOError:
                 if said:
                     PlainConsole(stderr=True).print(f"Waiting for another process that is downloading {name}.")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock(file.fileno(), part.parent)
             if not _is_at(file, part):  # the other process has renamed or removed the file
                 continue
             try:
@@ -323,11 +321,9 @@ class _Bounded:
 @contextmanager
 def _workplace(folder: Path) -> Iterator[Path]:
     """Lock ``folder``, remove what killed processes left in it, and yield a temporary folder in it."""
-    import fcntl  # not on Windows, where this module is imported too
-
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor, folder)
         for left in folder.glob(f"{UNPACKING}*"):
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=UNPACKING, dir=folder, ignore_cleanup_errors=True) as temporary:

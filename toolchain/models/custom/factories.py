@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torchaudio.models import Wav2Vec2Model
 
 from device_runner.bitstream.network import Network
@@ -38,8 +39,9 @@ class CtcModel:
         ...     return asrdeploy.CtcModel(MyNetwork(), labels=["-", "|", "A", "B"])  # doctest: +SKIP
 
     Args:
-        network: Network that returns CTC logits ``[batch, frames, labels]`` for a waveform ``[batch, samples]``, alone or first in a
-            tuple. It must accept batch 1 and any length. It is changed, so the factory must create a new one in every call.
+        network: Network that returns CTC logits ``[batch, frames, labels]`` for a waveform ``[batch, samples]``: alone, first in a
+            tuple, or as ``logits`` in a dict, as models of transformers do. It must accept batch 1 and any length, and always return
+            the same. It is changed, so the factory must create a new one in every call.
         labels: Labels by index of the logits.
         sample_rate: Sample rate of the waveform in hertz.
         blank: Label or index of the blank.
@@ -75,7 +77,9 @@ class CustomNetwork(nn.Module):
     def forward(self, waveform: Tensor) -> tuple[Tensor, None]:
         """Return logits ``[batch, frames, labels]`` for a waveform ``[batch, samples]``, and None for their lengths."""
         logits = self.network(waveform)
-        if not isinstance(logits, Tensor):
+        if isinstance(logits, Mapping):
+            logits = logits["logits"]
+        elif not isinstance(logits, Tensor):
             logits = logits[0]
         return (logits if self.in_order else logits.index_select(-1, self.order)), None
 
@@ -118,6 +122,11 @@ def load_factory(name: str) -> AnchorModel:
     if made.network in _taken:
         raise AsrDeployError(f"{name} returned the network of an earlier call, which asrdeploy changed. Create a new one in every call.")
     _taken.add(made.network)
+    empty = next((each for each, parameter in made.network.named_parameters() if is_lazy(parameter)), None)
+    if empty is not None:
+        raise AsrDeployError(
+            f"{name} returned a network whose weights do not exist yet, first {empty}. Run the network once in the factory."
+        )
     broken = not_finite(weights_in(made.network))
     if broken:
         raise AsrDeployError(f"{name} returned NaN or infinite weights, first in {broken[0]}.")
@@ -191,7 +200,9 @@ def _try(model: AnchorModel, name: str) -> int:
     recogniser = Recogniser(model.network, normalised_waveform=model.case.anchor.normalised_waveform)
     noise = 0.1 * torch.randn(1, int(SHORT_SECONDS * rate), generator=torch.Generator().manual_seed(0))
     try:
-        logits = recogniser(noise)
+        logits, again = recogniser(noise), recogniser(noise)
+    except KeyError as error:
+        raise AsrDeployError(f"{name}: the network returns a dict without {error}. It must return logits [1, frames, {width}].") from error
     except Exception as error:  # whatever a user's network does
         raise AsrDeployError(f"{name}: the network fails on {SHORT_SECONDS:g} s of audio: {_said(error)}.") from error
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[0] != 1 or not logits.is_floating_point():
@@ -206,6 +217,11 @@ def _try(model: AnchorModel, name: str) -> int:
         )
     if not logits.isfinite().all():
         raise AsrDeployError(f"{name}: the network returns NaN or infinite logits for {SHORT_SECONDS:g} s of audio.")
+    if logits.shape != again.shape or not torch.allclose(logits, again, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
+        raise AsrDeployError(
+            f"{name}: the network returns other logits each time for the same audio. Switch off what is random, such as dropout: "
+            "torch.nn.functional.dropout needs training=self.training."
+        )
     shortest = shortest_input(lambda samples: recogniser(noise[:, :samples]).shape[1], noise.shape[1])
     if shortest is None:
         raise AsrDeployError(f"{name}: the network returns no frame for {SHORT_SECONDS:g} s of audio. It must accept this length.")
