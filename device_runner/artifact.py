@@ -43,14 +43,14 @@ class Manifest(BaseModel):
     scheme: str
     codec: str | None = Field(default=None, description="codec whose decoded weights were exported, with its parameters")
     transmitted_bytes: int | None = Field(default=None, description="size of the codec's bitstream; None if the artifact itself is sent")
-    files: Annotated[tuple[ModelFile, ...], Field(min_length=1)]
-    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    files: Annotated[tuple[ModelFile, ...], Field(min_length=1, fail_fast=True)]
+    labels: Annotated[tuple[str, ...], Field(min_length=2, fail_fast=True)]
     sample_rate: Annotated[int, Field(gt=0)]
     normalised_waveform: bool = Field(description="whether the graph normalises the waveform itself, so that clients pass raw samples")
     parameters: Annotated[int, Field(gt=0)]
     minimum_samples: Annotated[int, Field(ge=1)] = Field(description="shortest waveform that gives one frame")
     maximum_samples: int | None = Field(default=None, description="longest accepted waveform; None if unlimited")
-    rewrites: tuple[str, ...] = Field(default=(), description="changes made to the module before the export")
+    rewrites: tuple[str, ...] = Field(default=(), fail_fast=True, description="changes made to the module before the export")
     planned_bytes: int | None = Field(default=None, description="memory that the runtime reserves for the longest waveform")
     delegated: dict[str, int] = Field(default_factory=dict, description="number of operators in the delegate, by name")
     portable: dict[str, int] = Field(default_factory=dict, description="number of operators left to portable kernels, by name")
@@ -59,9 +59,9 @@ class Manifest(BaseModel):
     )
     quantised: dict[str, int] = Field(default_factory=dict, description="number of operators or layers, by how they are quantised")
     tuned_on: tuple[str, ...] = Field(
-        default=(), description="ids of the utterances used to calibrate the codec or the scheme; never used to measure WER"
+        default=(), fail_fast=True, description="ids of the utterances used to calibrate the codec or the scheme; never used to measure WER"
     )
-    parity: tuple["Parity", ...] = ()
+    parity: tuple["Parity", ...] = Field(default=(), fail_fast=True)
     versions: dict[str, str]
 
 

@@ -49,7 +49,7 @@ class Job(_Record):
     mode: Literal["accuracy", "latency"]
     artifact: Digest = Field(description="sha256 of the artifact's manifest.json, which lists the sha256 of its files")
     files: str = Field(default="files", description="folder of the files, relative to the job's folder; files are named by their sha256")
-    audio: Annotated[tuple[Audio, ...], Field(min_length=1)]
+    audio: Annotated[tuple[Audio, ...], Field(min_length=1, fail_fast=True)]
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     provider: Literal["cpu", "xnnpack", "nnapi"] = Field(default="cpu", description="execution provider of ONNX Runtime")
     logits: bool = Field(default=False, description="accuracy: whether to return the logits, for comparing devices")
@@ -80,7 +80,7 @@ class Timed(_Record):
 
     id: str
     audio_seconds: Annotated[float, Field(gt=0)]
-    samples: Annotated[tuple[Seconds, ...], Field(min_length=1)]
+    samples: Annotated[tuple[Seconds, ...], Field(min_length=1, fail_fast=True)]
 
 
 class DeviceFacts(_Record):
@@ -120,8 +120,8 @@ class Result(_Record):
     runner: str = Field(description="python, jvm or app")
     provider: str = "cpu"
     error: str | None = Field(default=None, description="why the job did not finish")
-    transcripts: tuple[Heard, ...] = Field(default=(), description="accuracy: transcripts in the order of the job")
-    timings: tuple[Timed, ...] = Field(default=(), description="latency: times in the order of the job")
+    transcripts: tuple[Heard, ...] = Field(default=(), fail_fast=True, description="accuracy: transcripts in the order of the job")
+    timings: tuple[Timed, ...] = Field(default=(), fail_fast=True, description="latency: times in the order of the job")
     resumed: int = Field(default=0, description="accuracy: number of recordings that an earlier process had finished")
     import_seconds: Seconds | None = Field(default=None, description="time to import the runtime")
     load_seconds: Seconds | None = Field(default=None, description="time to load the model file into a session that can run")

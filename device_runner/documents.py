@@ -10,7 +10,7 @@ from typing import Any
 from device_runner.errors import AsrDeployError
 from device_runner.files import file_bytes, shown
 
-LARGEST_JSON, LARGEST_TOML = 1 << 26, 1 << 20  # bytes; a vocabulary of 65,536 tokens has about 2 MB
+LARGEST_JSON, LARGEST_TOML = 1 << 24, 1 << 20  # bytes; a vocabulary of 65,536 tokens has about 2 MB
 # Byte order marks, which Windows programs write. Those of UTF-32 begin with those of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -26,7 +26,7 @@ class DeviceFailed(AsrDeployError):
 
 def first_problem(error: "ValidationError") -> str:
     """Return the first validation problem and its location, without a full stop: ``files.0.bytes: Input should be …``."""
-    first = error.errors()[0]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]  # a list of them all: as small as possible
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].rstrip("."))))
 
 

@@ -60,10 +60,10 @@ class Header(BaseModel):
         default=None, description="digest of the base weights of an update; None if the bitstream is not an update"
     )
     tuned_on: tuple[str, ...] = Field(
-        default=(), description="ids of the utterances that the codec was calibrated on; they must not be used for WER"
+        default=(), fail_fast=True, description="ids of the utterances that the codec was calibrated on; they must not be used for WER"
     )
     network: Network | None = Field(default=None, description="network of a custom model; None for the model of a test case")
-    records: tuple[Record, ...] = ()
+    records: tuple[Record, ...] = Field(default=(), fail_fast=True)
 
     @property
     def configuration(self) -> str:

@@ -50,7 +50,7 @@ class Network(BaseModel):
     factory: Annotated[str, Field(max_length=300)] | None = Field(
         default=None, description="package.module:factory, for information and comparison; a receiver never imports it from a file"
     )
-    labels: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(min_length=2, max_length=65_536)] = Field(
+    labels: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(min_length=2, max_length=65_536, fail_fast=True)] = Field(
         description="labels by index: the blank first, | for the space between words, an empty text for a label that prints nothing"
     )
     sample_rate: Annotated[int, Field(ge=LOWEST_RATE, le=HIGHEST_RATE)]

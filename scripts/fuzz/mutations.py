@@ -183,7 +183,7 @@ def _change(rng: Random, parent: Any) -> None:
     elif action == 4:
         parent[key] = _near(rng, parent[key])
     elif action == 5 and isinstance(parent[key], list) and len(parent[key]) < 500:
-        parent[key] = parent[key] * rng.choice((0, 2, 100))
+        parent[key] = parent[key] * rng.choice((0, 2, 40))
     else:
         parent[key] = hostile_value(rng)
 

@@ -34,7 +34,7 @@ class Reader:
     valid: Callable[[Path], Sequence[Case]]
     change: Callable[[Random, Case], Case]
     read: Callable[[Path], object]
-    memory: int = 128 * MEGABYTE
+    memory: int = 256 * MEGABYTE  # parsers of JSON take up to 130 times the size of a text
     seconds: int = 20
     examples: int = 100
 

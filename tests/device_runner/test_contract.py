@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
-from device_runner.contract import Heard, parse_line, read_lines
+from device_runner.artifact import Manifest
+from device_runner.bitstream.format import Header
+from device_runner.contract import Heard, Job, Result, Timed, parse_line, read_lines
 from device_runner.errors import AsrDeployError
 
 JOB = "0" * 64
@@ -28,3 +31,14 @@ def test_damaged_lines_of_an_earlier_process_are_forgotten(line: bytes, first: b
     lines[0 if first else 1] = line
     (tmp_path / "a").write_bytes(b"\n".join([*lines, b""]))
     assert read_lines(tmp_path / "a", JOB) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(Manifest, "labels"), (Manifest, "files"), (Job, "audio"), (Result, "transcripts"), (Timed, "samples"), (Header, "records")],
+)
+def test_a_list_of_many_wrong_values_is_refused_at_the_first(kind: type[BaseModel], field: str) -> None:
+    """pydantic would keep an error of 400 bytes for each value, which takes one byte in the file."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({field: ["x"] * 10_000 if field != "labels" else [0] * 10_000})
+    assert caught.value.error_count() < 20

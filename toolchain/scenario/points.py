@@ -59,7 +59,7 @@ class Curve(BaseModel):
     anchor_wer_interval: tuple[float, float]
     anchor_evaluation: Path = Field(description="folder of the anchor's transcripts; in files relative to the file")
     wer_range: Annotated[float, Field(ge=0)]
-    points: tuple[Point, ...]
+    points: Annotated[tuple[Point, ...], Field(fail_fast=True)]
     machine: dict[str, Any]
 
     @property
