@@ -27,6 +27,9 @@ Common to all commands:
 - A model is a test case (its number or name) or a [custom model](../custom-models.md): a Hugging Face folder, `FILE.toml`, or
   `package.module:factory`.
 - Interrupted runs resume when you repeat the command.
+- A path may begin with `~/` or `~user/`, in options such as `--output=~/results` and in TOML files.
+- Names of files and models are printed as they are. A byte that is not UTF-8 is printed as an escape, for example `\\xe9`. In JSON it
+  is `\\udce9`, from which Python's `os.fsencode` makes the byte again.
 
 | exit code | meaning |
 | --- | --- |

@@ -80,6 +80,7 @@ def run(application: typer.Typer) -> None:
         raise
     finally:
         give_output_back()
+        logging.getLogger("asrdeploy").removeHandler(COMPLAINTS)
 
 
 def _add(command: Callable[..., None], group: str) -> None:
