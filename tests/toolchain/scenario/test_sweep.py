@@ -330,7 +330,7 @@ def test_methods_that_never_meet_are_not_compared() -> None:
 
 
 def test_curves_of_other_anchors_are_not_mixed() -> None:
-    with pytest.raises(AsrDeployError, match="of one and two have different anchor WERs: 0.02 and 0.03"):
+    with pytest.raises(AsrDeployError, match=r"of one and two have different anchor WERs: 0\.02 and 0\.03"):
         merged([curve(point("a", 100, 0.06)), curve(point("b", 100, 0.06), anchor=0.03)], ["one", "two"])
     once = merged([curve(point("a", 100, 0.06)), curve(point("a", 100, 0.06), point("b", 100, 0.06))])
     assert [each.method for each in once.points] == ["a", "b"]
@@ -355,7 +355,7 @@ def test_a_report_by_commands(cli: Callable[..., Completed], tmp_path: Path) -> 
     done = cli("report", "one", "two", "-o", "out")
     assert done.returncode == 0 and "+30.0%" in done.stdout and "a has 3 points in the WER range" in done.stderr
     out = tmp_path / "out"
-    names = {"points.csv", "points.json", "savings.json", "comparisons.json", "curve.png", "curve.svg", "report.html"}
+    names = {"points.csv", "points.json", "savings.json", "comparisons.json", "curve.png", "curve.svg", "report.html", "inputs.json"}
     assert {path.name for path in out.iterdir()} == names and "contains no transcripts, so a-100 is not compared" in done.stderr
     assert len(list(csv.DictReader((out / "points.csv").open()))) == 8
     assert json.loads((out / "savings.json").read_text())[0].keys() == {"method", "against", "share", "wer"}
