@@ -1,5 +1,6 @@
 """Command line of the fuzzer."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,7 @@ def run_readers(
             raise nearest(name, READERS, "reader")
     failed = False
     for name in chosen:
-        summary = run(READERS[name], seed=seed, cases=cases, seconds=60 * minutes, kept=output)
+        summary = run(READERS[name], seed=seed, cases=cases, seconds=60 * minutes, kept=output, say=partial(print, flush=True))
         print(summary, flush=True)
         for kind, count in summary.failures.most_common():
             print(f"  {kind} (kept: {count})", flush=True)
