@@ -1,5 +1,6 @@
 """A local file server that can misbehave like real servers."""
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +31,8 @@ class FileServer:
 
 
 @contextmanager
-def serving(files: dict[str, bytes | mmap]) -> Iterator[FileServer]:
-    """Serve ``files`` (by path, such as ``/a.tar.gz``) until the end of the block."""
+def serving(files: dict[str, bytes | mmap], certificate: ssl.SSLContext | None = None) -> Iterator[FileServer]:
+    """Serve ``files`` (by path, such as ``/a.tar.gz``) until the end of the block, over HTTPS if there is a certificate for localhost."""
     state = FileServer(files)
 
     class Handler(BaseHTTPRequestHandler):
@@ -75,9 +76,11 @@ def serving(files: dict[str, bytes | mmap]) -> Iterator[FileServer]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        server.socket = certificate.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
+    state.url = f"http://127.0.0.1:{server.server_port}" if certificate is None else f"https://localhost:{server.server_port}"
     try:
         yield state
     finally:

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import asrdeploy
 from device_runner.artifact import Artifact
@@ -199,6 +201,10 @@ def test_warnings_are_logged_and_nothing_is_printed(
         (np.full(16_000, 1e300), 16_000, "NaN or infinity"),
         (np.zeros(0, np.float32), 48_000, "no samples"),
         ([[0.1, "a"]], 16_000, "type <U"),
+        ([[0.1], [0.1, 0.2]], 16_000, "a list that has no samples"),
+        (torch.zeros(16_000, device="meta"), 16_000, "a Tensor that has no samples"),
+        (torch.zeros(1, 16_000), 16_000, r"shape \(1, 16000\)"),
+        (torch.zeros(16_000, dtype=torch.int16), 16_000, "type int16"),
         (np.zeros(16_000, np.float32), 44_100.0, "whole number of hertz"),
         (np.zeros(16_000, np.float32), 0, "whole number of hertz"),
     ],
@@ -210,7 +216,9 @@ def test_what_is_no_waveform_is_refused_in_a_sentence(tiny_fp32: Artifact, wavef
 
 def test_a_waveform_may_be_a_view_of_another_type(tiny_fp32: Artifact, speech: tuple[Utterance, ...]) -> None:
     waveform = read_audio(speech[0].path, 16_000)
-    for each in (waveform.astype(np.float64), np.repeat(waveform, 2)[::2], waveform[::-1][::-1], waveform.tolist()):
+    tensor = torch.from_numpy(waveform)
+    tensors: tuple[Any, ...] = (tensor, tensor.clone().requires_grad_(), tensor.bfloat16(), tensor.half())
+    for each in (waveform.astype(np.float64), np.repeat(waveform, 2)[::2], waveform[::-1][::-1], waveform.tolist(), *tensors):
         assert asrdeploy.load(tiny_fp32.folder).transcribe(each, 16_000) == speech[0].reference
 
 

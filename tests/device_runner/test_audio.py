@@ -205,3 +205,31 @@ def test_samples_that_are_absurdly_large(tmp_path: Path, value: float) -> None:
 def test_encodings_of_telephony_are_read_whole(kind: str, encoding: str, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "call", 0.3 * np.sin(np.arange(16_000) / 10), 8_000, format=kind, subtype=encoding)
     assert 16_000 <= len(read_audio(tmp_path / "call", 8_000)) < 16_500
+
+
+def test_a_file_beside_the_recording_that_carries_its_name_is_not_read(tmp_path: Path) -> None:
+    """macOS leaves ``._NAME`` with the resource fork on foreign disks; libsndfile takes the recording for Sound Designer II then."""
+    path = written(tmp_path / "a.mp3")
+    data = path.read_bytes()
+    if data[:3] == b"ID3":
+        data = data[10 + sum(each << 7 * place for place, each in enumerate(reversed(data[6:10]))) :]
+    path.write_bytes(data)
+    expected = read_audio(path, 16_000)
+    fork = (0x100, 0x100, 0, 30, *[0] * 62, 0x100, 0x100, 0, 30, 0, 0x1C_0000, 0x1E_FFFF, 0)
+    entries = (0x0005_1607, 0x0002_0000, *[0] * 4, 2 << 16)
+    head = b"".join(each.to_bytes(4, "big") for each in entries)[:26] + b"".join(
+        each.to_bytes(4, "big") for each in (9, 50, 32, 2, 82, 286)
+    )
+    path.with_name("._a.mp3").write_bytes(head + bytes(32) + b"".join(each.to_bytes(4, "big") for each in fork))
+    np.testing.assert_array_equal(read_audio(path, 16_000), expected)
+
+
+SUBTYPES = ("PCM_U8", "PCM_32", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM")
+ENCODINGS = [(form, each) for form in ("WAV", "WAVEX", "W64") for each in SUBTYPES if soundfile.check_format(form, each)]
+
+
+@pytest.mark.parametrize(("form", "subtype"), ENCODINGS)
+def test_telephone_and_studio_encodings_are_read(tmp_path: Path, form: str, subtype: str) -> None:
+    soundfile.write(tmp_path / "a.wav", SPEECH, 8_000, format=form, subtype=subtype)
+    samples = read_audio(tmp_path / "a.wav", 8_000)[: len(SPEECH)]
+    assert np.corrcoef(samples, SPEECH)[0, 1] > 0.95

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_runner.errors import AsrDeployError
-from device_runner.files import atomic_folder, atomic_path, file_name_of, sha256_of, unshared, write_json, write_text
+from device_runner.files import atomic_folder, atomic_path, file_name_of, lock, sha256_of, unshared, write_json, write_text
 
 
 def ours(folder: Path) -> bool:
@@ -49,6 +50,62 @@ def test_a_file_appears_whole_with_its_folder(tmp_path: Path) -> None:
 def test_a_file_can_be_read_by_others(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    """Set the umask until the end of the test."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o077, 0o600, 0o700), (0o007, 0o660, 0o770), (0o022, 0o644, 0o755)])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: Callable[[int], int], mask: int, file: int, folder: int) -> None:
+    umask(mask)
+    for _ in range(2):  # new, and replaced
+        write_text(tmp_path / "a.json", "")
+        with atomic_folder(tmp_path / "folder", owned=lambda old: True) as temporary:
+            (temporary / "b").write_text("")
+        modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.json", "folder", "folder/b")]
+        assert modes == [file, folder, file]
+
+
+def test_a_link_stays_and_the_file_that_it_leads_to_is_written(tmp_path: Path) -> None:
+    made(tmp_path / "elsewhere", old="old")
+    for name in ("old", "new"):
+        (tmp_path / name).symlink_to(Path("elsewhere") / name)
+        write_text(tmp_path / name, "written")
+        assert (tmp_path / name).is_symlink()
+    assert content(tmp_path / "elsewhere") == {"old": "written", "new": "written"}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["elsewhere", "new", "old"]
+
+
+def test_a_link_stays_and_the_folder_that_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    made(tmp_path / "elsewhere" / "old", mark="", file="old")
+    for name in ("old", "new"):
+        (tmp_path / name).symlink_to(Path("elsewhere") / name)
+        with atomic_folder(tmp_path / name, owned=ours) as temporary:
+            (temporary / "file").write_text("new")
+        assert (tmp_path / name).is_symlink()
+    assert content(tmp_path / "elsewhere") == {"old/file": "new", "new/file": "new"}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["elsewhere", "new", "old"]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    write_text(tmp_path / ("a" * 250 + ".json"), "whole")
+    with atomic_folder(tmp_path / ("\u00e9" * 127), owned=ours) as temporary:
+        (temporary / "file").write_text("")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_that_cannot_be_locked_is_told(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_PATH)  # which the system refuses to lock, as network file systems without locks do
+    try:
+        with pytest.raises(AsrDeployError, match=r"cannot be locked: .*\. Choose a folder on a file system with locks"):
+            lock(descriptor, tmp_path)
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt, RuntimeError, AsrDeployError])

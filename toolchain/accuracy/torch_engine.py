@@ -33,7 +33,7 @@ class TorchEngine:
         if self._device.type == "cuda":
             # TensorFloat-32 rounds products to 10 bits, and transcripts must match those of the CPU.
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self._minimum = model.minimum_samples
+        self._minimum, self._sample_rate = model.minimum_samples, model.case.sample_rate
         torch.set_num_threads(threads)
 
     @torch.inference_mode()
@@ -46,6 +46,11 @@ class TorchEngine:
         try:
             result: Logits = self._recogniser(entered)[0].to("cpu", torch.float32).numpy()
         except Exception as error:  # a custom model may reject the length; a device may run out of memory
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+                seconds = waveform.size / self._sample_rate
+                raise AsrDeployError(
+                    f"There is not enough memory for a recording of {seconds:.1f} s. Split it into shorter ones."
+                ) from error
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise AsrDeployError(f"The model fails on {waveform.size} samples: {first[:300].rstrip('.')}.") from error
         return result

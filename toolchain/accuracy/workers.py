@@ -193,11 +193,13 @@ def _processes(transcriber: Transcriber, workers: int) -> Iterator[Callable[[Utt
 
 
 def _check_script() -> None:
-    """Refuse a script without the condition that keeps new processes, which run it again, from repeating its calls."""
+    """Refuse a program that new processes, which run it again, cannot find, or whose calls they would repeat."""
     program = sys.modules["__main__"]
     path = getattr(program, "__file__", None)
-    if program.__spec__ is not None or path is None or not Path(path).is_file():  # a module, or a notebook
+    if program.__spec__ is not None or path is None:  # a module, or a notebook
         return
+    if not Path(path).is_file():
+        raise AsrDeployError("Worker processes cannot run a program from standard input. Save it to a file, or use one worker.")
     if "__main__" not in Path(path).read_text(encoding="utf-8", errors="replace"):
         raise AsrDeployError(
             f'{path} would run again in every worker process. Put its calls below `if __name__ == "__main__":`, or use one worker.'

@@ -6,6 +6,7 @@ import http.client
 import lzma
 import os
 import shutil
+import ssl
 import tarfile
 import tempfile
 import time
@@ -169,10 +170,15 @@ def _fetch(url: str, part: Path, path: Path, bars: Progress, task: TaskID) -> No
             # Only growth beyond the longest part so far counts: otherwise a server that cannot resume and always cuts would loop forever.
             failures = 1 if _size(part) > most else failures + 1
             most = max(most, _size(part))
-            final = isinstance(error, urllib.error.HTTPError) and error.code not in PASSING_STATUS
+            final = (isinstance(error, urllib.error.HTTPError) and error.code not in PASSING_STATUS) or _is_untrusted(error)
             if final or failures > len(RETRY_PAUSES):
                 raise _given_up(url, path, _reason(error)) from error
             time.sleep(RETRY_PAUSES[failures - 1])
+
+
+def _is_untrusted(error: Exception) -> bool:
+    """Return whether the certificate of a server, or of the network's proxy, is unknown here. Another attempt will not change that."""
+    return isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError)
 
 
 def _reason(error: Exception) -> str:
@@ -180,6 +186,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answered {error.code} {error.reason} for {urlsplit(error.url).path}"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {cause.verify_message}; SSL_CERT_FILE names the certificates of your network"
     return str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
 
 

@@ -186,6 +186,36 @@ if __name__ == "__main__":
 """
 
 
+def test_a_script_that_every_worker_would_repeat_is_refused(tiny_int8: Artifact, tmp_path: Path) -> None:
+    lines = [line.removeprefix("    ") for line in ORPHANS.splitlines() if "__main__" not in line and "stdin" not in line]
+    script = tmp_path / "script.py"
+    script.write_text("\n".join(lines))
+    done = subprocess.run([sys.executable, script, tiny_int8.folder], capture_output=True, text=True, check=False)
+    assert f'{script} would run again in every worker process. Put its calls below `if __name__ == "__main__":`' in done.stderr
+    assert done.stderr.count("Traceback") == 1  # of the script itself: no worker has started
+    piped = [sys.executable, "-", str(tiny_int8.folder)]
+    done = subprocess.run(piped, input=script.read_text(), capture_output=True, text=True, check=False)
+    assert "Worker processes cannot run a program from standard input. Save it to a file, or use one worker." in done.stderr
+
+
+LITTLE_MEMORY = """
+import resource
+import numpy as np
+from toolchain.accuracy.transcriber import open_transcriber
+transcriber = open_transcriber("DIGITS_ASR_TINY")
+noise = 0.01 * np.random.default_rng(0).standard_normal(600 * 16_000).astype(np.float32)
+transcriber.transcribe(noise[:16_000])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, used + 200_000_000))
+transcriber.transcribe(noise)
+"""
+
+
+def test_a_recording_that_does_not_fit_into_memory_should_be_split() -> None:
+    done = subprocess.run([sys.executable, "-c", LITTLE_MEMORY], capture_output=True, text=True, check=False)
+    assert "There is not enough memory for a recording of 600.0 s. Split it into shorter ones." in done.stderr
+
+
 def test_no_worker_outlives_a_killed_parent(tiny_int8: Artifact, tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(ORPHANS)
     with subprocess.Popen(

@@ -4,9 +4,12 @@ import hashlib
 import io
 import random
 import socket
+import ssl
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -182,6 +185,21 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         sentence = refused(f"http://127.0.0.1:{taken.getsockname()[1]}/a.bin", tmp_path / "a.bin")
     assert "from 127.0.0.1 (Connection refused)" in sentence and "check the connection" in sentence
+
+
+def test_a_server_whose_certificate_is_unknown_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *names]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: pytest.fail("asked again")))
+    with serving({"/a.bin": BODY}, context) as server:
+        sentence = refused(server.url + "/a.bin", tmp_path / "a.bin")
+        assert "its certificate is not trusted: self-signed certificate; SSL_CERT_FILE names the certificates" in sentence
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert download(server.url + "/a.bin", tmp_path / "a.bin", sha256=SHA256).read_bytes() == BODY
 
 
 def test_a_server_that_falls_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

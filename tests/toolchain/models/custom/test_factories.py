@@ -80,6 +80,43 @@ def pair():
     return CtcModel(seeded(Pair), THEIRS, blank=WIDTH - 1)
 
 
+class Named(Convolutions):
+    def forward(self, waveform):
+        return {"loss": None, "logits": super().forward(waveform)}
+
+
+def named():
+    return CtcModel(seeded(Named), THEIRS, blank="-")
+
+
+class Dropping(Convolutions):
+    def forward(self, waveform):
+        return super().forward(torch.nn.functional.dropout(waveform, 0.1))
+
+
+def random():
+    return CtcModel(seeded(Dropping), LABELS)
+
+
+class Unfinished(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Conv1d(1, 16, 400, 160), nn.LazyLinear(WIDTH)
+
+    def forward(self, waveform):
+        return self.head(self.first(waveform[:, None]).transpose(1, 2))
+
+
+def unfinished():
+    return CtcModel(Unfinished(), LABELS)
+
+
+def finished():
+    network = Unfinished()
+    network(torch.zeros(1, 16_000))
+    return CtcModel(network, LABELS)
+
+
 class Function(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -104,6 +141,7 @@ empty = gives(lambda waveform: torch.ones(1, 0, WIDTH))
 endless = gives(lambda waveform: torch.full((1, 5, WIDTH), torch.inf))
 fails = gives(lambda waveform: waveform @ waveform)
 words = gives(lambda waveform: ["A"])
+unnamed = gives(lambda waveform: {"scores": torch.ones(1, 5, WIDTH)})
 wrong_type = lambda: {"network": Convolutions()}
 nothing = lambda: None
 
@@ -193,6 +231,15 @@ def test_a_factorys_model_is_a_test_case_of_its_own(module: str, waveform: np.nd
     np.testing.assert_array_equal(TorchEngine(load_model(f"{module}:pair")).logits(waveform), TorchEngine(model).logits(waveform))
 
 
+def test_logits_may_be_named_as_models_of_transformers_do(module: str, waveform: np.ndarray) -> None:
+    expected = TorchEngine(load_model(f"{module}:make")).logits(waveform)
+    np.testing.assert_array_equal(TorchEngine(load_model(f"{module}:named")).logits(waveform), expected)
+
+
+def test_a_network_of_lazy_layers_that_ran_once_is_like_any_other(module: str, waveform: np.ndarray) -> None:
+    assert TorchEngine(load_model(f"{module}:finished")).logits(waveform).shape[1] == len(LABELS)
+
+
 def test_the_code_of_a_network_is_in_its_identity(module: str, tmp_path: Path) -> None:
     first = load_model(f"{module}:make").weights
     assert load_model(f"{module}:make").weights == first
@@ -251,6 +298,9 @@ REFUSED = [
     ("narrow", "has 28 outputs, but 29 labels"),
     ("empty", "returns no frame for 1 s of audio"),
     ("endless", "returns NaN or infinite logits for 1 s of audio"),
+    ("unnamed", "returns a dict without 'logits'. It must return logits [1, frames, 29]"),
+    ("random", "returns other logits each time for the same audio. Switch off what is random, such as dropout"),
+    ("unfinished", "returned a network whose weights do not exist yet, first head.weight. Run the network once in the factory"),
     ("fails", "the network fails on 1 s of audio: RuntimeError: "),
 ]
 
