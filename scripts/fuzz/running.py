@@ -69,6 +69,13 @@ def high_water() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def forget_peak() -> int:
+    """Start the measurement of the peak anew, and return the resident memory in bytes. Without Linux, earlier peaks hide lower ones."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return high_water()
+
+
 def attempt(reader: Reader, folder: Path) -> bool:
     """Read a case, and return whether it was read (rather than refused).
 
@@ -125,18 +132,18 @@ def _work(name: str, seed: int, last: int, shared: "SynchronizedArray[int]", fol
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MOST_ADDRESSES,) * 2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    start = high_water()
+    start = forget_peak()
     found: Counter[str] = Counter()
     while (number := shared[NEXT]) < last:
         case = case_of(reader, valid, seed, number)
         write(case, folder)
-        before = high_water()  # a peak that making the case has left
+        before = forget_peak()  # that of making the case
         signal.setitimer(signal.ITIMER_PROF, reader.seconds)  # processor time, so that a busy machine decides nothing; SIGPROF kills
         try:
             shared[READ if attempt(reader, folder) else REFUSED] += 1
             signal.setitimer(signal.ITIMER_PROF, 0)
             if (grown := high_water() - before) > 0:
-                shared[PEAK] = max(shared[PEAK], high_water() - start)
+                shared[PEAK] = max(shared[PEAK], before + grown - start)
                 if grown > reader.memory:
                     raise Failure(f"the memory grew by {grown // MEGABYTE} MiB")
         except BaseException as error:
