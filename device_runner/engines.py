@@ -110,6 +110,11 @@ class OnnxEngine:
             with readable_by_libraries(artifact.model_path) as path:
                 self.session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[provider]])
         except Exception as error:  # onnxruntime's own exception classes share no base below Exception
+            if "max supported IR version" in str(error):
+                made = artifact.manifest.versions.get("onnxruntime", "a newer version")
+                raise AsrDeployError(
+                    f"onnxruntime {ort.__version__} is too old for {artifact.model_path}, which was made with {made}. Install a newer one."
+                ) from error
             raise AsrDeployError(f"onnxruntime {ort.__version__} cannot load {artifact.model_path}: {_first_line(error)}.") from error
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if [each.name for each in inputs] != ["input_values"] or "logits" not in [each.name for each in outputs]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from pydantic import ValidationError
 
@@ -240,3 +241,10 @@ def test_a_model_with_the_right_names_and_another_input(tmp_path: Path) -> None:
     artifact = artifact_of(tmp_path / "other", convolution(channelled=True))
     with pytest.raises(AsrDeployError):
         runs(artifact, 16_000)
+
+
+def test_a_model_that_is_too_new_for_the_runtime_is_told_with_the_version_that_made_it(tmp_path: Path) -> None:
+    model = onnx.ModelProto.FromString(convolution())
+    model.ir_version = 1000
+    sentence = engine_refuses(artifact_of(tmp_path, model.SerializeToString(), versions={"onnxruntime": "99.1"}))
+    assert sentence.endswith(f"is too old for {tmp_path / 'model.onnx'}, which was made with 99.1. Install a newer one.")

@@ -10,6 +10,7 @@ from toolchain.models.test_cases import CONFIG, HUB, SNAPSHOTS
 from toolchain.models.weight_files import NAMED
 
 BRANCH = Path("refs") / "main"
+ADAPTER = "adapter_config.json"  # of the package peft
 
 
 def model_folder(path: Path) -> Path:
@@ -40,6 +41,11 @@ def model_folder(path: Path) -> Path:
         raise AsrDeployError(
             f"{path} is not a model, but contains {'models' if several else 'a model'}: {shown}{more}. "
             f"Give {'one of them, such as ' if several else ''}{inner[-1]}."
+        )
+    if (path / ADAPTER).is_file():
+        raise AsrDeployError(
+            f"{path} is an adapter of the package peft, not a model. Merge it into its model with merge_and_unload(), "
+            "save that with save_pretrained, and give its folder."
         )
     raise AsrDeployError(f"{path} is not a Hugging Face folder: it has no {CONFIG}. docs/custom-models.md lists the supported models.")
 

@@ -243,3 +243,12 @@ def test_home_folders_in_names_of_models_and_weights(
     assert "does not exist" in refused("~/none/model")
     done = cli("testcases", "--model", "~/tiny")
     assert done.returncode == 0 and "tiny" in done.stdout
+
+
+def test_an_adapter_is_told_from_a_model(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "facebook/wav2vec2-base"}')
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    assert f"{folder} is an adapter of the package peft, not a model. Merge it into its model with merge_and_unload()" in refused(
+        str(folder)
+    )
