@@ -1,7 +1,7 @@
 """What a reader of files is to the fuzzer: valid files, how they are changed, and the function of the product that reads them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -53,7 +53,7 @@ def write(case: Case, folder: Path) -> None:
         path.write_bytes(content)
 
 
-def changes(how: dict[str, Change]) -> Callable[[Random, Case], Case]:
+def changes(how: Mapping[str, Change]) -> Callable[[Random, Case], Case]:
     """Return a change of a case that changes one of its files, or removes it now and then.
 
     Args:

@@ -119,7 +119,7 @@ def _archives(folder: Path) -> Sequence[Case]:
     for mode in ("w", "w:gz", "w:xz", "w:bz2"):
         for layout in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
             buffer = io.BytesIO()
-            with tarfile.open(fileobj=buffer, mode=mode, format=layout) as tar:  # type: ignore[call-overload]  # one of four literals
+            with tarfile.open(fileobj=buffer, mode=mode, format=layout) as tar:
                 for name, content in (("S/1/2/1-2.trans.txt", b"1-2-0000 ONE\n"), ("S/1/2/1-2-0000.flac", b"fLaC" * 50), ("S/ü" * 40, b"")):
                     member = tarfile.TarInfo(name[:99] if layout == tarfile.USTAR_FORMAT else name)
                     member.size = len(content)
