@@ -3,9 +3,6 @@
 import hashlib
 import io
 import math
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +80,18 @@ def check_audio(path: Path, sample_rate: int, shortest: int = 1, longest: int | 
     Raises:
         AsrDeployError: As ``read_audio``, or if the recording is too short or too long.
     """
+    return _checked(path, sample_rate, shortest, longest)[0]
+
+
+def read_checked(
+    path: Path, sample_rate: int, shortest: int = 1, longest: int | None = None
+) -> tuple[npt.NDArray[np.float32], CheckedAudio]:
+    """Read an audio file once, and return the samples of ``read_audio`` and what ``check_audio`` returns; see there."""
+    checked, samples, rate = _checked(path, sample_rate, shortest, longest)
+    return samples if rate == sample_rate else resample(samples, rate, sample_rate, shown(path)), checked
+
+
+def _checked(path: Path, sample_rate: int, shortest: int, longest: int | None) -> tuple[CheckedAudio, npt.NDArray[np.float32], int]:
     data = file_bytes(path, "audio file")
     samples, rate = _decoded(data, path)
     if rate != sample_rate:
@@ -97,32 +106,7 @@ def check_audio(path: Path, sample_rate: int, shortest: int = 1, longest: int | 
             f"{shown(path)} lasts {seconds:.2f} s, and the artifact accepts at most {longest / sample_rate:.2f} s; "
             "shorten it, or export the model with a larger --max-seconds."
         )
-    return CheckedAudio(seconds, hashlib.sha256(data).hexdigest(), remark(samples))
-
-
-def check_audio_files(
-    paths: Iterable[Path], sample_rate: int, shortest: int = 1, longest: int | None = None
-) -> Iterator[CheckedAudio | AsrDeployError]:
-    """Check audio files in threads; see ``check_audio``.
-
-    Args:
-        paths: Audio files.
-        sample_rate: See ``check_audio``.
-        shortest: See ``check_audio``.
-        longest: See ``check_audio``.
-
-    Yields:
-        What ``check_audio`` returns, or the error that it raises, in the order of ``paths``.
-    """
-
-    def outcome(path: Path) -> CheckedAudio | AsrDeployError:
-        try:
-            return check_audio(path, sample_rate, shortest, longest)
-        except AsrDeployError as error:
-            return error
-
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
-        yield from threads.map(outcome, paths)
+    return CheckedAudio(seconds, hashlib.sha256(data).hexdigest(), remark(samples)), samples, rate
 
 
 def _decoded(data: bytes, path: Path) -> tuple[npt.NDArray[np.float32], int]:

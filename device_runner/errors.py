@@ -1,6 +1,8 @@
-"""Errors that the command line reports in one line."""
+"""Errors and warnings that the command line reports in one line."""
 
+import logging
 import unicodedata
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,6 +10,7 @@ if TYPE_CHECKING:
 
 HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # categories of Unicode: control characters, surrogates, separators of lines and of paragraphs
 LONGEST_MESSAGE = 1_500  # characters; a file may contain a text of megabytes where a name belongs
+logger = logging.getLogger("asrdeploy")
 
 
 class AsrDeployError(Exception):
@@ -22,6 +25,12 @@ class AsrDeployError(Exception):
 
 class DeviceFailed(AsrDeployError):
     """A failure of a device, its connection or its runner. Another attempt may succeed; the command line exits with code 3."""
+
+
+@lru_cache(maxsize=1024)
+def say_once(sentence: str) -> None:
+    """Warn on the logger ``asrdeploy``, once in a process: one command may load a model or evaluate a test set several times."""
+    logger.warning(sentence)
 
 
 def first_problem(error: "ValidationError") -> str:

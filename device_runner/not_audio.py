@@ -1,12 +1,24 @@
 """What a file is that libsndfile cannot read as audio."""
 
+# Offset, first bytes and name of archives and pointers, which lie in the place of any kind of file; weights are checked for them too.
+ARCHIVES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"\xfd7zXZ", "an xz archive"),
+    (0, b"(\xb5/\xfd", "a Zstandard archive"),
+    (0, b"7z\xbc\xaf'\x1c", "a 7-Zip archive"),
+    (0, b"Rar!", "a RAR archive"),
+    (257, b"ustar", "a tar archive"),
+)
+LFS_POINTER, ANNEX_POINTER, EMPTY_ZIP = b"version https://git-lfs.github.com/spec/", b"/annex/objects/", b"PK\x05\x06"
+
 CONVERT = "convert it to FLAC or WAV, for example with ffmpeg"
 UNPACK = "unpack it first"
 
 # Offset, first bytes, what the file is, and what to do.
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the audio", "fetch the file with `git lfs pull`"),
-    (0, b"/annex/objects/", "a git-annex pointer, not the audio", "fetch the file with `git annex get`"),
+    (0, LFS_POINTER, "a Git LFS pointer, not the audio", "fetch the file with `git lfs pull`"),
+    (0, ANNEX_POINTER, "a git-annex pointer, not the audio", "fetch the file with `git annex get`"),
     (4, b"ftyp", "an MP4 (M4A) or similar file", CONVERT),
     (0, b"\x1aE\xdf\xa3", "a WebM or Matroska file", CONVERT),
     (0, b"0&\xb2u\x8ef\xcf\x11", "a Windows Media file", CONVERT),
@@ -23,14 +35,8 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"MThd", "a MIDI file, which contains notes and no audio", "give a recording"),
     (8, b"AVI ", "an AVI video", CONVERT),
     (0, b"PK\x03\x04", "a ZIP archive", UNPACK),
-    (0, b"PK\x05\x06", "an empty ZIP archive", "give an audio file"),
-    (0, b"\x1f\x8b", "a gzip archive", UNPACK),
-    (0, b"BZh", "a bzip2 archive", UNPACK),
-    (0, b"\xfd7zXZ", "an xz archive", UNPACK),
-    (0, b"(\xb5/\xfd", "a Zstandard archive", UNPACK),
-    (0, b"7z\xbc\xaf'\x1c", "a 7-Zip archive", UNPACK),
-    (0, b"Rar!", "a RAR archive", UNPACK),
-    (257, b"ustar", "a tar archive", UNPACK),
+    (0, EMPTY_ZIP, "an empty ZIP archive", "give an audio file"),
+    *((offset, start, what, UNPACK) for offset, start, what in ARCHIVES),
     (0, b"%PDF", "a PDF document", "give an audio file"),
     (0, b"\x89PNG", "a PNG picture", "give an audio file"),
     (0, b"\xff\xd8\xff", "a JPEG picture", "give an audio file"),

@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runner.audio import CheckedAudio, check_audio, check_audio_files, read_audio
+from device_runner.audio import CheckedAudio, check_audio, read_audio, read_checked
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of
 
@@ -181,11 +181,10 @@ def test_a_check_counts_samples_at_the_models_rate(tmp_path: Path, rate: int) ->
         check_audio(path, 16_000, 1, count - 1)
 
 
-def test_many_files_are_checked_in_their_order(tmp_path: Path) -> None:
-    paths = [written(tmp_path / f"{number}.wav", SPEECH[: 100 * number]) for number in range(30)] + [tmp_path / "none.wav"]
-    first, *found, last = check_audio_files(paths, 16_000)
-    assert "no samples" in str(first) and "no audio file" in str(last)
-    assert [each.seconds for each in found if isinstance(each, CheckedAudio)] == [number / 160 for number in range(1, 30)]
+def test_a_file_is_read_and_checked_at_once(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.wav", rate=8_000)
+    samples, checked = read_checked(path, 16_000)
+    assert np.array_equal(samples, read_audio(path, 16_000)) and checked == check_audio(path, 16_000)
 
 
 def test_a_check_remarks_on_what_is_peculiar(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from device_runner.artifact import Artifact
 from device_runner.audio import read_audio
 from device_runner.contract import Heard as DeviceTranscript
 from device_runner.devices import Device
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, say_once
 from device_runner.facts import machine_facts, package_versions, usable_cpus
 from device_runner.files import unshared
 from device_runner.jobs import make_task
@@ -344,12 +343,7 @@ def _finished(run: RunFolder, transcriber: Transcriber, data: DataSet, normalize
 def _warn_of_characters(result: Evaluation) -> None:
     """Warn once in this process of characters that no label prints."""
     if result.unprintable:
-        _warn_once(unprintable_warning(result.unprintable, result.characters))
-
-
-@cache
-def _warn_once(sentence: str) -> None:
-    logger.warning(sentence)
+        say_once(unprintable_warning(result.unprintable, result.characters))
 
 
 def _line(

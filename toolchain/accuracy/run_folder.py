@@ -122,8 +122,6 @@ def run_folder(path: Path, settings: dict[str, Any], audio: Mapping[str, str], *
             written.
     """
     _check_ours(path)
-    if not replace:
-        _check_input(path, settings, audio)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDONLY)
@@ -139,7 +137,7 @@ def run_folder(path: Path, settings: dict[str, Any], audio: Mapping[str, str], *
         except OSError as error:
             raise AsrDeployError(f"{path} cannot be locked ({error.strerror}). Choose a folder on another file system with -o.") from error
         if not replace:
-            _check_input(path, settings, audio)  # again: another process may have written before the lock
+            _check_input(path, settings, audio)
         for each in _left(path):
             each.unlink(missing_ok=True)
         taken = _opened(path, settings, audio)

@@ -98,14 +98,13 @@ class Transcription:
 
     def _waveforms(self, needs: "Needs") -> "Iterator[tuple[int, npt.NDArray[np.float32]]]":
         """Yield the number and the samples ``[samples]`` of every file that can be transcribed; warn of what is peculiar."""
-        from device_runner.audio import check_audio, read_audio
+        from device_runner.audio import read_checked
 
         for number, file in enumerate(self.files):
             try:
                 if str(file) == "-" and not file.exists():
                     raise AsrDeployError("Standard input (-) is not read. Save the recording to a file and give its name.")
-                checked = check_audio(file, needs.sample_rate, needs.shortest, needs.longest)
-                waveform = read_audio(file, needs.sample_rate)
+                waveform, checked = read_checked(file, needs.sample_rate, needs.shortest, needs.longest)
             except AsrDeployError as error:
                 self._refuse(number, error)
                 continue

@@ -1,14 +1,14 @@
 """Checks the recordings of a test set before anything runs, so that a bad one does not end a run of hours at its last utterance."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 from device_runner.audio import CheckedAudio, check_audio
-from device_runner.errors import AsrDeployError
+from device_runner.errors import LONGEST_MESSAGE, AsrDeployError, say_once
 from device_runner.facts import usable_cpus
 from device_runner.files import shown
 from toolchain.data.datasets import DataSet, LeftOut, Utterance
@@ -60,7 +60,8 @@ def check_recordings(data: DataSet, needs: Needs, *, skip_bad: bool = False, che
         checked: Called for every utterance after its check.
 
     Raises:
-        AsrDeployError: Recordings cannot be read or are too short or too long. The message names all of them. Or none is left.
+        AsrDeployError: Recordings cannot be read or are too short or too long. All of them are named. With ``skip_bad``: only if
+            none is left.
     """
     found: dict[str, CheckedAudio] = {}
     bad: list[LeftOut] = []
@@ -71,10 +72,8 @@ def check_recordings(data: DataSet, needs: Needs, *, skip_bad: bool = False, che
             else:
                 bad.append(LeftOut(utterance.id, outcome))
             checked(utterance)
-    if bad and not skip_bad:
+    if bad and not (skip_bad and found):
         raise AsrDeployError(_refusal(data, bad))
-    if not found:
-        raise AsrDeployError(f"No recording of {data.name} {data.split} can be transcribed. {_reasons(bad)}")
     _remark({each.path: remark for each in data.utterances if each.id in found and (remark := found[each.id].remark)})
     kept = tuple(each for each in data.utterances if each.id in found)
     return Checked(replace(data, utterances=kept, left_out=(*data.left_out, *bad)), {key: each.sha256 for key, each in found.items()})
@@ -98,35 +97,28 @@ def _check(path: Path, size: int, modified: int, needs: Needs) -> CheckedAudio:
 
 
 def _refusal(data: DataSet, bad: Sequence[LeftOut]) -> str:
+    """Return the message about bad recordings. Those that do not fit into it are named in warnings before it."""
+    reasons = [each.reason if each.reason.endswith((".", "?")) else f"{each.reason}." for each in bad]
     if len(bad) == 1:
-        return f"{_sentence(bad[0].reason)} To leave the recording out, use --skip-bad."
-    return (
-        f"{len(bad)} of {len(data.utterances)} recordings of {data.name} {data.split} cannot be transcribed. {_reasons(bad)} "
-        "Mend them, or leave them out with --skip-bad."
-    )
-
-
-def _reasons(bad: Iterable[LeftOut]) -> str:
-    return " ".join(_sentence(each.reason) for each in bad)
-
-
-def _sentence(reason: str) -> str:
-    return reason if reason.endswith((".", "?")) else reason + "."
-
-
-_remarked: set[tuple[Path, str]] = set()  # a sweep checks its test set for every configuration
+        return f"{reasons[0]} To leave the recording out, use --skip-bad."
+    found = f"{len(bad)} of {len(data.utterances)} recordings of {data.name} {data.split} cannot be transcribed."
+    remedy = "Mend them, or leave them out with --skip-bad."
+    whole = f"{found} {' '.join(reasons)} {remedy}"
+    if len(whole) <= LONGEST_MESSAGE:
+        return whole
+    for reason in reasons:
+        logger.warning(reason)
+    return f"{found} They are named above. {remedy}"
 
 
 def _remark(remarks: dict[Path, str]) -> None:
-    """Log one warning for each kind of peculiar recording, once in this process."""
-    new = {path: remark for path, remark in remarks.items() if (path, remark) not in _remarked}
-    _remarked.update(new.items())
+    """Warn of each kind of peculiar recording."""
     by_remark: dict[str, list[str]] = {}
-    for path, remark in new.items():
+    for path, remark in remarks.items():
         by_remark.setdefault(remark, []).append(shown(path))
     for remark, names in by_remark.items():
         if len(names) == 1:
-            logger.warning(f"{names[0]} {remark}")
+            say_once(f"{names[0]} {remark}")
         else:
             more = f" and {len(names) - REMARKED} more" if len(names) > REMARKED else ""
-            logger.warning(f"{len(names)} recordings are peculiar ({', '.join(names[:REMARKED])}{more}). Each of them {remark}")
+            say_once(f"{len(names)} recordings are peculiar ({', '.join(names[:REMARKED])}{more}). Each of them {remark}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, say_once
 from device_runner.files import sha256_of, write_text
 from device_runner.home import in_home
 from toolchain.data.download import download
@@ -17,7 +17,6 @@ from toolchain.models.custom.hugging_face import read_folder
 from toolchain.models.custom.labels import blank_first, our_labels
 from toolchain.models.custom.outputs import padding_or_dictionary, say_unnamed
 from toolchain.models.networks import bundle_of
-from toolchain.models.remarks import say_once
 from toolchain.models.test_cases import CONFIG, UNUSED_ROWS, TestCase, find_test_case, names_custom_model
 from toolchain.models.weight_files import digest_of_file, read_checkpoint, read_tuned_on
 

@@ -5,6 +5,8 @@ import re
 import zipfile
 from pathlib import Path
 
+from device_runner.not_audio import ANNEX_POINTER, ARCHIVES, EMPTY_ZIP, LFS_POINTER
+
 SAVE_TENSORS = "Save the tensors alone with torch.save(model.state_dict(), PATH)"
 AGAIN = "Copy or download it again"
 _UNPACK = "Unpack it, and give the weights in it"
@@ -13,16 +15,10 @@ _LONGEST_HEADER = 100_000_000  # bytes, of safetensors
 
 # Offset, first bytes, what the file is, and what to do.
 _SIGNATURES = (
-    (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer", "Run `git lfs pull` in its repository to fetch the weights"),
-    (0, b"/annex/objects/", "a git-annex pointer", "Run `git annex get` in its repository to fetch the weights"),
-    (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
-    (0, b"BZh", "a bzip2 archive", _UNPACK),
-    (0, b"\xfd7zXZ", "an xz archive", _UNPACK),
-    (0, b"(\xb5/\xfd", "a Zstandard archive", _UNPACK),
-    (0, b"7z\xbc\xaf'\x1c", "a 7-Zip archive", _UNPACK),
-    (0, b"Rar!", "a RAR archive", _UNPACK),
-    (257, b"ustar", "a tar archive", _UNPACK),
-    (0, b"PK\x05\x06", "an empty ZIP archive", AGAIN),
+    (0, LFS_POINTER, "a Git LFS pointer", "Run `git lfs pull` in its repository to fetch the weights"),
+    (0, ANNEX_POINTER, "a git-annex pointer", "Run `git annex get` in its repository to fetch the weights"),
+    *((offset, start, what, _UNPACK) for offset, start, what in ARCHIVES),
+    (0, EMPTY_ZIP, "an empty ZIP archive", AGAIN),
     (0, b"\x89HDF", "an HDF5 file, as TensorFlow and Keras write it", "Give the weights for PyTorch"),
     (0, b"GGUF", "a GGUF file", "Give the weights for PyTorch"),
     (4, b"TFL3", "a TensorFlow Lite model", "Give the weights for PyTorch"),

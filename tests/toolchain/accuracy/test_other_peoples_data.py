@@ -18,7 +18,7 @@ from tests.toolchain.accuracy.written_evaluations import write_evaluation
 from toolchain.accuracy.comparison import compare_runs
 from toolchain.accuracy.evaluation import evaluate
 from toolchain.accuracy.metrics import count_character_errors
-from toolchain.accuracy.scoring import RESULT, TRANSCRIPTS, Evaluation, read_evaluation, score
+from toolchain.accuracy.scoring import RESULT, Evaluation, read_evaluation, score
 from toolchain.accuracy.transcriber import Transcriber
 from toolchain.data.datasets import DataSet, Utterance
 from toolchain.reports import comparisons, tables
@@ -211,4 +211,3 @@ def test_a_result_of_the_version_before_gets_its_character_errors(tmp_path: Path
     new = ("characters", "character_errors", "cer", "cer_interval", "left_out", "language", "unprintable", "main")
     (tmp_path / "A" / RESULT).write_text(json.dumps({key: value for key, value in plain.items() if key not in new} | {"version": 2}))
     assert read_evaluation(tmp_path / "A")[0].model_dump(exclude={"unprintable"}) == made.model_dump(exclude={"unprintable"})
-    assert (tmp_path / "A" / TRANSCRIPTS).is_file()

@@ -196,6 +196,15 @@ def test_all_bad_recordings_are_named_before_anything_runs(transcriber: Transcri
     assert engine.runs == 0 and not (tmp_path / "results").exists()
 
 
+def test_no_bad_recording_is_left_unnamed_however_many_there_are(
+    transcriber: Transcriber, data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = [replace(data.utterances[0], id=f"9-9-{number:04}", path=tmp_path / f"{number:04}.flac") for number in range(100)]
+    with pytest.raises(AsrDeployError, match=r"^100 of 100 recordings .* They are named above\. Mend them"):
+        evaluate(transcriber, replace(data, utterances=tuple(missing)), tmp_path / "results")
+    assert all(str(each.path) in caplog.text for each in missing)
+
+
 def test_bad_recordings_are_left_out_and_the_result_says_so(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
     folder = with_bad_recordings(data, tmp_path / "speech")
     result = evaluate(transcriber, read_folder(folder, "test-clean", "own"), tmp_path / "results", skip_bad=True)

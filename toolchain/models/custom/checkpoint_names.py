@@ -3,9 +3,8 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, say_once
 from toolchain.models.custom.hugging_face import FAMILIES, HEAD, NORMS, their_name, torchaudio_name
-from toolchain.models.remarks import say_once
 from toolchain.models.weight_files import State, listed
 
 # Names that torch puts between those of modules: torch.compile, FSDP, activation checkpoints.

@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from device_runner.errors import AsrDeployError
-from toolchain.models.remarks import say_once
+from device_runner.errors import AsrDeployError, say_once
 from toolchain.models.test_cases import CONFIG, HUB, SNAPSHOTS
 from toolchain.models.weight_files import NAMED
 

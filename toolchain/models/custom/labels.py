@@ -5,10 +5,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from device_runner.bitstream.network import HIGHEST_RATE, LOWEST_RATE
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, say_once
 from device_runner.labels import WORD_SEPARATOR
 from toolchain.data.casing import language_of, upper
-from toolchain.models.remarks import say_once
 
 LONGEST_LABEL, MOST_LABELS = 200, 65_536
 OF_SENTENCEPIECE = "▁"  # U+2581, which stands for nothing but the space

@@ -4,8 +4,7 @@ from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
-from device_runner.errors import AsrDeployError
-from toolchain.models.remarks import say_once
+from device_runner.errors import AsrDeployError, say_once
 from toolchain.models.test_cases import UNUSED_ROWS
 
 PADDED_TO = (8, 16, 32, 64, 128, 256, 512, 1024)  # multiples to which trainers pad the outputs, for speed
