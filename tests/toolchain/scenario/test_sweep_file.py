@@ -117,9 +117,9 @@ decoder = "{commands["decoder"]}"
 rates = [0.0625, 0.01234567]
 """
 
-    def swept(described: str) -> list[Path]:
+    def swept(described: str, *more: str) -> list[Path]:
         (tmp_path / "sweeps.toml").write_text(described)
-        done = cli("sweep", "--config", "sweeps.toml", "-o", "out")
+        done = cli("sweep", "--config", "sweeps.toml", "-o", "out", *more)
         assert done.returncode == 0, done.stderr
         return sorted((tmp_path / "out").rglob("*.asrb"))
 
@@ -132,10 +132,13 @@ rates = [0.0625, 0.01234567]
     for name, weights in tiny.state().items():
         assert float((state[name] - weights).abs().max()) <= 0.0625 / 2 * float(weights.abs().max()) * 1.001
     times = {path: path.stat().st_mtime_ns for path in first}
-    # Another name reuses the results; another decoder does not.
-    assert len(first) == 2 and swept(text.replace('"steps"', '"again"')) == first
+    # Another name takes the place of the curve only if asked, and reuses the results; another decoder does not.
+    renamed = text.replace('"steps"', '"again"')
+    (tmp_path / "sweeps.toml").write_text(renamed)
+    assert "holds the curve of “steps”" in complaint(cli("sweep", "--config", "sweeps.toml", "-o", "out"))
+    assert len(first) == 2 and swept(renamed, "--replace") == first
     assert {path: path.stat().st_mtime_ns for path in first} == times
-    assert len(swept(text.replace("decode.py", "./decode.py"))) == 4
+    assert len(swept(text.replace("decode.py", "./decode.py"), "--replace")) == 4
 
 
 def test_the_external_programs_own_words_end_a_sweep(cli: Callable[..., Completed], commands: dict[str, str], tmp_path: Path) -> None:
