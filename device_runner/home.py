@@ -4,7 +4,9 @@ import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+from pydantic import AfterValidator
 
 from device_runner.errors import AsrDeployError
 
@@ -36,6 +38,9 @@ def in_home(path: Text) -> Text:
     if Path(first).exists():  # a folder whose name begins with ~
         return path
     raise AsrDeployError(f"{text}: there is no user {first[1:]}. Check the name, or give the path without ~.")
+
+
+NameOrPath = Annotated[str, AfterValidator(in_home)]  # a field of a file that users write
 
 
 def finds_home(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

@@ -14,7 +14,7 @@ from device_runner.devices import Device
 from device_runner.documents import read_toml
 from device_runner.errors import AsrDeployError, DeviceFailed, first_problem
 from device_runner.files import file_name_of, write_record, write_text
-from device_runner.home import in_home
+from device_runner.home import NameOrPath, in_home
 from device_runner.latency import FUNCTION_ONLY, QUICK, STANDARD, STRICT, LatencyResult, measure
 from device_runner.transcripts import Timing, Transcript
 from toolchain.accuracy.evaluation import evaluate_on_device
@@ -23,7 +23,6 @@ from toolchain.data.datasets import open_data
 from toolchain.data.speech import bundled_speech
 from toolchain.extras import lacking
 from toolchain.models.test_cases import built_in_case, case_of
-from toolchain.scenario.sweep_file import NameOrPath
 
 PROTOCOLS = {each.name: each for each in (STANDARD, STRICT, QUICK)}
 TIMED = ("p90_ms", "real_time_factor")  # limits that are not checked on emulated devices

@@ -5,16 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device_runner.documents import read_toml
 from device_runner.errors import AsrDeployError, first_problem
-from device_runner.home import in_home
+from device_runner.home import NameOrPath
 from toolchain.compression.external import NAME as EXTERNAL
 from toolchain.scenario.rates import PLACEHOLDER, RATES, Rate
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-NameOrPath = Annotated[str, AfterValidator(in_home)]
 SIGNIFICANT = 3  # significant digits of the smallest value of a search, plus one
 
 
