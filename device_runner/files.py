@@ -115,6 +115,11 @@ def _unused(path: Path, suffix: str = "") -> Path:
     return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}{suffix[:20]}")  # 50: names have at most 255 bytes
 
 
+def is_temporary(path: Path, name: str) -> bool:
+    """Return whether a path is one that ``atomic_path`` uses while it writes the file ``name``."""
+    return re.fullmatch(re.escape(f".{name[:50]}.") + "[0-9a-f]{8}" + re.escape(Path(name).suffix[:20]), path.name) is not None
+
+
 def lock(file: int, path: Path, *, wait: bool = True) -> None:
     """Lock an open file or folder against other processes, until it is closed.
 

@@ -5,7 +5,8 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,7 +149,7 @@ def export_executorch(
     length = torch.export.Dim("samples", min=minimum_samples, max=maximum_samples)
     example = torch.zeros(1, min(max(EXAMPLE_SECONDS * sample_rate, minimum_samples), maximum_samples))
     # The projection's view of a transposed tensor would guard `1 % frames`. With this flag, no size is specialised to 0 or 1.
-    with suppressed_output(), torch.no_grad(), patched.patch(backed_size_oblivious=True):
+    with suppressed_output(), torch.no_grad(), patched.patch(backed_size_oblivious=True), remembered_numbers():
         progress("tracing for ExecuTorch")
         try:
             program = torch.export.export(network.eval(), (example,), dynamic_shapes=({1: length},), strict=False)
@@ -174,6 +175,31 @@ def export_executorch(
         portable=dict(_portable(plan)),
         weight_names=_named(constants, shapes, expected),
     )
+
+
+@contextmanager
+def remembered_numbers() -> Iterator[None]:
+    """Let sympy remember which expressions are numbers.
+
+    PyTorch asks it millions of times about the few expressions of a dynamic length, and sympy walks through the whole expression each time:
+    a fifth of the processor time of an export. The file does not change.
+    """
+    from sympy.core.expr import Expr  # type: ignore[import-untyped]
+
+    plain: Any = Expr.is_number
+    known: dict[Any, bool] = {}
+
+    def is_number(expression: Any) -> bool:
+        found = known.get(expression)
+        if found is None:
+            found = known[expression] = plain.fget(expression)
+        return found
+
+    Expr.is_number = property(is_number)
+    try:
+        yield
+    finally:
+        Expr.is_number = plain
 
 
 def _quantise(network: nn.Module, layers: Mapping[str, nn.Module], scheme: Scheme) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:

@@ -1,5 +1,6 @@
 """Comparison of runs on the same utterances: difference in WER (or CER), its significance, and the utterances that differ."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -16,6 +17,8 @@ from device_runner.transcripts import Transcript
 from toolchain.accuracy.metrics import count_errors, resampled_rates
 from toolchain.accuracy.scoring import Evaluation, Score, read_evaluation, score
 from toolchain.data.normalisers import NONE, normaliser
+
+logger = logging.getLogger("asrdeploy")
 
 ANCHOR = "anchor"
 RESAMPLINGS = 2_000
@@ -186,6 +189,9 @@ def compare_with_differences(a: Path, b: Path, normalizer: str = NONE) -> tuple[
     """Return the comparison of ``compare_runs``, and the resampled differences ``[resamplings]`` for a plot."""
     (first, ours), (second, unsorted) = read_evaluation(a), read_evaluation(b)
     words_only = normaliser(normalizer)
+    if first.language != second.language:
+        languages = [each.language or "no language" for each in (first, second)]
+        logger.warning(f"{a} was scored with {languages[0]}, and {b} with {languages[1]}. Both are compared with {languages[0]}.")
     # Where no spaces separate words, every character is compared like a word.
     normalise = words_only if first.main == "wer" else lambda text: " ".join("".join(words_only(text).split()))
     theirs = _same_utterances(ours, unsorted, a, b)
@@ -229,10 +235,6 @@ def _same_utterances(ours: Sequence[Transcript], theirs: Sequence[Transcript], a
     Raises:
         AsrDeployError: Utterances or references differ.
     """
-    sides = {a: ours, b: theirs} if a != b else {a: ours}
-    for folder, lines in sides.items():
-        if len({each.id for each in lines}) < len(lines):
-            raise AsrDeployError(f"{folder} has two transcripts of the same utterance. Delete the folder and evaluate again.")
     found = {each.id: each for each in theirs}
     known = {each.id for each in ours}
     for one, other, lacking in (
@@ -248,7 +250,7 @@ def _same_utterances(ours: Sequence[Transcript], theirs: Sequence[Transcript], a
         if each.reference.split() != found[each.id].reference.split():
             raise AsrDeployError(
                 f"The reference of {each.id} is “{_short(each.reference)}” in {a} and “{_short(found[each.id].reference)}” in {b}. "
-                "Only runs with the same references can be compared."
+                "Only runs with the same references can be compared. Repeat `asrdeploy evaluate` for both: their transcripts stay."
             )
     return [found[each.id] for each in ours]
 

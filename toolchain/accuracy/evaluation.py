@@ -20,13 +20,13 @@ from device_runner.files import unshared
 from device_runner.jobs import make_task
 from device_runner.transcripts import Timing, Transcript
 from toolchain.accuracy.metrics import count_errors
-from toolchain.accuracy.run_folder import INPUTS, RunFolder, earlier_settings, other_input, run_folder
+from toolchain.accuracy.run_folder import INPUTS, RunFolder, earlier_place, earlier_settings, other_input, run_folder
 from toolchain.accuracy.scoring import RESULT, Evaluation, make_evaluation, text_fields
 from toolchain.accuracy.transcriber import Transcriber, artifact_transcriber, as_transcriber, inexact
 from toolchain.accuracy.workers import LocalWorkers, Split, Workers, measure_splits
 from toolchain.data.casing import DOTLESS_LANGUAGES, language_of, upper
 from toolchain.data.datasets import DataSet, Utterance, open_data
-from toolchain.data.recordings import Checked, OnChecked, check_recordings
+from toolchain.data.recordings import Checked, OnChecked, check_recordings, check_unchanged
 from toolchain.data.scripts import unprintable_warning
 from toolchain.data.splits import check_unseen
 
@@ -84,13 +84,14 @@ def evaluate(
     checked = checked_for(transcriber, chosen, skip_bad=skip_bad)
     language = language or language_of(transcriber.labels)
     workers = workers or LocalWorkers()
-    with run_folder(Path(folder), run_settings(transcriber, checked.data, language), checked.digests, replace=replace) as run:
+    settings = run_settings(transcriber, checked.data, language)
+    with run_folder(Path(folder), settings, checked.digests, place=_place(checked), replace=replace) as run:
         _follow_references(run, checked.data, language)
         for line in run.lines:
             progress(*line)
         result = _finished(run, transcriber, checked.data, normalizer, language)
         if result is None:
-            _transcribe(run, transcriber, checked.data, workers, progress, language)
+            _transcribe(run, transcriber, checked, workers, progress, language)
             result = make_evaluation(
                 *run.results,
                 transcriber,
@@ -121,13 +122,14 @@ def checked_for(
 
 
 def _transcribe(
-    run: RunFolder, transcriber: Transcriber, data: DataSet, workers: Workers, progress: Progress, language: str | None
+    run: RunFolder, transcriber: Transcriber, checked: Checked, workers: Workers, progress: Progress, language: str | None
 ) -> None:
     """Transcribe the utterances that the run folder does not have yet."""
     done = {transcript.id for transcript, _ in run.lines}
     # Closed at once if the run is stopped, so that started work ends too.
-    with closing(workers.transcribe(transcriber, [each for each in data.utterances if each.id not in done])) as coming:
+    with closing(workers.transcribe(transcriber, [each for each in checked.data.utterances if each.id not in done])) as coming:
         for each in coming:
+            check_unchanged(each.utterance, checked.digests[each.utterance.id])
             line = _line(each.utterance, each.hypothesis, each.audio_seconds, each.compute_seconds, language)
             run.add(*line)
             progress(*line)
@@ -179,7 +181,7 @@ def evaluate_on_device(
         return _line(utterances[line.id], line.hypothesis, line.audio_seconds, line.compute_seconds, language)
 
     settings = run_settings(transcriber, checked.data, language, threads=threads, device=device.name, provider=provider, via=via)
-    with run_folder(folder, settings, checked.digests, replace=replace) as run:
+    with run_folder(folder, settings, checked.digests, place=_place(checked), replace=replace) as run:
         _follow_references(run, checked.data, language)
         done = {transcript.id for transcript, _ in run.lines}
         left = [each for each in utterances.values() if each.id not in done] or list(utterances.values())
@@ -189,6 +191,7 @@ def evaluate_on_device(
         if [each.id for each in made.transcripts] != [each.id for each in left]:
             raise AsrDeployError(f"{device.name} returned transcripts of other utterances than it was given. Repeat the command.")
         for each in made.transcripts:
+            check_unchanged(utterances[each.id], checked.digests[each.id])
             run.add(*line_of(each))
         facts = made.device.model_dump() | {"versions": made.versions, "runner": made.runner, "commit": machine_facts()["commit"]}
         result = make_evaluation(
@@ -275,10 +278,19 @@ def default_folder(plain: Path, settings: dict[str, Any], checked: Checked) -> P
         settings: Settings of the run; see ``run_settings``.
         checked: The test set. The digest depends on its place, so that it stays when recordings are added.
     """
-    place = os.path.commonpath([each.path.resolve().parent for each in checked.data.utterances])
+    place = _place(checked)
     told = json.dumps([{key: settings.get(key) for key in INPUTS}, place])
-    digest = hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()
-    return unshared(plain, digest, lambda path: other_input(path, settings, checked.digests) is None)
+
+    def same(path: Path) -> bool:
+        return earlier_place(path) in (None, place) and other_input(path, settings, checked.digests) is None
+
+    return unshared(plain, hashlib.sha256(told.encode()).hexdigest(), same)
+
+
+def _place(checked: Checked) -> str:
+    """Return a digest of the folder of the recordings."""
+    place = os.path.commonpath([each.path.resolve().parent for each in checked.data.utterances])
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
 
 
 def check_trained(transcriber: Transcriber) -> None:

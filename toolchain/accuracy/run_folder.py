@@ -1,5 +1,6 @@
 """The folder of an accuracy run: transcripts are saved one by one, so an interrupted run resumes."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from device_runner.errors import AsrDeployError
-from device_runner.files import write_json, write_record
+from device_runner.files import is_temporary, write_json, write_record
 from device_runner.transcripts import Timing, Transcript, read_timings, read_transcripts, write_lines
 from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation
 
 SETTINGS = "settings.json"
+PLACE = "place"  # where the recordings were; two folders of one name may hold different sets
 OURS = {"identity", "data", "threads"}  # keys that the settings of every version have
 # Settings that say what was evaluated, with the words for messages. The others say how: if they change, the run is repeated.
 INPUTS = {
@@ -26,6 +28,7 @@ INPUTS = {
     "half": "another precision",
     "torch_device": "another PyTorch device",
 }
+FULL = (errno.ENOSPC, errno.EDQUOT)
 logger = logging.getLogger("asrdeploy")
 
 Line = tuple[Transcript, Timing]
@@ -70,7 +73,13 @@ class RunFolder:
         # The transcript last: an utterance is finished when both lines exist.
         for file, line in zip(self._files, (timing, transcript), strict=True):
             content = line.model_dump_json().encode() + b"\n"
-            if file.write(content) != len(content):  # the disk has just become full
+            try:
+                written = file.write(content)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                written = 0
+            if written != len(content):  # the disk has just become full
                 raise AsrDeployError(f"Cannot write {self.path}: the disk is full. Free some space and repeat the command to resume.")
         self._lines[transcript.id] = (transcript, timing)
 
@@ -106,7 +115,9 @@ class RunFolder:
 
 
 @contextmanager
-def run_folder(path: Path, settings: dict[str, Any], audio: Mapping[str, str], *, replace: bool = False) -> Iterator[RunFolder]:
+def run_folder(
+    path: Path, settings: dict[str, Any], audio: Mapping[str, str], *, place: str | None = None, replace: bool = False
+) -> Iterator[RunFolder]:
     """Lock a folder for a run. Transcripts of recordings that have not changed are kept if the settings are the same.
 
     If only settings that say how the run was made have changed (versions, threads), its transcripts are made again.
@@ -115,6 +126,7 @@ def run_folder(path: Path, settings: dict[str, Any], audio: Mapping[str, str], *
         path: The folder. It is created if needed.
         settings: Everything that the transcripts depend on, except the recordings.
         audio: SHA-256 of the recordings by id, in the order of the test set.
+        place: Digest of the place of the recordings, for ``earlier_place``. A test set may move: its transcripts stay.
         replace: Delete the result of another input instead of refusing the folder.
 
     Raises:
@@ -140,7 +152,7 @@ def run_folder(path: Path, settings: dict[str, Any], audio: Mapping[str, str], *
             _check_input(path, settings, audio)
         for each in _left(path):
             each.unlink(missing_ok=True)
-        taken = _opened(path, settings, audio)
+        taken = _opened(path, settings, audio, place)
         try:
             yield taken
         finally:
@@ -189,7 +201,8 @@ def _check_input(path: Path, settings: Mapping[str, Any], audio: Mapping[str, st
 
 def _left(path: Path) -> list[Path]:
     """Return temporary files of killed processes; see ``files.atomic_path``."""
-    return [each for name in (SETTINGS, TRANSCRIPTS, TIMES, RESULT) for each in path.glob(f".{name}.*")]
+    names = (SETTINGS, TRANSCRIPTS, TIMES, RESULT)
+    return [each for name in names for each in path.glob(f".{name}.*") if is_temporary(each, name)]
 
 
 def _check_ours(path: Path) -> None:
@@ -199,7 +212,16 @@ def _check_ours(path: Path) -> None:
 
 
 def earlier_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of the run in a folder; empty if there is no run."""
+    """Return the settings of the run in a folder, without its place; empty if there is no run."""
+    return {key: value for key, value in _stored(path).items() if key != PLACE}
+
+
+def earlier_place(path: Path) -> str | None:
+    """Return the digest of the place of the recordings of the run in a folder; None if it is not known."""
+    return _stored(path).get(PLACE)
+
+
+def _stored(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -207,7 +229,7 @@ def earlier_settings(path: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _opened(path: Path, settings: dict[str, Any], audio: Mapping[str, str]) -> RunFolder:
+def _opened(path: Path, settings: dict[str, Any], audio: Mapping[str, str], place: str | None) -> RunFolder:
     transcripts, times = path / TRANSCRIPTS, path / TIMES
     earlier = earlier_settings(path)
     if earlier != settings:
@@ -217,12 +239,14 @@ def _opened(path: Path, settings: dict[str, Any], audio: Mapping[str, str]) -> R
         # In this order: a run that stops in between leaves no transcripts with the wrong settings.
         for each in (path / RESULT, transcripts, times):
             each.unlink(missing_ok=True)
-        write_json(path / SETTINGS, settings)
+        write_json(path / SETTINGS, settings | {PLACE: place})
         return RunFolder(path, audio, {})
     timings = {each.id: each for each in read_timings(times)}
     found = read_transcripts(transcripts)
     finished = {each.id: (each, timings[each.id]) for each in found if each.id in timings and each.audio_sha256 == audio.get(each.id, "")}
     taken = RunFolder(path, audio, finished)
+    if beyond := sum(each.id not in audio for each in found):
+        logger.warning(f"{path} has transcripts of {beyond} utterances that are not in this run. They are deleted.")
     if len(finished) < max(len(audio), len(found)) or not (path / RESULT).is_file():
         # The last line may be truncated, and the next one must not be appended to it.
         (path / RESULT).unlink(missing_ok=True)

@@ -208,7 +208,7 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, list[Transcript]]:
         text = (folder / RESULT).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise AsrDeployError(
-            f"{folder} is not a finished evaluation: it has no {RESULT}. Run `asrdeploy evaluate -o {folder}` first."
+            f"{folder} is not a finished evaluation: it has no {RESULT}. Give the output folder of `asrdeploy evaluate`."
         ) from None
     transcripts = read_transcripts(folder / TRANSCRIPTS)
     try:
@@ -219,6 +219,8 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, list[Transcript]]:
         ) from error
     if not transcripts:
         raise AsrDeployError(f"{folder} has no transcripts in {TRANSCRIPTS}. Evaluate again.")
+    if len({each.id for each in transcripts}) < len(transcripts):
+        raise AsrDeployError(f"{folder} has two transcripts of the same utterance. Delete the folder and evaluate again.")
     if len(transcripts) != result.utterances:
         raise AsrDeployError(
             f"{folder / TRANSCRIPTS} has {len(transcripts)} transcripts, but {RESULT} is of {result.utterances} utterances. Evaluate again."

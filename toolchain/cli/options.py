@@ -1,5 +1,6 @@
 """Options, the console and error output shared by the commands."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from device_runner.errors import AsrDeployError
+from device_runner.files import shown
 from device_runner.terminal import PlainConsole
 
 if TYPE_CHECKING:
@@ -29,7 +31,20 @@ def _figures_alone(file: Path | None) -> Path | None:
     global _output
     if file == STANDARD_OUTPUT and _output is None:
         _output, sys.stdout = sys.stdout, sys.stderr
+    elif file is not None and file.is_file() and not _is_json(file):
+        raise AsrDeployError(
+            f"--json {shown(file)}: the file exists and is not JSON, so it stays. Give a new name, or - for standard output."
+        )
     return file
+
+
+def _is_json(file: Path) -> bool:
+    """Return whether a file is empty or one JSON value, so that a result may replace it. Recordings and JSON lines may not be replaced."""
+    try:
+        content = file.read_bytes()
+        return not content.strip() or json.loads(content) is not None
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def give_output_back() -> None:

@@ -46,7 +46,8 @@ def without_punctuation(text: str) -> str:
             kept.append("'")
         else:
             kept.append(" " if unicodedata.category(each)[0] in "PS" else each)
-    return " ".join("".join(kept).split())
+    # What an emoji was joined with (zero-width joiners, variation selectors) is left alone, and is no word.
+    return " ".join(word for word in "".join(kept).split() if any(each.isalnum() for each in word))
 
 
 @cache

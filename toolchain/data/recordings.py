@@ -10,7 +10,7 @@ from pathlib import Path
 from device_runner.audio import CheckedAudio, check_audio
 from device_runner.errors import LONGEST_MESSAGE, AsrDeployError, say_once
 from device_runner.facts import usable_cpus
-from device_runner.files import shown
+from device_runner.files import sha256_of, shown
 from toolchain.data.datasets import DataSet, LeftOut, Utterance
 
 REMARKED = 5  # recordings named in a warning
@@ -77,6 +77,17 @@ def check_recordings(data: DataSet, needs: Needs, *, skip_bad: bool = False, che
     _remark({each.path: remark for each in data.utterances if each.id in found and (remark := found[each.id].remark)})
     kept = tuple(each for each in data.utterances if each.id in found)
     return Checked(replace(data, utterances=kept, left_out=(*data.left_out, *bad)), {key: each.sha256 for key, each in found.items()})
+
+
+def check_unchanged(utterance: Utterance, digest: str) -> None:
+    """Raise AsrDeployError if a recording is not the one that was checked, so that its transcript is of another recording.
+
+    Args:
+        utterance: The utterance, after it was transcribed.
+        digest: SHA-256 of its recording's file from the check.
+    """
+    if not utterance.path.is_file() or sha256_of(utterance.path) != digest:
+        raise AsrDeployError(f"{shown(utterance.path)} was changed during the evaluation. Repeat the command.")
 
 
 def _outcome(utterance: Utterance, needs: Needs) -> CheckedAudio | str:

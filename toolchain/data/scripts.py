@@ -7,7 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from device_runner.labels import WORD_SEPARATOR
 from toolchain.data.normalisers import PUNCTUATION, WHISPER
 
-UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my", "bo", "dz"})
+# By their codes of two letters, and of three in ISO 639-2 and -3.
+UNSPACED_LANGUAGES = frozenset(
+    {
+        *("zh", "zho", "chi", "cmn", "yue", "ja", "jpn", "th", "tha", "lo", "lao"),
+        *("km", "khm", "my", "mya", "bur", "bo", "bod", "tib", "dz", "dzo"),
+    }
+)
 # Beginnings of Unicode's names of the letters of these languages' scripts.
 UNSPACED_SCRIPTS = ("CJK ", "HIRAGANA", "KATAKANA", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")
 NAMED = 12  # characters that a warning names
@@ -52,7 +58,9 @@ def unprintable_warning(found: Mapping[str, int], characters: int) -> str:
         found: The characters with their counts; see ``unprintable``.
         characters: Number of characters of all references.
     """
-    named = " ".join(f"“{each}”" for each in list(found)[:NAMED]) + (f" and {len(found) - NAMED} others" if len(found) > NAMED else "")
+    named = " ".join(f"“{each}”" if each.isprintable() else f"U+{ord(each):04X}" for each in list(found)[:NAMED]) + (
+        f" and {len(found) - NAMED} others" if len(found) > NAMED else ""
+    )
     advice = []
     if any(unicodedata.category(each)[0] in "PS" for each in found):
         advice.append(f"--normalizer {PUNCTUATION} adds a WER without punctuation")

@@ -68,7 +68,7 @@ def _from_file(case: TestCase, path: Path, source: str, *, usual: bool = True) -
     named = under_our_names(state, str(path), remarks, usual=usual)
     if named.hugging_face:
         _check_labels(case, path)
-    network = around(case, _without_unused_rows(named.state, case, str(path)), str(path), original=named.original)
+    network = around(case, _without_unused_rows(named.state, case, str(path), usual=usual), str(path), original=named.original)
     return replace(finish(case, network, source, trained=True), tuned_on=read_tuned_on(path) or ())
 
 
@@ -113,15 +113,16 @@ def _from_bundle(case: TestCase) -> AnchorModel:
     return model
 
 
-def _without_unused_rows(state: dict[str, Tensor], case: TestCase, source: str) -> dict[str, Tensor]:
+def _without_unused_rows(state: dict[str, Tensor], case: TestCase, source: str, *, usual: bool) -> dict[str, Tensor]:
     """Return weights without the rows of the head that no label uses: of fairseq's dictionary, or those that pad the head."""
     head = state.get("aux.weight")
     extra = len(case.labels) + len(UNUSED_ROWS)
     if head is None or head.ndim != 2 or len(head) != extra:
         return state
-    unused = padding_or_dictionary(head) or UNUSED_ROWS
+    found = padding_or_dictionary(head)
+    unused = found or UNUSED_ROWS
     keep = [row for row in range(extra) if row not in unused]
-    if unused != UNUSED_ROWS:
+    if unused != UNUSED_ROWS or (found is None and not usual):  # in doubt about a file of the user, tell what was taken
         say_unnamed(source, extra, keep)
     return {
         name: tensor[keep] if name in ("aux.weight", "aux.bias") and tensor.shape[:1] == (extra,) else tensor

@@ -179,6 +179,10 @@ def load_into(
     Raises:
         AsrDeployError: If weights are missing, unknown, of another shape, or not finite.
     """
+    if empty := next((name for name, tensor in state.items() if tensor.is_meta), None):
+        raise AsrDeployError(
+            f"{source} has no values for {original(empty)}: it was saved from PyTorch's meta device. Save the weights themselves."
+        )
     broken = not_finite({name: tensor for name, tensor in state.items() if tensor.is_floating_point()})
     if broken:
         raise AsrDeployError(f"{source} contains NaN or infinite weights, first in {original(broken[0])}.")

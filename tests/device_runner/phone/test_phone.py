@@ -275,16 +275,18 @@ def test_states_of_real_phones() -> None:
 
 # Random faults
 
+FAULTS = 300  # in a thousand, which took 80 s, the errors were of the same kinds
+
 
 @pytest.mark.slow
-def test_a_thousand_random_faults_end_in_a_clear_error_or_a_right_result(
+def test_hundreds_of_random_faults_end_in_a_clear_error_or_a_right_result(
     adb_server: AdbServer, task: Task, expected: list[str], tmp_path: Path
 ) -> None:
     """Inject faults into single messages between adb and the device, and count results, errors and hangs."""
     faults, results, errors, started = 0, 0, [], time.monotonic()
     short = Task(task.job.model_copy(update={"audio": task.job.audio[:3]}), task.files)
     patience = replace(HASTY, connection=20.0)
-    for seed in range(1_000):
+    for seed in range(FAULTS):
         with EmulatedDevice(tmp_path / str(seed)) as device:
             with_app(device)
             phone = connect(adb_server.adb(), device)
@@ -300,7 +302,7 @@ def test_a_thousand_random_faults_end_in_a_clear_error_or_a_right_result(
             device.random_faults(0, 0.0)
             faults += sum(device.fault_counts.values())
             disconnect(adb_server.adb(), device)
-        if faults >= 1_000:
+        if faults >= FAULTS:
             break
     print(f"{faults} faults, {results} right results, {len(errors)} errors in {time.monotonic() - started:.0f} s", set(errors))
-    assert faults >= 1_000 and results > len(errors)
+    assert faults >= FAULTS and results > len(errors)

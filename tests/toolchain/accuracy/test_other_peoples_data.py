@@ -1,5 +1,7 @@
 """Evaluations of other people's models and data: default folders, bad recordings, languages, characters that no label prints."""
 
+import errno
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -11,16 +13,20 @@ import pytest
 import soundfile
 
 from device_runner.artifact import Artifact
-from device_runner.transcripts import Transcript
+from device_runner.errors import AsrDeployError
+from device_runner.transcripts import Timing, Transcript
 from tests.helpers import Completed, complaint, copied
 from tests.toolchain.accuracy.evaluation_parts import speech_folder, transcripts
 from tests.toolchain.accuracy.written_evaluations import write_evaluation
 from toolchain.accuracy.comparison import compare_runs
-from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.evaluation import checked_for, evaluate
 from toolchain.accuracy.metrics import count_character_errors
+from toolchain.accuracy.run_folder import run_folder
 from toolchain.accuracy.scoring import RESULT, Evaluation, read_evaluation, score
 from toolchain.accuracy.transcriber import Transcriber
-from toolchain.data.datasets import DataSet, Utterance
+from toolchain.data.casing import upper
+from toolchain.data.datasets import DataSet, Utterance, open_data
+from toolchain.data.scripts import unprintable_warning, unspaced
 from toolchain.reports import comparisons, tables
 
 Command = Callable[..., Completed]
@@ -54,6 +60,21 @@ def test_two_data_sets_of_one_name_do_not_share_a_default_folder(
     folders = sorted((tmp_path / "results").iterdir())
     assert len(folders) == 2 and folders[1].name.startswith(folders[0].name + "-")
     assert {transcripts(each)[0].id for each in folders} == {test_clean.utterances[0].id, test_clean.utterances[2].id}
+
+
+def test_two_versions_of_a_data_set_do_not_share_a_default_folder(
+    cli: Command, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path
+) -> None:
+    for version in ("v1", "v2"):
+        speech_folder(test_clean, tmp_path / version / "de")
+    shutil.copy(test_clean.utterances[3].path, tmp_path / "v2" / "de" / "test-clean" / "101" / "1" / test_clean.utterances[0].path.name)
+    for version in ("v1", "v2", "v1", "v2"):
+        assert cli("evaluate", tiny_int8.folder, "--data", tmp_path / version / "de").returncode == 0
+    folders = sorted((tmp_path / "results").iterdir())
+    assert len(folders) == 2 and [len(transcripts(each)) for each in folders] == [2, 2]
+    (tmp_path / "v1").rename(tmp_path / "moved")  # named by the user, the folder of a set that has moved goes on
+    done = cli("evaluate", tiny_int8.folder, "--data", tmp_path / "moved" / "de", "-o", folders[0])
+    assert done.returncode == 0 and "again" not in done.stderr
 
 
 def test_an_output_folder_with_another_result_is_refused_until_replace(
@@ -211,3 +232,72 @@ def test_a_result_of_the_version_before_gets_its_character_errors(tmp_path: Path
     new = ("characters", "character_errors", "cer", "cer_interval", "left_out", "language", "unprintable", "main")
     (tmp_path / "A" / RESULT).write_text(json.dumps({key: value for key, value in plain.items() if key not in new} | {"version": 2}))
     assert read_evaluation(tmp_path / "A")[0].model_dump(exclude={"unprintable"}) == made.model_dump(exclude={"unprintable"})
+
+
+# What changes meanwhile, or was changed by hand
+
+
+def test_a_recording_that_changes_during_the_evaluation_is_refused(transcriber: Transcriber, test_clean: DataSet, tmp_path: Path) -> None:
+    data = open_data(str(speech_folder(test_clean, tmp_path / "speech")), "test-clean")
+    checked = checked_for(transcriber, data)
+    shutil.copy(test_clean.utterances[3].path, data.utterances[1].path)
+    with pytest.raises(AsrDeployError, match=rf"{data.utterances[1].path} was changed during the evaluation\. Repeat the command\."):
+        evaluate(transcriber, checked, tmp_path / "results")
+    assert [each.id for each in transcripts(tmp_path / "results")] == [data.utterances[0].id]
+
+
+def test_transcripts_that_a_smaller_run_deletes_are_told_and_files_of_editors_stay(
+    transcriber: Transcriber, data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "results"
+    evaluate(transcriber, data, folder)
+    (folder / ".result.json.swp").write_text("of an editor")
+    (folder / ".result.json.0123abcd.json").write_text("of a killed process")
+    evaluate(transcriber, data.limited(4), folder)
+    assert f"{folder} has transcripts of 2 utterances that are not in this run. They are deleted." in caplog.text
+    assert {each.name for each in folder.iterdir() if each.name.startswith(".")} == {".result.json.swp"}
+
+
+def test_a_run_with_an_utterance_twice_is_not_scored(cli: Command, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    lines = (folder / "transcripts.jsonl").read_text().splitlines(keepends=True)
+    (folder / "transcripts.jsonl").write_text("".join([*lines[:-1], lines[0]]))
+    stored = (folder / RESULT).read_bytes()
+    assert "results has two transcripts of the same utterance" in complaint(cli("score", "results"))
+    assert (folder / RESULT).read_bytes() == stored
+
+
+def test_a_last_line_without_its_end_is_read(cli: Command, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    (folder / "transcripts.jsonl").write_text((folder / "transcripts.jsonl").read_text().rstrip("\n"))
+    assert cli("score", "results").returncode == 0
+
+
+def test_runs_in_two_languages_are_compared_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, language in (("a", "zh"), ("b", "en")):
+        write_evaluation(tmp_path / name, {"1": ("你好", "你")}, language=language)
+    compare_runs(tmp_path / "a", tmp_path / "b")
+    assert f"{tmp_path / 'a'} was scored with zh, and {tmp_path / 'b'} with en. Both are compared with zh." in caplog.text
+
+
+def test_codes_of_three_letters_mean_the_same_language() -> None:
+    assert upper("ılık iyi", "tur") == upper("ılık iyi", "tr") == "ILIK İYİ"
+    assert unspaced(["latin"], "cmn") and unspaced(["latin"], "jpn") and not unspaced(["latin"], "deu")
+
+
+def test_characters_that_cannot_be_seen_are_named_by_their_numbers() -> None:
+    assert "No label of the model prints U+200D, " in unprintable_warning({"\u200d": 1}, 10)
+
+
+def test_a_full_disk_is_named_with_its_folder(transcriber: Transcriber, data: DataSet, tmp_path: Path) -> None:
+    class Full(io.BytesIO):
+        def write(self, content: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with run_folder(tmp_path / "results", {"version": 3, "identity": "x", "data": "d", "threads": 1}, {"1": "0" * 64}) as run:
+        run._files = [Full(), Full()]
+        line = Transcript(id="1", audio_seconds=1, reference="A", hypothesis="A", substitutions=0, deletions=0, insertions=0, words=1)
+        with pytest.raises(AsrDeployError, match=f"Cannot write {run.path}: the disk is full"):
+            run.add(line, Timing(id="1", compute_seconds=1))

@@ -208,3 +208,15 @@ def test_a_bad_evaluation_is_named_and_the_others_are_scored(cli: Command, tiny_
     assert done.returncode == 2 and "bad/result.json" in done.stderr and "missing is not a finished evaluation" in done.stderr
     assert [each["folder"] for each in json.loads(done.stdout)["runs"]] == ["good"]
     assert json.loads((tmp_path / "good" / RESULT).read_text())["normalised"]["normalizer"] == "whisper"
+
+
+# --json
+
+
+@pytest.mark.parametrize("content", [b"RIFF....WAVEfmt ", b'{"id": 1}\n{"id": 2}\n'])
+def test_json_does_not_replace_a_file_of_another_kind(content: bytes, cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    assert "--json a.wav: the file exists and is not JSON, so it stays." in complaint(cli("schemes", "--json", "a.wav"))
+    assert (tmp_path / "a.wav").read_bytes() == content
+    for _ in range(2):  # a result may replace an earlier one
+        ok(cli("schemes", "--json", "s.json"))

@@ -11,6 +11,11 @@ from device_runner.errors import AsrDeployError
 from toolchain.data.normalisers import NORMALIZERS, check_normalizer, normaliser
 
 
+@pytest.mark.parametrize("text", ["SIX 👨‍👩‍👧 EIGHT", "SIX ❤️ EIGHT", "SIX — EIGHT", "SIX \u200d EIGHT"])
+def test_what_emojis_are_joined_with_is_no_word(text: str) -> None:
+    assert normaliser("punctuation")(text) == "SIX EIGHT"
+
+
 @pytest.mark.parametrize(
     "text, normalised",
     [

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from device_runner.errors import AsrDeployError
 from device_runner.labels import select_labels
 from tests.toolchain.models.custom.hugging_face_folders import OLD_NORMS, VOCABULARY, change, renamed, write_bundled, write_folder
 from tests.toolchain.models.damaged_weights import bundled, refused
@@ -266,8 +267,11 @@ def test_three_outputs_more_are_fairseqs_or_padding_and_weights_or_the_user_tell
     torch.save(with_dictionary(bundled()), weights)
     assert "such as unused_outputs = [29, 30, 31]" in refused(str(described))
     described.write_text(TOML + "unused_outputs = [1, 2, 3]\n", encoding="utf-8")
-    assert same(load_model(str(described)), tiny) and same(load_model("0", str(weights)), tiny)
-    assert caplog.records == []  # nothing that the user, or TorchAudio's published form, does not say
+    assert same(load_model(str(described)), tiny)
+    assert caplog.records == []  # the user says it
+    assert same(load_model("0", str(weights)), tiny)
+    assert "outputs 1-3 have no label" in caplog.text  # fairseq's, as in TorchAudio's published form
+    caplog.clear()
     state = padded(bundled(), 32)
     state["aux.weight"][-3:] = 0  # rows that training did not make
     torch.save(state, weights)
@@ -305,3 +309,18 @@ def test_a_suffix_does_not_decide_what_a_file_of_weights_is(described: Path, tin
     assert same(load_model(str(described)), tiny) and same(load_model("0", str(described.with_suffix(".pt"))), tiny)
     torch.save(bundled(), tmp_path / "other.safetensors")
     assert same(load_model("0", str(tmp_path / "other.safetensors")), tiny)
+
+
+def test_a_padded_head_that_is_in_doubt_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = load_file(BUNDLED_WEIGHTS)
+    torch.manual_seed(0)
+    rows = {"aux.weight": 0.01 * torch.randn(3, state["aux.weight"].shape[1]), "aux.bias": torch.zeros(3)}
+    save_file(state | {name: torch.cat([state[name], row]) for name, row in rows.items()}, tmp_path / "padded.safetensors")
+    load_model("0", str(tmp_path / "padded.safetensors"))
+    assert "padded.safetensors has 32 outputs, but 29 labels: outputs 1-3 have no label, so the model is used without them." in caplog.text
+
+
+def test_weights_without_values_are_refused(tmp_path: Path) -> None:
+    torch.save({name: tensor.to("meta") for name, tensor in load_file(BUNDLED_WEIGHTS).items()}, tmp_path / "meta.pt")
+    with pytest.raises(AsrDeployError, match="it was saved from PyTorch's meta device"):
+        load_model("0", str(tmp_path / "meta.pt"))
