@@ -94,19 +94,20 @@ def transcribe(
     destination = Destination(format_name, output, several=several(files), replace=replace)
     if device != "local" and format_name != "text":
         raise AsrDeployError(f"--format {format_name} needs the times of words, and {device} returns text only. Use --format text.")
-    with open_sources(files) as sources:
-        transcription = Transcription(sources, destination)
-        try:
+    transcription = None
+    try:
+        with open_sources(files) as sources:
+            transcription = Transcription(sources, destination)
             if device != "local":
                 artifact = _artifact_for(name, device, weights)
                 transcription.run_on(open_chosen(device, via, adb, apk, complain), artifact, threads)
             else:
                 transcription.run_here(open_transcriber(name, weights=weights, threads=threads))
-        except KeyboardInterrupt as ending:
-            raise Stopped(transcription.ended) from ending
-        finally:  # also after Ctrl-C or when a device failed: what was transcribed is not lost
-            if transcription.begun:
-                write_figures(json_file, transcription.figures())
+    except KeyboardInterrupt as ending:
+        raise Stopped("Interrupted. Nothing was transcribed." if transcription is None else transcription.ended) from ending
+    finally:  # also after Ctrl-C or when a device failed: what was transcribed is not lost
+        if transcription is not None and transcription.begun:
+            write_figures(json_file, transcription.figures())
     if transcription.failed:
         sys.exit(2)
 

@@ -103,7 +103,8 @@ def _is_pattern(argument: Path) -> bool:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    found = [path for path in map(Path, glob.iglob(str(pattern), recursive=True)) if path.is_file()]
+    names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207  (absolute patterns, which pathlib refuses)
+    found = [path for path in map(Path, names) if path.is_file()]
     if not found:
         raise AsrDeployError(f"No file matches {shown(pattern)}. Check the pattern; ** means any folders.")
     return sorted(found)

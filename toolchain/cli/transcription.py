@@ -81,10 +81,13 @@ class Destination:
         if self._several or self.output.is_dir():
             taken: set[str] = set()
             found = [self._free(self.output, "standard-input" if _piped(each) else each.name.stem, taken) for each in sources]
+        read = {each.path.resolve() for each in sources}
+        if over := [each for each in found if each.resolve() in read]:
+            raise AsrDeployError(f"{shown(over[0])} is a recording that is transcribed. Choose another output with -o.")
         there = [] if self._replace else [each for each in found if each.exists()]
         if there:
-            more = f" and {len(there) - 1} more files" if len(there) > 1 else ""
-            raise AsrDeployError(f"{shown(there[0])}{more} already exist{'s' if len(there) == 1 else ''}. Use --replace to overwrite, or -o.")
+            what = f"{shown(there[0])} exists" if len(there) == 1 else f"{shown(there[0])} and {len(there) - 1} more exist"
+            raise AsrDeployError(f"{what}. Choose another output with -o, or use --replace to overwrite.")
         return tuple(found)
 
     def _free(self, folder: Path, stem: str, taken: set[str]) -> Path:
@@ -147,13 +150,13 @@ class Transcription:
         from toolchain.accuracy.progress import long_recording
 
         for number, waveform in self._waveforms(transcriber.needs):
-            file = shown(self.sources[number].name)
+            file = str(self.sources[number].name)
             try:
-                with long_recording(f"{file} ({number + 1}/{len(self.sources)})", len(waveform) / transcriber.sample_rate):
+                with long_recording(f"{shown(file)} ({number + 1}/{len(self.sources)})", len(waveform) / transcriber.sample_rate):
                     if self._format == "text":
                         spoken = TimedText(file, transcriber.transcribe(waveform))
                     else:
-                        spoken = TimedText(str(self.sources[number].name), *transcriber.timed(waveform))
+                        spoken = TimedText(file, *transcriber.timed(waveform))
             except AsrDeployError as error:
                 self._refuse(number, error)
             else:
