@@ -223,7 +223,9 @@ class Transcription:
 
     def _refuse(self, number: int, error: AsrDeployError) -> None:
         source = self.sources[number]
-        sentence = str(error).replace(shown(source.path), "Standard input") if _piped(source) else str(error)
+        sentence = str(error)
+        if _piped(source) and source.error is None:
+            sentence = sentence.replace(shown(source.path), "Standard input")
         named = shown(source.name) in sentence or _piped(source)
         self._errors[number] = sentence if named else f"{shown(source.name)}: {sentence}"
         complain(self._errors[number])

@@ -37,7 +37,7 @@ def test_words_lie_where_the_recordings_were_joined(transcriber: Transcriber, sp
     parts, known, now = [], [], 0
     for number, each in enumerate(speech[:6]):
         silence, sound = np.zeros(RATE * (2 + number) // 2, np.float32), read_audio(each.path, RATE)
-        heard = np.flatnonzero(np.abs(sound) > 0.02 * np.abs(sound).max()) + now + silence.size
+        heard = np.flatnonzero(np.abs(sound) > 0.1 * np.abs(sound).max()) + now + silence.size
         known.append((len(transcriber.transcribe(sound).split()), heard[0] / RATE, heard[-1] / RATE))
         parts += [silence, sound]
         now += silence.size + sound.size
