@@ -1,6 +1,7 @@
 """Words of the greedy path: their text is that of the scenario's selector, and their times are those of their frames."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_words_follow_each_other_and_their_confidence_is_a_probability(logits: n
     words = words_of(logits, LABELS, TIMES)
     assert " ".join(each.text for each in words) == " ".join(select_labels(logits, LABELS).split())
     assert all(0 <= each.start <= each.end and 0 <= each.confidence <= 1 for each in words)
-    assert all(one.start <= other.start for one, other in zip(words, words[1:], strict=False))
+    assert all(one.start <= other.start for one, other in pairwise(words))
 
 
 def test_a_word_lasts_from_its_first_label_to_its_last_and_its_blanks_do_not_count() -> None:

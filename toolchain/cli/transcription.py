@@ -211,6 +211,7 @@ class Transcription:
             yield number, waveform
 
     def _write(self, number: int, spoken: TimedText) -> None:
+        self._spoken[number] = spoken  # first: Ctrl-C after the output must not leave it out of --json
         place = self._places[number]
         text = FORMATS[self._format](spoken)
         if place is not None:
@@ -219,7 +220,6 @@ class Transcription:
             typer.echo(f"{shown(self.sources[number].name)}: {spoken.text}")
         else:
             typer.echo(text, nl=False)
-        self._spoken[number] = spoken
 
     def _refuse(self, number: int, error: AsrDeployError) -> None:
         source = self.sources[number]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -81,7 +82,7 @@ def test_cues_keep_every_word_in_order_within_their_limits(pieces: list[tuple[st
         now += pause + length
     cues = cues_of(words)
     assert " ".join(line for cue in cues for line in cue.lines).split() == [each.text for each in words]
-    assert all(one.end <= other.start for one, other in zip(cues, cues[1:], strict=False))
+    assert all(one.end <= other.start for one, other in pairwise(cues))
     for cue in cues:
         alone = len(cue.lines) == 1 and " " not in cue.lines[0]
         assert len(cue.lines) <= LINES and (alone or cue.end - cue.start <= LONGEST)
