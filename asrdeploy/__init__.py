@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from device_runner.errors import AsrDeployError as AsrDeployError
     from device_runner.errors import DeviceFailed as DeviceFailed
     from device_runner.latency import LatencyResult as LatencyResult
+    from device_runner.words import Word as Word
     from exporters.inspection import Inspection as Inspection
     from exporters.inspection import inspect_artifact as inspect_artifact
     from toolchain.accuracy.comparison import RunComparison as Comparison
@@ -76,6 +77,7 @@ __all__ = [
     "Point",
     "Transcriber",
     "Utterance",
+    "Word",
     "__version__",
     "benchmark",
     "calibrate",
@@ -115,6 +117,7 @@ _NAMES = {
     "Point": ("toolchain.scenario.points", "Point"),
     "Transcriber": ("toolchain.accuracy.transcriber", "Transcriber"),
     "Utterance": ("toolchain.data.datasets", "Utterance"),
+    "Word": ("device_runner.words", "Word"),
     "benchmark": ("toolchain.scenario.latency", "benchmark"),
     "calibrate": ("toolchain.compression.bitstreams", "calibration_of"),
     "compare": ("toolchain.accuracy.comparison", "compare_runs"),

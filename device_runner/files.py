@@ -178,16 +178,17 @@ def write_record(path: Path, record: "BaseModel") -> None:
     write_text(path, text + "\n")
 
 
-def json_of(data: Any, *, ascii_only: bool = False) -> str:
-    """Return indented JSON. Bytes of file names that are not UTF-8 become escapes such as ``\\udce9``.
+def json_of(data: Any, *, ascii_only: bool = False, indent: int | None = 2) -> str:
+    """Return JSON. Bytes of file names that are not UTF-8 become escapes such as ``\\udce9``.
 
     Python's json reads them as the same file name; see ``os.fsencode``.
 
     Args:
         data: Plain values.
         ascii_only: Escape all characters that ASCII lacks.
+        indent: Columns of an indentation; None for a single line.
     """
-    text = json.dumps(data, indent=2, ensure_ascii=ascii_only)
+    text = json.dumps(data, indent=indent, ensure_ascii=ascii_only)
     return text.encode(errors="backslashreplace").decode()
 
 

@@ -6,7 +6,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TimeElapsedColumn, TimeRemainingColumn
 
 from device_runner.terminal import PlainConsole, plain_column
 from device_runner.transcripts import Timing, Transcript
@@ -80,6 +80,26 @@ def checking_progress(recordings: int) -> Iterator[OnChecked]:
     with Progress(*columns, console=PlainConsole(stderr=True), transient=True) as bars:
         task = bars.add_task("", total=recordings)
         yield lambda utterance: bars.advance(task)
+
+
+LONG_RECORDING = 60.0  # seconds of audio
+
+
+@contextmanager
+def long_recording(name: str, seconds: float) -> Iterator[None]:
+    """Show on a terminal that a long recording is transcribed, and since when; the line disappears at the end.
+
+    Args:
+        name: What is shown.
+        seconds: Duration of the recording.
+    """
+    console = PlainConsole(stderr=True)
+    columns = (SpinnerColumn(), plain_column("{task.description}"), TimeElapsedColumn())
+    # Standard output stays as it is: rich would send it to standard error, and a pipe would get nothing.
+    hidden = seconds < LONG_RECORDING or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bars:
+        bars.add_task(f"{name}: {seconds / 60:.1f} min of audio", total=None)
+        yield
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from device_runner.files import shown
 from device_runner.home import in_home
 from device_runner.labels import select_labels
 from device_runner.waveforms import check_samples
+from device_runner.words import Word, frame_times, has_separator, words_of
 from toolchain.data.recordings import Needs
+from toolchain.data.scripts import unspaced
 from toolchain.models.test_cases import (
     CHECKPOINTS,
     DESCRIPTION,
@@ -125,6 +127,31 @@ class Transcriber:
                 or too long, or cannot be resampled.
             ValueError: A device runs the artifact; see ``running``.
         """
+        return self.running.logits(self._samples(waveform, sample_rate))
+
+    def words(self, waveform: Waveform, sample_rate: int | None = None) -> tuple[Word, ...]:
+        """Return the words of a waveform with their times and a confidence; see ``logits`` for arguments and errors.
+
+        Their texts, joined by spaces, are the transcript with one space between words. In scripts without spaces between words (most
+        letters of the transcript decide) and for labels without a separator, every character is a word. Start and end are in seconds.
+
+        Example:
+            >>> for word in asrdeploy.load("artifacts/tiny").words(waveform, 16_000):  # doctest: +SKIP
+            ...     print(f"{word.start:.2f} {word.end:.2f} {word.text} {word.confidence:.2f}")
+        """
+        return self.timed(waveform, sample_rate)[1]
+
+    def timed(self, waveform: Waveform, sample_rate: int | None = None) -> tuple[str, tuple[Word, ...], str]:
+        """Return the transcript, its words, and what lies between words (a space or nothing); see ``transcribe`` and ``words``."""
+        samples = self._samples(waveform, sample_rate)
+        logits = self.running.logits(samples)
+        text = select_labels(logits, self.labels)
+        characters = not has_separator(self.labels) or unspaced([text])
+        times = frame_times(len(logits), samples.size, self.sample_rate, self.minimum_samples)
+        return text, words_of(logits, self.labels, times, characters=characters), "" if characters else " "
+
+    def _samples(self, waveform: Waveform, sample_rate: int | None) -> Waveform:
+        """Return a waveform as samples at the model's rate; see ``logits``."""
         samples = _as_array(waveform)
         if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
             raise AsrDeployError(
@@ -137,7 +164,7 @@ class Transcriber:
             if not isinstance(sample_rate, int | np.integer) or sample_rate < 1:
                 raise AsrDeployError(f"The sample rate {sample_rate!r} is not valid. Give a whole number of hertz.")
             samples = resample(samples, int(sample_rate), self.sample_rate)
-        return self.running.logits(samples)
+        return samples
 
     def with_threads(self, threads: int) -> "Transcriber":
         """Return this transcriber with an engine of another number of threads.

@@ -32,6 +32,7 @@ from toolchain.cli.options import (
     check_workers,
     complain,
     console,
+    one_of,
     open_chosen,
     open_workers,
     write_figures,
@@ -50,31 +51,62 @@ NameArgument = Annotated[
 
 def transcribe(
     name: NameArgument,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Audio files (FLAC or WAV, mono).")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|FOLDER…", help="Audio files, folders of them, quoted patterns, or `-` for standard input (mono)."),
+    ],
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
     device: DeviceOption = "local",
     via: ViaOption = None,
     adb: AdbOption = None,
     apk: ApkOption = None,
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="`text`, or with the times of words: `json` (one line per file), `srt`, `vtt` or `tsv`.",
+            autocompletion=one_of("text", "json", "srt", "vtt", "tsv"),
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "text",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE|FOLDER",
+            help="Output file, or for several recordings a folder (default: standard output).",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite existing output files.", rich_help_panel=OUTPUT)] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Transcribe audio files. Files that cannot be transcribed are named, and the exit code is 2.
 
-    Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav
+    Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav --format srt -o recording.srt
     """
     from toolchain.accuracy.transcriber import open_transcriber
-    from toolchain.cli.transcription import Transcription
+    from toolchain.cli.inputs import open_sources, several
+    from toolchain.cli.transcription import Destination, Stopped, Transcription
 
-    transcription = Transcription(files)
+    destination = Destination(format_name, output, several=several(files), replace=replace)
+    if device != "local" and format_name != "text":
+        raise AsrDeployError(f"--format {format_name} needs the times of words, and {device} returns text only. Use --format text.")
+    transcription = None
     try:
-        if device != "local":
-            artifact = _artifact_for(name, device, weights)
-            transcription.run_on(open_chosen(device, via, adb, apk, complain), artifact, threads)
-        else:
-            transcription.run_here(open_transcriber(name, weights=weights, threads=threads))
+        with open_sources(files) as sources:
+            transcription = Transcription(sources, destination)
+            if device != "local":
+                artifact = _artifact_for(name, device, weights)
+                transcription.run_on(open_chosen(device, via, adb, apk, complain), artifact, threads)
+            else:
+                transcription.run_here(open_transcriber(name, weights=weights, threads=threads))
+    except KeyboardInterrupt as ending:
+        raise Stopped("Interrupted. Nothing was transcribed." if transcription is None else transcription.ended) from ending
     finally:  # also after Ctrl-C or when a device failed: what was transcribed is not lost
-        if transcription.begun:
+        if transcription is not None and transcription.begun:
             write_figures(json_file, transcription.figures())
     if transcription.failed:
         sys.exit(2)

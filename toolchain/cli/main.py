@@ -76,7 +76,7 @@ def run(application: typer.Typer) -> None:
         sys.exit(USER_ERROR)
     except SystemExit as ending:
         if ending.code == INTERRUPTED:
-            complain("Interrupted. Finished work is saved; repeat the command to resume.")
+            complain(getattr(ending, "sentence", "Interrupted. Finished work is saved; repeat the command to resume."))
         raise
     finally:
         give_output_back()
