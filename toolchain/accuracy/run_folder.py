@@ -25,6 +25,8 @@ INPUTS = {
     "provider": "another execution provider",
     "half": "another precision",
     "torch_device": "another PyTorch device",
+    "window": "other windows",
+    "overlap": "other windows",
 }
 logger = logging.getLogger("asrdeploy")
 
