@@ -10,7 +10,7 @@ from device_runner.windows import OnWindow, WindowedEngine, Windows
 if TYPE_CHECKING:
     from toolchain.accuracy.transcriber import Transcriber
 
-WINDOW, OVERLAP = 30.0, 4.0  # seconds; docs/evaluation.md has the measurements
+WINDOW, OVERLAP = 30.0, 4.0  # seconds
 WHOLE = 60.0  # seconds up to which recordings stay whole where windows are chosen automatically
 
 
