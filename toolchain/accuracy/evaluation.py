@@ -325,6 +325,8 @@ def run_settings(transcriber: Transcriber, data: DataSet, language: str | None, 
             settings["int8_exact"] = machine_facts()["int8_exact"]
     if transcriber.torch_device != "cpu" or transcriber.half:
         settings |= {"torch_device": transcriber.torch_device, "half": transcriber.half}
+    if transcriber.windows is not None:
+        settings |= {"window": transcriber.windows.window, "overlap": transcriber.windows.overlap}
     return settings | on_device
 
 

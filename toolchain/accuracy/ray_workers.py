@@ -25,6 +25,7 @@ from device_runner.audio import read_audio
 from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.facts import machine_facts, package_versions
+from device_runner.windows import WindowedEngine
 from toolchain.accuracy.transcriber import Transcriber
 from toolchain.accuracy.workers import Transcription, longest_first, shut_down, transcribe
 from toolchain.data.datasets import Utterance
@@ -270,7 +271,7 @@ Packed = dict[str, Any]
 
 def _pack(transcriber: Transcriber) -> Packed:
     """Return what a node needs to open a transcriber, as arrays that its workers share without copies."""
-    common = {"identity": transcriber.identity, "versions": package_versions(), "int8_exact": None}
+    common = {"identity": transcriber.identity, "versions": package_versions(), "int8_exact": None, "windows": transcriber.windows}
     if transcriber.artifact is not None:
         if transcriber.saturates:
             common["int8_exact"] = machine_facts()["int8_exact"]
@@ -301,7 +302,7 @@ def _check_versions(versions: dict[str, str]) -> None:
 
 def _transcribe_bunch(packed: Packed, threads: int, bunch: list[Recording]) -> list[Transcription]:
     """Transcribe recordings. The process keeps only the last engine, because a sweep opens many."""
-    key = (packed["identity"], threads, packed.get("half"))
+    key = (packed["identity"], threads, packed.get("half"), packed["windows"])
     if key not in _engines:
         _check_versions(packed["versions"])
         if packed["int8_exact"] not in (None, machine_facts()["int8_exact"]):
@@ -309,7 +310,9 @@ def _transcribe_bunch(packed: Packed, threads: int, bunch: list[Recording]) -> l
                 "A node that joined the Ray cluster computes 8-bit products differently. Use nodes with the same type of CPU."
             )
         _engines.clear()
-        _engines[key] = _open(packed, threads)
+        engine, labels, sample_rate = _open(packed, threads)
+        windows = packed["windows"]
+        _engines[key] = (engine if windows is None else WindowedEngine(engine, windows)), labels, sample_rate
     engine, labels, sample_rate = _engines[key]
     return [transcribe(engine, waveform, labels, sample_rate, utterance) for utterance, waveform in bunch]
 

@@ -27,6 +27,8 @@ INPUTS = {
     "provider": "another execution provider",
     "half": "another precision",
     "torch_device": "another PyTorch device",
+    "window": "other windows",
+    "overlap": "other windows",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
 logger = logging.getLogger("asrdeploy")

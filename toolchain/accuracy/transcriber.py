@@ -17,7 +17,9 @@ from device_runner.files import shown
 from device_runner.home import in_home
 from device_runner.labels import select_labels
 from device_runner.waveforms import check_samples
+from device_runner.windows import OnWindow, Windows
 from device_runner.words import Word, frame_times, has_separator, words_of
+from toolchain.accuracy import long_recordings
 from toolchain.data.recordings import Needs
 from toolchain.data.scripts import unspaced
 from toolchain.models.test_cases import (
@@ -63,6 +65,7 @@ class Transcriber:
         torch_device: PyTorch device of a model.
         half: The model computes in half precision.
         tuned_on: Ids of the utterances that codec or scheme were calibrated with; see ``toolchain.data.splits``.
+        windows: How long recordings are divided; None if all are transcribed whole.
     """
 
     configuration: str
@@ -84,6 +87,7 @@ class Transcriber:
     torch_device: str = "cpu"
     half: bool = False
     tuned_on: frozenset[str] = frozenset()
+    windows: Windows | None = None
 
     @property
     def running(self) -> Engine:
@@ -175,6 +179,28 @@ class Transcriber:
         if threads == self.threads or self.opener is None:
             return self
         return replace(self, engine=self.opener(threads), threads=threads)
+
+    def windowed(
+        self, window: float = long_recordings.WINDOW, overlap: float = long_recordings.OVERLAP, progress: OnWindow | None = None
+    ) -> "Transcriber":
+        """Return a transcriber that runs on overlapping windows of a recording, so that its length does not decide the memory.
+
+        The logits of the windows are joined at the centres of the overlaps. Recordings that fit into a window stay whole.
+
+        Example:
+            >>> asrdeploy.load("artifacts/tiny").windowed(30, 4).transcribe(hour, 16_000)  # doctest: +SKIP
+            'SEVEN TWO NINE …'
+
+        Args:
+            window: Length of the windows in seconds.
+            overlap: Smallest overlap of neighbouring windows in seconds.
+            progress: Called after every window with the finished and all seconds of a recording that is divided.
+
+        Raises:
+            AsrDeployError: The overlap is not less than the window, the window is too short for one frame beside the overlap or longer
+                than the artifact accepts, a device runs the artifact, or the transcriber has windows already.
+        """
+        return long_recordings.windowed(self, window, overlap, progress)
 
 
 def _as_array(waveform: Any) -> npt.NDArray[Any]:

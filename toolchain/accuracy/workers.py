@@ -21,6 +21,7 @@ from device_runner.audio import read_audio
 from device_runner.engines import Engine, Waveform, open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.labels import select_labels
+from device_runner.windows import WindowedEngine, Windows
 from toolchain.accuracy.transcriber import Transcriber
 from toolchain.data.datasets import Utterance
 
@@ -187,7 +188,7 @@ def _processes(transcriber: Transcriber, workers: int) -> Iterator[Callable[[Utt
     """Yield a function that submits an utterance to processes, each with its own engine."""
     assert transcriber.artifact is not None, "only engines of artifacts cannot be shared"
     _check_script()
-    begun = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (transcriber.artifact, transcriber.threads))
+    begun = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (transcriber.artifact, transcriber.threads, transcriber.windows))
     with shut_down(begun) as processes:
         yield lambda utterance: processes.submit(_work, utterance)
 
@@ -218,11 +219,14 @@ def shut_down(executor: Executor) -> Iterator[Executor]:
 _opened: list[tuple[Engine, tuple[str, ...], int]] = []  # in a worker process: its engine, labels and sample rate
 
 
-def _begin(artifact: Artifact, threads: int) -> None:
+def _begin(artifact: Artifact, threads: int, windows: Windows | None) -> None:
     """Prepare a worker process. The parent process has already checked the files of the artifact."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of the terminal, and the parent handles it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _opened.append((open_engine(artifact, threads), artifact.manifest.labels, artifact.manifest.sample_rate))
+    engine = open_engine(artifact, threads)
+    _opened.append(
+        (engine if windows is None else WindowedEngine(engine, windows), artifact.manifest.labels, artifact.manifest.sample_rate)
+    )
 
 
 def _end_with_parent() -> None:

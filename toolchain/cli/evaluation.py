@@ -22,12 +22,14 @@ from toolchain.cli.options import (
     LanguageOption,
     LimitOption,
     NormalizerOption,
+    OverlapOption,
     ProviderOption,
     ReplaceOption,
     SkipBadOption,
     ThreadsOption,
     ViaOption,
     WeightsOption,
+    WindowOption,
     WorkersOption,
     check_workers,
     complain,
@@ -145,6 +147,8 @@ def evaluate(
         str, typer.Option(help="PyTorch device of a model: `cpu`, `cuda` or `cuda:N`.", rich_help_panel=RUNNING)
     ] = "cpu",
     half: Annotated[bool, typer.Option("--half", help="Run a PyTorch model in half precision.", rich_help_panel=RUNNING)] = False,
+    window: WindowOption = None,
+    overlap: OverlapOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
     device: DeviceOption = "local",
@@ -165,6 +169,7 @@ def evaluate(
         use_cores,
     )
     from toolchain.accuracy.evaluation import evaluate as run_evaluation
+    from toolchain.accuracy.long_recordings import windowed_if_long
     from toolchain.accuracy.progress import checking_progress, evaluation_progress
     from toolchain.accuracy.transcriber import artifact_transcriber, open_transcriber
     from toolchain.data.casing import check_language
@@ -180,12 +185,18 @@ def evaluate(
         raise AsrDeployError(f"--provider {provider} applies to phones. Name the phone with --device.")
     if device != "local" and (engine != "local" or worker_count is not None or half or torch_device != "cpu"):
         raise AsrDeployError("--engine, --workers, --torch-device and --half apply to this machine. Leave them out, or leave --device out.")
+    if device != "local" and (window is not None or overlap is not None):
+        raise AsrDeployError(f"--window and --overlap apply to this machine, and {device} transcribes whole recordings. Leave them out.")
+    if window is None and overlap is not None:
+        raise AsrDeployError(f"--overlap {overlap:g} applies to windows. Add --window, or leave --overlap out.")
     check_workers(engine, address, worker_count, 1 if threads is None else threads)
     if engine == "ray" and torch_device != "cpu":
         raise AsrDeployError("--engine ray runs on the CPUs of the nodes. Leave --torch-device out.")
     artifact = None if device == "local" else _artifact_for(name, device, weights)
     if artifact is None:
         transcriber = open_transcriber(name, weights=weights, threads=threads or 1, torch_device=torch_device, half=half)
+        if window is not None:
+            transcriber = windowed_if_long(transcriber, window, overlap)
     else:
         transcriber = artifact_transcriber(artifact)
     check_trained(transcriber)

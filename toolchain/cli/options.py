@@ -192,6 +192,19 @@ ReplaceOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", help="Number of parallel workers (default: one per core).", rich_help_panel=RUNNING)
 ]
+WindowOption = Annotated[
+    float | None,
+    typer.Option(
+        "--window",
+        metavar="SECONDS",
+        help="Divide longer recordings into overlapping windows of this length. See docs/evaluation.md.",
+        rich_help_panel=RUNNING,
+    ),
+]
+OverlapOption = Annotated[
+    float | None,
+    typer.Option("--overlap", metavar="SECONDS", help="Overlap of the windows (default: 4).", rich_help_panel=RUNNING),
+]
 EngineOption = Annotated[
     str,
     typer.Option(
