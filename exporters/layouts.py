@@ -183,6 +183,10 @@ def _write_transformers(contents: Contents, folder: Path) -> None:
     special = {PAD: BLANK} | {name: index for index, name in unused.items()}
     added = [_added(name, index) for name, index in sorted(special.items(), key=lambda each: each[1])]
     known = {f"{key}_token": (f"<{name}>" if f"<{name}>" in vocabulary else None) for key, name in (("unk", "unk"), ("bos", "s"), ("eos", "/s"))}
+    # The clean-up of the CTC decoder would join words that start with an apostrophe.
+    decoders: list[dict[str, Any]] = [{"type": "CTC", "pad_token": PAD, "word_delimiter_token": WORD_SEPARATOR, "cleanup": False}]
+    for name, text in {WORD_SEPARATOR: " ", **dict.fromkeys(unused.values(), "")}.items():
+        decoders.append({"type": "Replace", "pattern": {"String": name}, "content": text})
     _write_json(folder / "vocab.json", vocabulary)
     _write_json(
         folder / "tokenizer_config.json",
@@ -203,11 +207,11 @@ def _write_transformers(contents: Contents, folder: Path) -> None:
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": added,
+            "added_tokens": [],  # it drops special tokens before it merges repeated ones, which loses doubled letters
             "normalizer": None,
             "pre_tokenizer": {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": False},
             "post_processor": None,
-            "decoder": {"type": "CTC", "pad_token": PAD, "word_delimiter_token": WORD_SEPARATOR, "cleanup": False},
+            "decoder": {"type": "Sequence", "decoders": decoders},
             "model": {"vocab": vocabulary},
         },
     )
