@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -153,14 +154,7 @@ def export(
         "scheme": scheme.name,
         "normalised_waveform": str(recogniser.normalised_waveform).lower(),
     }
-    contents = Contents(
-        facts.model,
-        facts.labels,
-        facts.sample_rate,
-        facts.minimum_samples,
-        lambda: frame_stride(engine, minimum, facts.sample_rate),
-        recogniser.normalised_waveform,
-    )
+    contents = Contents(facts.model, facts.labels, facts.sample_rate, facts.minimum_samples, recogniser.normalised_waveform)
     layout.check(contents)
 
     def owned(old: Path) -> bool:
@@ -208,7 +202,7 @@ def export(
                 "Nothing was written. Choose another scheme with --quant."
             )
         if format_name == ONNX:
-            layout.write(contents, temporary)
+            layout.write(contents, partial(frame_stride, engine, minimum, facts.sample_rate), temporary)
         del engine
         manifest = manifest.model_copy(update={"parity": parity})
         write_manifest(path.parent, manifest)

@@ -24,6 +24,8 @@ ONLY_RATE = 16_000  # sherpa-onnx and onnx-asr resample to this rate whatever th
 # transformers.js chooses a file by the suffix of its `dtype`: fp32, fp16, q8 and q4.
 SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_quantized", "int4": "_q4"}
 
+Stride = Callable[[], int]
+
 logger = logging.getLogger("asrdeploy")
 
 
@@ -36,7 +38,6 @@ class Contents:
         labels: Labels by index, the blank first, ``|`` for the space.
         sample_rate: Sample rate of the waveform in hertz.
         minimum_samples: Shortest waveform that gives a frame.
-        stride: Function that returns the number of samples between two frames.
         normalised_waveform: Whether the graph normalises the waveform.
     """
 
@@ -44,7 +45,6 @@ class Contents:
     labels: tuple[str, ...]
     sample_rate: int
     minimum_samples: int
-    stride: Callable[[], int]
     normalised_waveform: bool
 
 
@@ -55,7 +55,7 @@ class Layout:
     Args:
         name: Its name for ``--layout``.
         check: Raises AsrDeployError if the layout cannot hold a model of these labels and sample rate.
-        write: Writes the files other than the model into a folder.
+        write: Writes the files other than the model into a folder. Its second argument returns the number of samples between two frames.
         place: Folder of the model and its manifest, relative to the layout's folder.
         suffixed: Whether the name of the model file says how weights are stored.
         log_probabilities: Whether the graph has the optional input ``input_lengths`` and the output ``logprobs``.
@@ -63,7 +63,7 @@ class Layout:
 
     name: str
     check: Callable[[Contents], None]
-    write: Callable[[Contents, Path], None]
+    write: Callable[[Contents, Stride, Path], None]
     place: str = ""
     suffixed: bool = False
     log_probabilities: bool = False
@@ -156,7 +156,9 @@ def _check_transformers(contents: Contents) -> None:
         if number > 1:
             raise _cannot_hold(contents, "transformers", label, f"{number} outputs have it, but vocab.json has one of each")
         if WORD_SEPARATOR in label and label != WORD_SEPARATOR:
-            raise _cannot_hold(contents, "transformers", label, f"its tokenizer takes {WORD_SEPARATOR} for a space only where it stands alone")
+            raise _cannot_hold(
+                contents, "transformers", label, f"its tokenizer takes {WORD_SEPARATOR} for a space only where it stands alone"
+            )
         if label == PAD:
             raise _cannot_hold(contents, "transformers", label, "this is the name of the blank")
 
@@ -165,24 +167,24 @@ def _cannot_hold(contents: Contents, layout: str, label: str, reason: str) -> As
     return AsrDeployError(f"The layout {layout} cannot hold the label {label!r} of {contents.model}: {reason}. Choose another --layout.")
 
 
-def _write_tokens(contents: Contents, folder: Path) -> None:
+def _write_tokens(contents: Contents, stride: Stride, folder: Path) -> None:
     write_tokens(contents.labels, folder / TOKENS)
 
 
-def _write_onnx_asr(contents: Contents, folder: Path) -> None:
+def _write_onnx_asr(contents: Contents, stride: Stride, folder: Path) -> None:
     write_tokens(contents.labels, folder / "vocab.txt")
-    _write_json(folder / "config.json", {"model_type": "wav2vec2-ctc", "subsampling_factor": contents.stride()})
+    _write_json(folder / "config.json", {"model_type": "wav2vec2-ctc", "subsampling_factor": stride()})
 
 
 # Hugging Face
 
 
-def _write_transformers(contents: Contents, folder: Path) -> None:
+def _write_transformers(contents: Contents, stride: Stride, folder: Path) -> None:
     vocabulary = vocabulary_of(contents.labels)
     unused = {index: name for name, index in vocabulary.items() if index and not contents.labels[index]}
-    special = {PAD: BLANK} | {name: index for index, name in unused.items()}
-    added = [_added(name, index) for name, index in sorted(special.items(), key=lambda each: each[1])]
-    known = {f"{key}_token": (f"<{name}>" if f"<{name}>" in vocabulary else None) for key, name in (("unk", "unk"), ("bos", "s"), ("eos", "/s"))}
+    known = {
+        f"{key}_token": (f"<{name}>" if f"<{name}>" in vocabulary else None) for key, name in (("unk", "unk"), ("bos", "s"), ("eos", "/s"))
+    }
     # The clean-up of the CTC decoder would join words that start with an apostrophe.
     decoders: list[dict[str, Any]] = [{"type": "CTC", "pad_token": PAD, "word_delimiter_token": WORD_SEPARATOR, "cleanup": False}]
     for name, text in {WORD_SEPARATOR: " ", **dict.fromkeys(unused.values(), "")}.items():
@@ -198,7 +200,6 @@ def _write_transformers(contents: Contents, folder: Path) -> None:
             "replace_word_delimiter_char": " ",
             "do_lower_case": False,
             "clean_up_tokenization_spaces": False,
-            "added_tokens_decoder": {str(each["id"]): {key: each[key] for key in each if key != "id"} for each in added},
         },
     )
     _write_json(
@@ -237,7 +238,7 @@ def _write_transformers(contents: Contents, folder: Path) -> None:
         "num_feat_extract_layers": 1,
         "conv_dim": [512],
         "conv_kernel": [contents.minimum_samples],
-        "conv_stride": [contents.stride()],
+        "conv_stride": [stride()],
     }
     _write_json(folder / "config.json", config)
 
@@ -245,11 +246,6 @@ def _write_transformers(contents: Contents, folder: Path) -> None:
 def vocabulary_of(labels: Sequence[str]) -> dict[str, int]:
     """Return the vocabulary of a Hugging Face tokenizer: ``<pad>`` for the blank, ``<INDEX>`` for an output without label."""
     return {PAD: BLANK} | {label or f"<{index}>": index for index, label in enumerate(labels) if index != BLANK}
-
-
-def _added(name: str, index: int) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": index, "content": name, **flags, "special": True}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

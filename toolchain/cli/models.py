@@ -84,7 +84,12 @@ def export(
     ] = "fp32",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder of the artifact (default: `artifacts/MODEL-FORMAT-QUANT`, with the layout if it is not asrdeploy).", rich_help_panel=OUTPUT),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder of the artifact (default: `artifacts/MODEL-FORMAT-QUANT`, with the layout if it is not asrdeploy).",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
