@@ -13,7 +13,7 @@ CURL := curl=curl
 FSDD ?=
 SETTING ?= quick
 
-.PHONY: help setup demo device-demo docs test test-fast lint mutants coverage bench bench-compare train clean
+.PHONY: help setup demo device-demo docs test test-fast lint mutants coverage bench bench-compare train clients clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -75,6 +75,10 @@ train: ## Train the bundled model again into runs/digits, for hours (FSDD=FOLDER
 	@scripts/setup $(SPEAKERS) cc=build-essential
 	@$(BIN)/python -c 'import ttspico' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[training]'
 	$(BIN)/python -m toolchain.training run -o runs/digits $(if $(FSDD),--fsdd $(FSDD))
+
+clients: ## Compare transcripts of optimum, transformers.js, onnx-asr and sherpa-onnx with ours (see docs/exporters.md)
+	@scripts/setup npm=npm
+	@$(BIN)/python scripts/clients/compare.py
 
 clean: ## Remove everything that the targets created, except .venv
 	rm -rf results artifacts build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* mutants

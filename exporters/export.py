@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import package_versions
 from device_runner.files import atomic_folder
 from device_runner.suggestions import nearest
-from exporters.onnx.exporter import TOKENS, Speech, export_onnx, write_tokens
+from exporters.layouts import LAYOUTS, Contents, find_layout, frame_stride
+from exporters.onnx.exporter import Speech, export_onnx
+from exporters.onnx.log_probabilities import add_log_probabilities
 from exporters.outcome import ExportOutcome
 from exporters.recogniser import Recogniser
 from exporters.replacing import check_replaced
@@ -32,7 +35,6 @@ class Order:
     recogniser: Recogniser
     scheme: Scheme
     metadata: dict[str, str]
-    labels: tuple[str, ...]
     sample_rate: int
     minimum_samples: int
     maximum_samples: int
@@ -41,7 +43,6 @@ class Order:
 
 
 def _onnx(order: Order, path: Path) -> ExportOutcome:
-    write_tokens(order.labels, path.with_name(TOKENS))
     return ExportOutcome(export_onnx(order.recogniser, order.scheme, order.metadata, order.sample_rate, order.calibration, path))
 
 
@@ -107,6 +108,7 @@ def export(
     speech: Sequence[npt.NDArray[np.float32]],
     max_seconds: float = MAX_SECONDS,
     calibration: Speech = (),
+    layout_name: str = "asrdeploy",
     replace_other: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> tuple[Artifact, float]:
@@ -121,6 +123,7 @@ def export(
         speech: Real speech, each ``[samples]``, of several lengths, for the parity check.
         max_seconds: Longest audio in seconds that the artifact accepts. ExecuTorch plans memory for it.
         calibration: Recordings, each ``[samples]``, for schemes with calibrated activations. They are read one by one.
+        layout_name: Key of ``LAYOUTS``. The artifact lies at the layout's ``place`` in ``folder``.
         replace_other: Whether to replace the artifact of another model, format or scheme, too.
         progress: Callback that receives the name of each step.
 
@@ -133,8 +136,11 @@ def export(
     """
     scheme = check_choice(format_name, scheme_name)
     made_from = vars(facts) | {"format": format_name, "scheme": scheme.name}
+    layout = find_layout(layout_name, format_name)
+    places = [folder / each for each in sorted({each.place for each in LAYOUTS.values()})]
     if not replace_other:
-        check_replaced(folder, made_from)
+        for place in places:
+            check_replaced(place, made_from)
     _check_labels(recogniser, facts)
     form = FORMATS[format_name]
     minimum = max(facts.minimum_samples, math.ceil(form.minimum_seconds * facts.sample_rate))
@@ -148,20 +154,30 @@ def export(
         "scheme": scheme.name,
         "normalised_waveform": str(recogniser.normalised_waveform).lower(),
     }
-    with atomic_folder(folder, owned=lambda old: (old / MANIFEST).is_file()) as temporary:
+    contents = Contents(facts.model, facts.labels, facts.sample_rate, facts.minimum_samples, recogniser.normalised_waveform)
+    layout.check(contents)
+
+    def owned(old: Path) -> bool:
+        return any((old / place.relative_to(folder) / MANIFEST).is_file() for place in places)
+
+    with atomic_folder(folder, owned=owned) as temporary:
+        path = temporary / layout.model_file(form.file_name, scheme)
+        path.parent.mkdir(exist_ok=True)
         started = time.perf_counter()
         progress(f"exporting {facts.model} to {format_name}, {scheme.name}")
         with torch.inference_mode(False), torch.no_grad():
             rewritten, rewrites = for_device(recogniser, format_name)
-            order = Order(rewritten, scheme, metadata, facts.labels, facts.sample_rate, minimum, maximum, calibration, progress)
-            made = form.export(order, temporary / form.file_name)
+            order = Order(rewritten, scheme, metadata, facts.sample_rate, minimum, maximum, calibration, progress)
+            made = form.export(order, path)
             del rewritten, order
+        if layout.log_probabilities:
+            add_log_probabilities(path)
         seconds = time.perf_counter() - started
         manifest = Manifest(
             **vars(facts),
             format=format_name,
             scheme=scheme.name,
-            files=(describe_file(temporary / form.file_name),),
+            files=(describe_file(path),),
             normalised_waveform=recogniser.normalised_waveform,
             maximum_samples=maximum,
             rewrites=rewrites,
@@ -169,7 +185,7 @@ def export(
             versions=package_versions(),
         )
         progress("comparing with PyTorch")
-        engine = open_engine(Artifact(temporary, manifest))
+        engine = open_engine(Artifact(path.parent, manifest))
         fitting = [waveform for waveform in speech if minimum <= len(waveform) <= maximum]
         parity = tuple(compare(recogniser, engine, waveform, facts.sample_rate) for waveform in fitting)
         worst = max((each.largest for each in parity), default=0.0)
@@ -185,12 +201,15 @@ def export(
                 f"The exported model's logits differ from PyTorch's by {relative:.0%} (limit: {LARGEST_RELATIVE:.0%}). "
                 "Nothing was written. Choose another scheme with --quant."
             )
+        if format_name == ONNX:
+            layout.write(contents, partial(frame_stride, engine, minimum, facts.sample_rate), temporary)
         del engine
         manifest = manifest.model_copy(update={"parity": parity})
-        write_manifest(temporary, manifest)
+        write_manifest(path.parent, manifest)
         if not replace_other:  # again: another process may have written in the meantime
-            check_replaced(folder, made_from)
-    return Artifact(folder, manifest), seconds
+            for place in places:
+                check_replaced(place, made_from)
+    return Artifact(folder / layout.place, manifest), seconds
 
 
 def _maximum_samples(seconds: float, minimum: int, sample_rate: int) -> int:

@@ -41,7 +41,7 @@ REASONS = (
     r"takes \d+ minutes: (?:run|a smaller one is run) by `(?P<by>make [a-z-]+|tests/[\w/]+\.py)`",
 )
 RUN = ("sh", "console", "python")
-LANGUAGES = {*RUN, "toml", "json", "yaml", "text"}
+LANGUAGES = {*RUN, "toml", "json", "yaml", "text", "js"}
 ELSEWHERE = {"docs/custom-models.md": "tests/repository/test_custom_model_page.py"}  # a page whose blocks another file runs and reads
 TARGETS = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 ENTRY_POINTS = {schemes.ENTRY_POINTS, codec.ENTRY_POINTS, decoders.ENTRY_POINTS}

@@ -84,7 +84,12 @@ def export(
     ] = "fp32",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder of the artifact (default: `artifacts/MODEL-FORMAT-QUANT`).", rich_help_panel=OUTPUT),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Folder of the artifact (default: `artifacts/MODEL-FORMAT-QUANT`, with the layout if it is not asrdeploy).",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     weights: WeightsOption = None,
     seed: SeedOption = 0,
@@ -102,14 +107,24 @@ def export(
         typer.Option(help="Calibration data for calibrated schemes: `digits`, `librispeech`, or a folder.", rich_help_panel=CODING),
     ] = "digits",
     calibrate_split: CalibrateSplitOption = "dev-clean",
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="Files beside an ONNX model: `asrdeploy`, or what another runtime loads: `onnx-asr`, `sherpa-onnx` or `transformers`.",
+            autocompletion=one_of("asrdeploy", "onnx-asr", "sherpa-onnx", "transformers"),
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "asrdeploy",
     replace_other: ReplaceOption = False,
     json_file: JsonOption = None,
 ) -> None:
     """Export a model to an artifact and compare it with PyTorch. Example: asrdeploy export --quant int8"""
     from exporters.export import check_choice
+    from exporters.layouts import find_layout
     from toolchain.reports import tables
 
     scheme = check_choice(format_name, quant)  # before weights are loaded or downloaded
+    find_layout(layout, format_name)
     from toolchain.data.speech import calibration_speech
     from toolchain.models.loading import load_model
     from toolchain.scenario.exporting import default_folder, export_model
@@ -126,7 +141,7 @@ def export(
         known = base_for(read_header(source), str(source), base, custom)
         loaded = decompress(source, base=known, decoder=decoder, model=custom)
     name = loaded.case.name if source is None else source.stem
-    folder = output or default_folder(loaded, name, format_name, quant)
+    folder = output or default_folder(loaded, name, format_name, quant, layout)
     with console.status("") as status:
         artifact, seconds = export_model(
             loaded,
@@ -135,12 +150,13 @@ def export(
             quant=quant,
             max_seconds=max_seconds,
             calibration=None if speech is None else replace(speech, sample_rate=loaded.case.sample_rate),
+            layout=layout,
             replace=replace_other,
             progress=status.update,
         )
     console.print(tables.artifact(artifact, loaded.case, seconds))
-    console.print(f"The artifact is in {folder}.")
-    figures = {"folder": folder, "bytes": artifact.size_bytes, "c_size": 8 * artifact.size_bytes / loaded.case.anchor.size_bits}
+    console.print(f"The artifact is in {artifact.folder}.")
+    figures = {"folder": artifact.folder, "bytes": artifact.size_bytes, "c_size": 8 * artifact.size_bytes / loaded.case.anchor.size_bits}
     write_figures(json_file, figures | {"seconds": seconds, "manifest": artifact.manifest})
 
 

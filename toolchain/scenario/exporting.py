@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from device_runner.artifact import MANIFEST, Artifact
 from device_runner.files import unshared
 from exporters.export import MAX_SECONDS, Facts, check_choice, export
+from exporters.layouts import find_layout
 from exporters.replacing import digest_of_input, other_artifact
 from exporters.schemes import ONNX
 from toolchain.data.speech import CalibrationSpeech, bundled_speech, calibration_speech
@@ -35,6 +36,7 @@ def export_model(
     quant: str = "fp32",
     max_seconds: float = MAX_SECONDS,
     calibration: CalibrationSpeech | None = None,
+    layout: str = "asrdeploy",
     replace: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Exported:
@@ -52,6 +54,8 @@ def export_model(
         quant: Quantisation scheme.
         max_seconds: Longest audio that the artifact takes. ExecuTorch plans memory for it.
         calibration: Recordings for schemes with calibrated activations (default: the bundled dev-clean).
+        layout: ``asrdeploy``, or the files that another runtime expects: ``onnx-asr``, ``sherpa-onnx`` or ``transformers``, for which
+            the artifact is the folder ``onnx`` in ``folder``.
         replace: Replace an artifact of another model, format or scheme, too.
         progress: Called with the name of each step.
 
@@ -73,14 +77,15 @@ def export_model(
         speech=list(speech.values()),
         max_seconds=max_seconds,
         calibration=calibration,
+        layout_name=layout,
         replace_other=replace,
         progress=progress,
     )
     return Exported(artifact, seconds)
 
 
-def default_folder(model: AnchorModel, name: str, format: str, quant: str) -> Path:
-    """Return the folder of an artifact if the user names none: ``artifacts/NAME-FORMAT-QUANT``.
+def default_folder(model: AnchorModel, name: str, format: str, quant: str, layout: str = "asrdeploy") -> Path:
+    """Return the folder of an artifact if the user names none: ``artifacts/NAME-FORMAT-QUANT[-LAYOUT]``.
 
     If another artifact is there, for example that of another folder ``checkpoint-1000``, a digest of the model is appended.
 
@@ -89,10 +94,12 @@ def default_folder(model: AnchorModel, name: str, format: str, quant: str) -> Pa
         name: Name of the model or of its bitstream.
         format: ``onnx`` or ``executorch``.
         quant: Quantisation scheme.
+        layout: Name of the layout.
     """
     made_from = vars(_facts(model, ())) | {"format": format, "scheme": check_choice(format, quant).name}
-    plain = Path("artifacts") / f"{name}-{format}-{quant}"
-    return unshared(plain, digest_of_input(made_from), lambda folder: _holds(folder, made_from))
+    plain = Path("artifacts") / (f"{name}-{format}-{quant}" + ("" if layout == "asrdeploy" else f"-{layout}"))
+    place = find_layout(layout, format).place
+    return unshared(plain, digest_of_input(made_from), lambda folder: _holds(folder / place, made_from))
 
 
 def _holds(folder: Path, made_from: dict[str, Any]) -> bool:
