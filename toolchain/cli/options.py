@@ -82,9 +82,9 @@ def one_of(*names: str) -> Callable[[str], list[str]]:
 
 
 def _models(incomplete: str) -> list[str]:
-    from toolchain.models.test_cases import TEST_CASES
+    from toolchain.models.test_cases import BUILT_IN
 
-    return one_of(*(case.name for case in TEST_CASES))(incomplete)
+    return one_of(*BUILT_IN)(incomplete)
 
 
 def schemes_like(incomplete: str) -> list[str]:
