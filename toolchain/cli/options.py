@@ -99,7 +99,8 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "--testcase",
-        help="Test case, or a custom model: a Hugging Face folder, `FILE.toml`, or `package.module:factory`. See docs/custom-models.md.",
+        help="Test case, TorchAudio model, or a custom model: a Hugging Face folder, `ORGANISATION/NAME` on the Hub, `FILE.toml`, or "
+        "`package.module:factory`. See docs/custom-models.md.",
         autocompletion=_models,
         rich_help_panel=INPUT,
     ),

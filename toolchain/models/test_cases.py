@@ -1,5 +1,6 @@
 """Test cases and their anchors: those of the scenario (3GPP TR 26.847 clause 5.2), the bundled one, TorchAudio's, and custom models'."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,10 @@ HUB, SNAPSHOTS = "models--", "snapshots"  # of a Hub cache: models--ORGANISATION
 DESCRIPTION = ".toml"
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+HUB_PREFIX = "hf:"
+_PART = r"[A-Za-z0-9][\w.-]{0,95}"
+HUB_NAME = re.compile(rf"(?P<prefix>{HUB_PREFIX})?(?P<repository>{_PART}/{_PART})(@(?P<revision>[\w][\w./-]{{0,199}}))?", re.ASCII)
+OUR_FOLDERS = ("artifacts", "results")  # default output folders, which users mistype
 NAME = re.compile(r"\w[\w.+-]{0,99}")  # a valid folder name
 
 
@@ -132,6 +137,28 @@ def names_custom_model(name: str) -> bool:
     if path.is_dir():
         return not _is_file(path / MANIFEST)
     return path.suffix in (DESCRIPTION, *CHECKPOINTS) or "/" in name or FACTORY.fullmatch(name) is not None
+
+
+def names_hub_model(name: str) -> bool:
+    """Return whether a name means a model on the Hub: ``hf:ORGANISATION/NAME``, or ``ORGANISATION/NAME`` if nothing here has this path.
+
+    A path in a folder that exists is a mistyped path, not a name on the Hub.
+    """
+    if name.startswith(HUB_PREFIX) and "/" in name:
+        return True
+    if HUB_NAME.fullmatch(name) is None:
+        return False
+    path = Path(name)
+    folder = path.parts[0]
+    known = folder in OUR_FOLDERS or Path(folder).exists() or path.exists()
+    return not known and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
+
+
+def hub_cache(repository: str) -> Path:
+    """Return the folder of a model in the Hub's cache, which HF_HUB_CACHE or HF_HOME may move."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    cache = Path(in_home(os.environ.get("HF_HUB_CACHE") or str(home / "hub")))
+    return cache / f"{HUB}{repository.replace('/', '--')}"
 
 
 def holds_models(path: Path) -> bool:
