@@ -49,7 +49,6 @@ def counted(name: str, labels: int) -> int:
     return extractor + 2 * 512 + (512 + 1) * width + position + 2 * width + layers * layer + (width + 1) * labels
 
 
-
 # Names
 
 
@@ -182,12 +181,12 @@ def test_a_changed_download_is_refused(mirror: FileServer, tmp_path: Path) -> No
     record = kept.with_suffix(".sha256")
     assert len(record.read_text().strip()) == 64
     kept.write_bytes(kept.read_bytes() + b"more")
-    mirror.files[f"/models/{bundle._path}"] = published(getattr(torchaudio.pipelines, "VOXPOPULI_ASR_BASE_10K_FR"))
+    mirror.files[f"/models/{bundle._path}"] = published(torchaudio.pipelines.VOXPOPULI_ASR_BASE_10K_FR)
     assert "not the expected file" in refused(GERMAN)
 
 
 def test_weights_of_another_language_are_refused(mirror: FileServer, tmp_path: Path) -> None:
-    (tmp_path / "french.pt").write_bytes(published(getattr(torchaudio.pipelines, "VOXPOPULI_ASR_BASE_10K_FR")))
+    (tmp_path / "french.pt").write_bytes(published(torchaudio.pipelines.VOXPOPULI_ASR_BASE_10K_FR))
     assert "does not fit the model" in refused(GERMAN, tmp_path / "french.pt")
 
 
@@ -228,7 +227,11 @@ def test_a_sweep_says_which_range_it_takes(mirror: FileServer, tmp_path: Path, c
 
 def test_the_table_of_the_page_is_torchaudios() -> None:
     page = (REPOSITORY / "docs" / "scenario.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in page.splitlines() if line.startswith(("| WAV2", "| HUB", "| VOX"))]
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")]
+        for line in page.splitlines()
+        if line.startswith(("| WAV2", "| HUB", "| VOX"))
+    ]
     assert [row[0] for row in rows] == NAMES
     for name, parameters, size, language, labels, normalised in rows:
         case = find_test_case(name)

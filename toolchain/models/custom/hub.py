@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from device_runner.errors import AsrDeployError, printable, say_once
 from device_runner.files import sha256_of
 from toolchain.models.custom.hugging_face import FILES, INDEX, read_folder
@@ -69,7 +68,7 @@ def fetch(model: HubModel) -> tuple[Path, str]:
 
 
 def _downloaded(model: HubModel) -> tuple[Path, str]:
-    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download
 
     # One request that is not repeated: without a network, the answer comes at once.
     found = HfApi().model_info(model.repository, revision=model.revision, timeout=ANSWER, files_metadata=True)
@@ -78,7 +77,7 @@ def _downloaded(model: HubModel) -> tuple[Path, str]:
         raise AsrDeployError(f"{model.shown} on the Hub has no {CONFIG}, so it is not a model of transformers. Choose another model.")
 
     def get(name: str, revision: str = found.sha) -> Path:
-        return Path(hf_hub_download(model.repository, name, revision=revision, endpoint=constants.ENDPOINT))
+        return Path(hf_hub_download(model.repository, name, revision=revision))
 
     # By the name of its revision, so that the cache knows the commit when there is no network.
     folder = get(CONFIG, model.revision).parent
@@ -153,7 +152,9 @@ def _refusal(model: HubModel, error: Exception) -> AsrDeployError:
     if isinstance(error, errors.RevisionNotFoundError):
         return AsrDeployError(f"{model.repository} on the Hub has no revision {model.revision}. {page}/commits lists them.")
     if constants.is_offline_mode():
-        return AsrDeployError(f"HF_HUB_OFFLINE is set, and the cache does not have {shown}. Repeat the command without it, or give a folder.")
+        return AsrDeployError(
+            f"HF_HUB_OFFLINE is set, and the cache does not have {shown}. Repeat the command without it, or give a folder."
+        )
     if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
         status = error.response.status_code
         why = f"{constants.ENDPOINT} answered {status} for {shown}"
@@ -177,5 +178,3 @@ def say_if_both(name: str) -> None:
 def origin(model: HubModel, commit: str) -> str:
     """Return what results say about the origin of a model: its name and commit, which give the same model again."""
     return f"Hub {model.repository}@{commit}"
-
-
