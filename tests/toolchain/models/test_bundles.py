@@ -1,4 +1,4 @@
-"""CTC models of torchaudio.pipelines by name: what is known without torch, architectures, downloads, and the whole way with narrow networks."""
+"""CTC models of torchaudio.pipelines by name: names without torch, architectures, downloads, the whole way with narrow networks."""
 
 import dataclasses
 import io
@@ -32,7 +32,7 @@ from toolchain.scenario.sweeps import describe_sweeps, prepare_sweeps
 
 NAMES = [name for name in BUILT_IN if name != "DIGITS_ASR_TINY"]
 GERMAN = "VOXPOPULI_ASR_BASE_10K_DE"
-# Layers, width and inner width of the encoder, and whether the extractor has biases and layer norms, as in the papers of wav2vec 2.0 and HuBERT.
+# Layers, width and inner width of the encoder, as in the papers of wav2vec 2.0 and HuBERT; extractors with layer norms.
 SIZES = {"BASE": (12, 768, 3072), "LARGE": (24, 1024, 4096), "XLARGE": (48, 1280, 5120)}
 LAYER_NORMS = ("HUBERT_ASR_LARGE", "HUBERT_ASR_XLARGE", "WAV2VEC2_ASR_LARGE_LV60K")
 

@@ -76,12 +76,14 @@ def _downloaded(model: HubModel) -> tuple[Path, str]:
     if CONFIG not in digests:
         raise AsrDeployError(f"{model.shown} on the Hub has no {CONFIG}, so it is not a model of transformers. Choose another model.")
 
-    def get(name: str, revision: str = found.sha) -> Path:
+    commit = str(found.sha)
+
+    def get(name: str, revision: str = commit) -> Path:
         return Path(hf_hub_download(model.repository, name, revision=revision))
 
     # By the name of its revision, so that the cache knows the commit when there is no network.
     folder = get(CONFIG, model.revision).parent
-    if folder.name != found.sha:
+    if folder.name != commit:
         folder = get(CONFIG).parent  # the branch has moved meanwhile
     for name in SMALL:
         if name in digests:
@@ -100,7 +102,7 @@ def _downloaded(model: HubModel) -> tuple[Path, str]:
             path.resolve().unlink()
             path.unlink(missing_ok=True)
             raise AsrDeployError(f"{name} of {model.shown} arrived damaged (its SHA-256 is not the Hub's). Repeat the command.")
-    return folder, str(found.sha)
+    return folder, commit
 
 
 def _cached(model: HubModel) -> tuple[Path, str]:
