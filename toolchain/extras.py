@@ -11,7 +11,7 @@ EXTRAS: dict[str, dict[str, str]] = {
         name: name.replace("-", "_")
         for name in (
             *("torch", "torchaudio", "executorch", "onnx", "onnxscript", "onnx-ir", "torcheval", "safetensors", "constriction", "numba"),
-            *("starlette", "uvicorn", "plotly", "jinja2"),
+            *("starlette", "uvicorn", "plotly", "jinja2", "huggingface_hub"),
         )
     },
     "ray": {"ray": "ray"},

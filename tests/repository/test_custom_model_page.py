@@ -33,6 +33,7 @@ def sections() -> list[list[str]]:
     """Return the command lines of each section of the page that has any."""
     commands = []
     for section in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        section = re.sub(r"^<!-- not run: .*?^```\w+\n.*?^```", "", section, flags=re.MULTILINE | re.DOTALL)
         shells = re.findall(r"^```(sh|console)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
         lines = [line for language, text in shells for line in command_lines(language, text)]
         commands.append([line for line in lines if line.startswith("asrdeploy ")])

@@ -17,7 +17,7 @@ from device_runner.jobs import make_task
 from toolchain.accuracy.metrics import count_errors
 from toolchain.data.casing import upper
 from toolchain.data.datasets import Utterance, open_data
-from toolchain.models.test_cases import case_of
+from toolchain.models.test_cases import is_built_in
 
 UTTERANCES = 16
 
@@ -101,7 +101,7 @@ def distance_to_torch(artifact: Artifact, device: Device, model: str | None, *, 
     """
     from toolchain.accuracy.transcriber import open_transcriber
 
-    if model is None and case_of(artifact.manifest).number is None:
+    if model is None and not is_built_in(artifact.manifest.model):
         raise AsrDeployError(
             f"Parity needs the fp32 weights of the custom model {artifact.manifest.model}, which an artifact does not contain. "
             "Use export instead of artifact in the job."

@@ -22,6 +22,7 @@ from device_runner.words import Word, frame_times, has_separator, words_of
 from toolchain.accuracy import long_recordings
 from toolchain.data.recordings import Needs
 from toolchain.data.scripts import unspaced
+from toolchain.extras import asrdeploy_command, installed
 from toolchain.models.test_cases import (
     CHECKPOINTS,
     DESCRIPTION,
@@ -30,6 +31,7 @@ from toolchain.models.test_cases import (
     find_test_case,
     holds_models,
     names_custom_model,
+    names_hub_model,
 )
 
 if TYPE_CHECKING:
@@ -249,6 +251,11 @@ def open_transcriber(
             raise AsrDeployError(f"{path} does not exist. Give the folder of an artifact, a test case, or a custom model.")
         artifact = open_artifact(path)
         return artifact_transcriber(artifact, open_engine(artifact, threads), threads)
+    if names_hub_model(name) and installed("huggingface_hub") is None:
+        raise AsrDeployError(
+            f"{path} does not exist here. To load the model of this name from the Hub, install the extra toolchain: "
+            f"`{asrdeploy_command('toolchain')}`."
+        )
     if not names_custom_model(name):
         find_test_case(name)  # an unknown name is answered before torch is imported
     from toolchain.models.loading import load_model
@@ -271,6 +278,8 @@ def as_transcriber(model: "Transcriber | AnchorModel | Artifact | str | int | Pa
 
 def _names_artifact(name: str) -> bool:
     path = Path(name)
+    if names_hub_model(name):
+        return False
     if path.is_dir():
         return (path / MANIFEST).is_file() or not holds_models(path)
     return (path.exists() or "/" in name) and path.suffix not in (DESCRIPTION, *CHECKPOINTS)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from device_runner.errors import AsrDeployError
 from toolchain.cli.options import (
     CODING,
     INPUT,
@@ -30,16 +31,28 @@ def testcases(
     model: Annotated[
         str | None, typer.Option("--model", "--testcase", help="Load and check this model, and show its row only.", rich_help_panel=INPUT)
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List the other CTC models of TorchAudio too, after the test cases.", rich_help_panel=INPUT)
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """List the test cases and their anchors. With --model, check a custom model. Example: asrdeploy testcases"""
-    from toolchain.models.test_cases import TEST_CASES
+    from toolchain.models.test_cases import BUNDLES, TEST_CASES, find_test_case, names_custom_model
     from toolchain.reports import tables
 
     if model is None:
+        bundles = tuple(find_test_case(name) for name in BUNDLES) if every else ()
         console.print(tables.test_cases(TEST_CASES))
-        write_figures(json_file, TEST_CASES)
+        if every:
+            console.print(tables.bundles(bundles))
+        else:
+            console.print(f"{len(BUNDLES)} other models of TorchAudio: asrdeploy testcases --all")
+        write_figures(json_file, (*TEST_CASES, *bundles))
         return
+    if every:
+        raise AsrDeployError("--all lists models, and --model shows one. Give one of the two.")
+    if not names_custom_model(model):
+        find_test_case(model)  # an unknown name is answered before torch is imported
     from toolchain.models.loading import load_model
 
     loaded = load_model(model)

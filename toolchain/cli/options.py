@@ -97,9 +97,9 @@ def one_of(*names: str) -> Callable[[str], list[str]]:
 
 
 def _models(incomplete: str) -> list[str]:
-    from toolchain.models.test_cases import TEST_CASES
+    from toolchain.models.test_cases import BUILT_IN
 
-    return one_of(*(case.name for case in TEST_CASES))(incomplete)
+    return one_of(*BUILT_IN)(incomplete)
 
 
 def schemes_like(incomplete: str) -> list[str]:
@@ -114,7 +114,8 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "--testcase",
-        help="Test case, or a custom model: a Hugging Face folder, `FILE.toml`, or `package.module:factory`. See docs/custom-models.md.",
+        help="Test case, TorchAudio model, or a custom model: a Hugging Face folder, `ORGANISATION/NAME` on the Hub, `FILE.toml`, or "
+        "`package.module:factory`. See docs/custom-models.md.",
         autocompletion=_models,
         rich_help_panel=INPUT,
     ),

@@ -16,26 +16,27 @@ from toolchain.models.custom.checkpoint_names import under_our_names
 from toolchain.models.custom.hugging_face import read_folder
 from toolchain.models.custom.labels import blank_first, our_labels
 from toolchain.models.custom.outputs import padding_or_dictionary, say_unnamed
-from toolchain.models.networks import bundle_of
+from toolchain.models.networks import bundle_of, unused_rows
 from toolchain.models.test_cases import CONFIG, UNUSED_ROWS, TestCase, find_test_case, names_custom_model
 from toolchain.models.weight_files import digest_of_file, read_checkpoint, read_tuned_on
 
 BUNDLED_WEIGHTS = Path(__file__).parent.parent / "assets" / "digits_asr_tiny" / "model.safetensors"
 WEIGHTS_URL = "https://download.pytorch.org/torchaudio/models"
-# No SHA-256 of HuBERT's checkpoint is published. The one of the first download is stored next to the file.
+# No SHA-256 of the other checkpoints is published. The one of the first download is stored next to the file.
 WEIGHTS_SHA256 = {"WAV2VEC2_ASR_BASE_960H": "488fd4f16de84438ffc945334278c1b9fb9b7159a806c1080b16111a958c945d"}
 
 
 def load_model(name: str | int | Path, weights: str | None = None, seed: int = 0) -> AnchorModel:
-    """Load a model: an anchor of the scenario, or a custom model.
+    """Load a model: an anchor of the scenario, another CTC model of ``torchaudio.pipelines``, or a custom model.
 
     Example:
         >>> model = asrdeploy.load_model("DIGITS_ASR_TINY")  # doctest: +SKIP
         >>> model = asrdeploy.load_model("my-model/")  # a Hugging Face folder  # doctest: +SKIP
 
     Args:
-        name: Name or number of an anchor: ``DIGITS_ASR_TINY`` (0), ``WAV2VEC2_ASR_BASE_960H`` (1) or ``HUBERT_ASR_LARGE`` (2). For a
-            custom model: a Hugging Face folder, a checkpoint with a TOML file, or ``package.module:factory``.
+        name: Name or number of an anchor: ``DIGITS_ASR_TINY`` (0), ``WAV2VEC2_ASR_BASE_960H`` (1) or ``HUBERT_ASR_LARGE`` (2); the name
+            of another bundle, such as ``VOXPOPULI_ASR_BASE_10K_DE``. For a custom model: a Hugging Face folder, a checkpoint with a
+            TOML file, or ``package.module:factory``.
         weights: None for the bundled or published weights (downloaded to torch's cache if needed), ``random``, or a file of weights.
         seed: Seed of random weights.
 
@@ -81,7 +82,7 @@ def _check_labels(case: TestCase, path: Path) -> None:
     labels = our_labels(folder.labels, folder.blank, str(path.parent), separator=folder.separator, silent=folder.silent)
     outputs = (folder.rows[index] for index in blank_first(len(labels), folder.blank))
     by_output = dict(zip(outputs, labels, strict=True))
-    used = [row for row in range(folder.outputs) if folder.outputs == len(case.labels) or row not in UNUSED_ROWS]
+    used = [row for row in range(folder.outputs) if folder.outputs == len(case.labels) or row not in unused_rows(case)]
     if folder.rows[folder.blank] != 0 or [by_output.get(row) for row in used[1:]] != list(case.labels[1:]):
         raise AsrDeployError(
             f"{path} has other labels than {case.name}, or another order of them. Give its folder {path.parent} as the model."
@@ -114,15 +115,15 @@ def _from_bundle(case: TestCase) -> AnchorModel:
 
 
 def _without_unused_rows(state: dict[str, Tensor], case: TestCase, source: str, *, usual: bool) -> dict[str, Tensor]:
-    """Return weights without the rows of the head that no label uses: of fairseq's dictionary, or those that pad the head."""
-    head = state.get("aux.weight")
-    extra = len(case.labels) + len(UNUSED_ROWS)
+    """Return weights without the rows of the head that no label uses: of the published checkpoint, or those that pad the head."""
+    head, published = state.get("aux.weight"), unused_rows(case)
+    extra = len(case.labels) + len(published)
     if head is None or head.ndim != 2 or len(head) != extra:
         return state
-    found = padding_or_dictionary(head)
-    unused = found or UNUSED_ROWS
+    found = padding_or_dictionary(head) if published == UNUSED_ROWS else published
+    unused = found or published
     keep = [row for row in range(extra) if row not in unused]
-    if unused != UNUSED_ROWS or (found is None and not usual):  # in doubt about a file of the user, tell what was taken
+    if unused != published or (found is None and not usual):  # in doubt about a file of the user, tell what was taken
         say_unnamed(source, extra, keep)
     return {
         name: tensor[keep] if name in ("aux.weight", "aux.bias") and tensor.shape[:1] == (extra,) else tensor

@@ -10,8 +10,9 @@ from torch.overrides import TorchFunctionMode
 from device_runner.bitstream.network import Architecture
 from device_runner.errors import AsrDeployError
 from exporters.recogniser import fold_weight_norm
+from toolchain.models.custom.labels import our_labels
 from toolchain.models.digits_model import digits_asr_tiny
-from toolchain.models.test_cases import TestCase
+from toolchain.models.test_cases import UNUSED_ROWS, Anchor, TestCase
 
 # Used only in training.
 WITHOUT_DROPOUT = dict.fromkeys(
@@ -86,16 +87,38 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def bundle_case(name: str) -> TestCase:
+    """Return the test case of a CTC model that torchaudio publishes and the scenario does not have. Its WER is measured.
+
+    Args:
+        name: Name of the bundle in ``torchaudio.pipelines``.
+    """
+    bundle = getattr(torchaudio.pipelines, name)
+    with torch.device("meta"), _NoNorms():
+        parameters = count_parameters(torchaudio.models.wav2vec2_model(**bundle._params))
+    anchor = Anchor(parameters, None, normalised_waveform=bundle._normalize_waveform)
+    return TestCase(None, name, anchor, _labels(bundle, name), int(bundle.sample_rate))
+
+
 def bundle_of(case: TestCase) -> Any:
     """Return TorchAudio's bundle of a test case.
 
     Raises:
-        AsrDeployError: If the bundle differs from the scenario's model.
+        AsrDeployError: If the bundle differs from the test case.
     """
     bundle = getattr(torchaudio.pipelines, case.name)
-    if tuple(bundle.get_labels()) != case.labels or bundle._normalize_waveform != case.anchor.normalised_waveform:
+    if _labels(bundle, case.name) != case.labels or bundle._normalize_waveform != case.anchor.normalised_waveform:
         raise AsrDeployError(f"torchaudio's {case.name} differs from the scenario. Install the torchaudio version that asrdeploy requires.")
     return bundle
+
+
+def unused_rows(case: TestCase) -> tuple[int, ...]:
+    """Return the rows that the head of a built-in model's published checkpoint has and that no label uses."""
+    return UNUSED_ROWS if case.number == 0 else tuple(bundle_of(case)._remove_aux_axis)
+
+
+def _labels(bundle: Any, name: str) -> tuple[str, ...]:
+    return our_labels(bundle.get_labels(), 0, name)
 
 
 class _NoNorms(TorchFunctionMode):

@@ -1,5 +1,6 @@
-"""Test cases and their anchors: those of the scenario (3GPP TR 26.847 clause 5.2), the bundled one, and those of custom models."""
+"""Test cases and their anchors: those of the scenario (3GPP TR 26.847 clause 5.2), the bundled one, TorchAudio's, and custom models'."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,13 @@ class TestCase:
     """A test case: the anchor and the WER range in which points must lie.
 
     Args:
-        number: Number of the test case; None for a custom model.
-        name: Name of the anchor. For test cases 1 and 2, it is also the name of TorchAudio's bundle.
+        number: Number of the test case; None for a model that the scenario does not have.
+        name: Name of the anchor. Except for test case 0 and custom models, it is also the name of TorchAudio's bundle.
         anchor: The uncompressed model.
         labels: Labels by index, with the blank first and ``|`` for the space.
         sample_rate: Sample rate in hertz.
         wer_range: Width of the WER range above the anchor's WER, as a fraction.
-        network: Description of a custom model's network; None for built-in test cases, and if only an artifact is known.
+        network: Description of a custom model's network; None for built-in models, and if only an artifact is known.
     """
 
     __test__ = False  # pytest must not collect this class as a test
@@ -72,23 +73,46 @@ TEST_CASES = (
     TestCase(1, "WAV2VEC2_ASR_BASE_960H", Anchor(94_393_245, 0.034, normalised_waveform=False)),
     TestCase(2, "HUBERT_ASR_LARGE", Anchor(315_463_837, 0.021, normalised_waveform=True)),
 )
+# The other CTC models of torchaudio.pipelines. Only the names are listed here, so that torch is not needed to know them.
+BUNDLES = (
+    "WAV2VEC2_ASR_BASE_10M",
+    "WAV2VEC2_ASR_BASE_100H",
+    "WAV2VEC2_ASR_LARGE_10M",
+    "WAV2VEC2_ASR_LARGE_100H",
+    "WAV2VEC2_ASR_LARGE_960H",
+    "WAV2VEC2_ASR_LARGE_LV60K_10M",
+    "WAV2VEC2_ASR_LARGE_LV60K_100H",
+    "WAV2VEC2_ASR_LARGE_LV60K_960H",
+    "HUBERT_ASR_XLARGE",
+    "VOXPOPULI_ASR_BASE_10K_EN",
+    "VOXPOPULI_ASR_BASE_10K_ES",
+    "VOXPOPULI_ASR_BASE_10K_DE",
+    "VOXPOPULI_ASR_BASE_10K_FR",
+    "VOXPOPULI_ASR_BASE_10K_IT",
+)
+BUILT_IN = (*(case.name for case in TEST_CASES), *BUNDLES)
 
 
 def find_test_case(name: str) -> TestCase:
-    """Return the built-in test case with a number or a name (in upper or lower case).
+    """Return the test case of a built-in model by its number or name (in upper or lower case).
 
     Raises:
-        AsrDeployError: If there is no such test case.
+        AsrDeployError: If there is no such model.
+        ModuleNotFoundError: If the model is one of ``BUNDLES`` and torchaudio is not installed.
     """
-    case = built_in_case(name)
+    if name.upper() in BUNDLES:
+        from toolchain.models.networks import bundle_case
+
+        return bundle_case(name.upper())
+    case = next((case for case in TEST_CASES if name.upper() == case.name or name == str(case.number)), None)
     if case is None:
-        raise nearest(name, [case.name for case in TEST_CASES], "model")
+        raise nearest(name, BUILT_IN, "model")
     return case
 
 
-def built_in_case(name: str) -> TestCase | None:
-    """Return the built-in test case with a number or a name, or None."""
-    return next((case for case in TEST_CASES if name.upper() == case.name or name == str(case.number)), None)
+def is_built_in(name: str) -> bool:
+    """Return whether a number or a name means a built-in model, without importing torch."""
+    return name.upper() in BUILT_IN or name in {str(case.number) for case in TEST_CASES}
 
 
 # Custom models
@@ -98,17 +122,43 @@ HUB, SNAPSHOTS = "models--", "snapshots"  # of a Hub cache: models--ORGANISATION
 DESCRIPTION = ".toml"
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+HUB_PREFIX = "hf:"
+_PART = r"[A-Za-z0-9][\w.-]{0,95}"
+HUB_NAME = re.compile(rf"(?P<prefix>{HUB_PREFIX})?(?P<repository>{_PART}/{_PART})(@(?P<revision>[\w][\w./-]{{0,199}}))?", re.ASCII)
+OUR_FOLDERS = ("artifacts", "results")  # default output folders, which users mistype
 NAME = re.compile(r"\w[\w.+-]{0,99}")  # a valid folder name
 
 
 def names_custom_model(name: str) -> bool:
     """Return whether a name means a custom model (a folder, a file or a factory), without importing torch."""
-    if not name or built_in_case(name) is not None:
+    if not name or is_built_in(name):
         return False
     path = Path(in_home(name))
     if path.is_dir():
         return not _is_file(path / MANIFEST)
     return path.suffix in (DESCRIPTION, *CHECKPOINTS) or "/" in name or FACTORY.fullmatch(name) is not None
+
+
+def names_hub_model(name: str) -> bool:
+    """Return whether a name means a model on the Hub: ``hf:ORGANISATION/NAME``, or ``ORGANISATION/NAME`` if nothing here has this path.
+
+    A path in a folder that exists is a mistyped path, not a name on the Hub.
+    """
+    if name.startswith(HUB_PREFIX) and "/" in name:
+        return True
+    if HUB_NAME.fullmatch(name) is None:
+        return False
+    path = Path(name)
+    folder = path.parts[0]
+    known = folder in OUR_FOLDERS or Path(folder).exists() or path.exists()
+    return not known and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
+
+
+def hub_cache(repository: str) -> Path:
+    """Return the folder of a model in the Hub's cache, which HF_HUB_CACHE or HF_HOME may move."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    cache = Path(in_home(os.environ.get("HF_HUB_CACHE") or str(home / "hub")))
+    return cache / f"{HUB}{repository.replace('/', '--')}"
 
 
 def holds_models(path: Path) -> bool:
@@ -136,11 +186,11 @@ def custom_case(name: str, network: Network) -> TestCase:
         network: Description of its network.
 
     Raises:
-        AsrDeployError: If the name belongs to a built-in test case, or is not a valid folder name.
+        AsrDeployError: If the name belongs to a built-in model, or is not a valid folder name.
     """
-    if built_in_case(name) is not None:
+    if is_built_in(name):
         raise AsrDeployError(
-            f"{name} is the name of a built-in test case. Give your model another name (by default, the name of its folder or file)."
+            f"{name} is the name of a built-in model. Give your model another name (by default, the name of its folder or file)."
         )
     if not NAME.fullmatch(name):
         raise AsrDeployError(
@@ -151,7 +201,7 @@ def custom_case(name: str, network: Network) -> TestCase:
 
 
 def case_of(manifest: Manifest) -> TestCase:
-    """Return the test case of an artifact: the built-in one with the model's name, or one made from the manifest."""
+    """Return the test case of an artifact: that of the scenario with the model's name, or one made from the manifest."""
     anchor = Anchor(manifest.parameters, None, manifest.normalised_waveform)
     known = (case for case in TEST_CASES if case.name == manifest.model)
     return next(known, TestCase(None, manifest.model, anchor, manifest.labels, manifest.sample_rate))

@@ -60,6 +60,17 @@ def test_cases(cases: Iterable[TestCase]) -> Table:
     return table
 
 
+def bundles(cases: Iterable[TestCase]) -> Table:
+    """Create the table of TorchAudio's models that are no test cases of the scenario; it fits 80 columns."""
+    table = Table(title="Other models of TorchAudio (WER range: 5 points above their measured WER)", title_justify="left", box=box.SIMPLE)
+    for column in ("model", "numParam", "sizeAnc", "labels", "norm"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    for case in cases:
+        normalised = "yes" if case.anchor.normalised_waveform else "no"
+        table.add_row(case.name, f"{case.anchor.num_param:,}", _megabit(case.anchor.size_bits), str(len(case.labels)), normalised)
+    return table
+
+
 def custom_labels(case: TestCase, weights: str) -> str:
     """Describe what the table of test cases omits: labels, sample rate and the origin of the weights."""
     shown = " ".join(label or "(nothing)" for label in case.labels[1:41]) + (" …" if len(case.labels) > 41 else "")

@@ -22,7 +22,7 @@ from toolchain.accuracy.scoring import Evaluation
 from toolchain.data.datasets import open_data
 from toolchain.data.speech import bundled_speech
 from toolchain.extras import lacking
-from toolchain.models.test_cases import built_in_case, case_of
+from toolchain.models.test_cases import case_of, is_built_in
 
 PROTOCOLS = {each.name: each for each in (STANDARD, STRICT, QUICK)}
 TIMED = ("p90_ms", "real_time_factor")  # limits that are not checked on emulated devices
@@ -162,7 +162,7 @@ def _placed(job: JobEntry, folder: Path) -> JobEntry:
         return job.model_copy(update={"artifact": folder / job.artifact})
     assert job.export is not None  # JobEntry has exactly one of the two
     place = folder / str(job.export.model)
-    if built_in_case(str(job.export.model)) is not None or not place.exists():
+    if is_built_in(str(job.export.model)) or not place.exists():
         return job
     return job.model_copy(update={"export": job.export.model_copy(update={"model": str(place)})})
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from device_runner.errors import say_once
 from toolchain.accuracy.progress import NoProgress, Watcher
 from toolchain.accuracy.workers import LocalWorkers, Workers
 from toolchain.data.datasets import open_data
 from toolchain.data.recordings import Needs, check_recordings
 from toolchain.models.loading import load_model
+from toolchain.models.test_cases import BUNDLES
 from toolchain.scenario.points import Curve
 from toolchain.scenario.sweep import BISECTIONS, FINALISTS, Smallest, Sweep, run_all
 from toolchain.scenario.sweep_file import SweepFile, describe, moved
@@ -156,6 +158,11 @@ def prepare_sweeps(
     splits = [open_data(described.data, split) for split in ("dev-clean", "test-clean")]
     limited = [each if described.limit is None else each.limited(described.limit) for each in splits]
     anchor = load_model(str(described.testcase), described.weights)
+    if anchor.case.name in BUNDLES:
+        say_once(
+            f"{anchor.case.name} is not one of the scenario's anchors, so the scenario gives it no WER range. Here the range begins at the "
+            f"WER that this run measures for the anchor and ends {100 * anchor.case.wer_range:g} points above it."
+        )
     needs = Needs(anchor.case.sample_rate, anchor.minimum_samples)
     dev, test = [check_recordings(each, needs, skip_bad=described.skip_bad).data for each in limited]
     return [

@@ -9,8 +9,9 @@ from toolchain.models.anchor_model import AnchorModel, model_with, with_random_w
 from toolchain.models.custom import description
 from toolchain.models.custom.checkpoints import from_folder, from_toml
 from toolchain.models.custom.factories import factory_again, load_factory
+from toolchain.models.custom.hub import fetch, hub_model, origin, say_if_both
 from toolchain.models.custom.identity import description_digest, network_of
-from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, FACTORY, TestCase
+from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, FACTORY, TestCase, names_hub_model
 from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on
 
 
@@ -18,8 +19,8 @@ def load_custom(name: str, weights: str | None = None, seed: int = 0) -> AnchorM
     """Load a custom model; see ``docs/custom-models.md``.
 
     Args:
-        name: A Hugging Face folder; ``FILE.toml``, or ``FILE.safetensors``, ``FILE.pt`` or ``FILE.pth`` with ``FILE.toml`` in the same
-            folder; or ``package.module:factory``.
+        name: A Hugging Face folder; a model on the Hub (``ORGANISATION/NAME``); ``FILE.toml``, or ``FILE.safetensors``, ``FILE.pt`` or
+            ``FILE.pth`` with ``FILE.toml`` in the same folder; or ``package.module:factory``.
         weights: None for the weights of the model itself; ``random``; another custom model of the same architecture and labels; or a
             file that ``asrdeploy decompress`` wrote.
         seed: Seed of random weights.
@@ -75,9 +76,15 @@ def with_weights(case: TestCase, weights: str, model: AnchorModel | None = None)
 
 
 def _load(name: str) -> AnchorModel:
+    if names_hub_model(name):
+        asked = hub_model(name)
+        folder, commit = fetch(asked)
+        model = from_folder(folder)
+        return replace(model, weights=f"{model.weights}, {origin(asked, commit)}")
     name = in_home(name)
     path = Path(name)
     if path.is_dir():
+        say_if_both(name)
         return from_folder(path)
     file = path.is_file()
     if file and path.suffix != DESCRIPTION and not description.file_of(path).is_file() and (path.parent / CONFIG).is_file():

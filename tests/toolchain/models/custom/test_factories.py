@@ -128,7 +128,7 @@ REFUSED = [
     ("rate_of_others", "the sample rate 16000.0 is not valid"),
     ("blank", "the blank “<blank>” is not one of the labels"),
     ("broken", "returned NaN or infinite weights, first in head.bias"),
-    ("built_in", "DIGITS_ASR_TINY is the name of a built-in test case"),
+    ("built_in", "DIGITS_ASR_TINY is the name of a built-in model"),
     ("bare", "returned a network without parameters"),
     ("flat", "returns logits of shape (1, 29) for a waveform"),
     ("turned", "returns logits of shape (5, 1, 29) for a waveform"),

@@ -177,9 +177,9 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (changed('word_separator = "<space>"', 'word_separator = "_"'), "no label contains the word_separator “_”"),
     (added("normalised_waveform = 1"), "normalised_waveform is 1. Give true or false"),
     (added("name = 3"), "name is 3. Give a string"),
-    (added('name = "HUBERT_ASR_LARGE"'), "HUBERT_ASR_LARGE is the name of a built-in test case"),
-    (added('name = "hubert_asr_large"'), "hubert_asr_large is the name of a built-in test case"),
-    (added('name = "1"'), "1 is the name of a built-in test case"),
+    (added('name = "HUBERT_ASR_LARGE"'), "HUBERT_ASR_LARGE is the name of a built-in model"),
+    (added('name = "hubert_asr_large"'), "hubert_asr_large is the name of a built-in model"),
+    (added('name = "1"'), "1 is the name of a built-in model"),
     (added('name = "a/b"'), "“a/b” is not a valid model name"),
     (added('name = ".."'), "“..” is not a valid model name"),
     (added('weights = "other.safetensors"'), "the weights other.safetensors do not exist"),
@@ -302,7 +302,7 @@ def test_a_bitstream_of_an_own_model_needs_nothing_but_itself(
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"model": "HUBERT_ASR_LARGE"}, "HUBERT_ASR_LARGE is the name of a built-in test case"),
+        ({"model": "HUBERT_ASR_LARGE"}, "HUBERT_ASR_LARGE is the name of a built-in model"),
         ({"model": "../elsewhere"}, "is not a valid model name"),
         ({"num_param": 3}, "has 1,524,892 parameters instead of 3. Its description is damaged"),
     ],
