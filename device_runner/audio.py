@@ -60,9 +60,7 @@ def _resampled(found: Decoded, sample_rate: int, source: str) -> npt.NDArray[np.
     return found.samples if found.rate == sample_rate else resample(found.samples, found.rate, sample_rate, source)
 
 
-def check_audio(
-    path: Path, sample_rate: int | None, shortest: int = 1, longest: int | None = None, part: Part = WHOLE
-) -> CheckedAudio:
+def check_audio(path: Path, sample_rate: int | None, shortest: int = 1, longest: int | None = None, part: Part = WHOLE) -> CheckedAudio:
     """Read an audio file once and check that a model can transcribe it, without resampling it.
 
     Args:

@@ -1,5 +1,6 @@
 """What a file is that libsndfile cannot read as audio."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def conversion(path: Path) -> str:
     """Return the ffmpeg command that makes a mono FLAC beside a file, in any format that ffmpeg reads."""
     target = path.with_suffix(".flac") if path.suffix.lower() != ".flac" else path.with_name(f"{path.stem}-converted.flac")
     # A name that begins with - would be an option, and one with a colon a protocol.
-    source, made = (f"./{each}" if not each.is_absolute() and (str(each)[0] == "-" or ":" in str(each)) else str(each) for each in (path, target))
+    source, made = (f"./{each}" if not each.is_absolute() and re.match("-|.*:", str(each)) else str(each) for each in (path, target))
     return f"ffmpeg -i {shlex.quote(shown(source))} -vn -ac 1 {shlex.quote(shown(made))}"
 
 

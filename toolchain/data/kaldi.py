@@ -31,16 +31,18 @@ def read_kaldi(folder: Path, name: str, split: str) -> DataSet:
     Raises:
         AsrDeployError: A file is missing or cannot be read, or ``wav.scp`` contains commands or archives.
     """
-    recordings = {key: (place, value) for key, value, place in _entries(folder / RECORDINGS)}
+    recordings = _by_key(folder / RECORDINGS)
     for place, value in recordings.values():
         if value.startswith("|") or value.endswith("|"):
-            raise AsrDeployError(f"{place} is a command ({value[:120]}), which asrdeploy does not run. Write its output to a file, and name that.")
+            raise AsrDeployError(
+                f"{place} is a command ({value[:120]}), which asrdeploy does not run. Write its output to a file, and name that."
+            )
         if IN_ARCHIVE.search(value):
             raise AsrDeployError(f"{place} names a Kaldi archive ({value[:120]}). Write the recordings to audio files, and name those.")
     if not (folder / TEXT).is_file():
         raise AsrDeployError(f"{shown(folder)} has wav.scp but no text. Add the file text with the lines UTTERANCE WORDS….")
     references = list(_entries(folder / TEXT))
-    segments = {key: (place, value) for key, value, place in _entries(folder / SEGMENTS)} if (folder / SEGMENTS).is_file() else None
+    segments = _by_key(folder / SEGMENTS) if (folder / SEGMENTS).is_file() else None
     untold = (recordings if segments is None else segments).keys() - {key for key, _, _ in references}
 
     def rows() -> Iterator[Row | tuple[str, str]]:
@@ -62,9 +64,16 @@ def _entries(path: Path) -> Iterator[tuple[str, str, str]]:
             yield parts[0], parts[1].strip() if len(parts) > 1 else "", f"{shown(path)} line {number}"
 
 
-def _row(
-    key: str, words: str, place: str, recordings: dict[str, tuple[str, str]], segments: dict[str, tuple[str, str]] | None
-) -> Row:
+def _by_key(path: Path) -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    for key, value, place in _entries(path):
+        if key in found:
+            raise AsrDeployError(f"{place} has the same key as {found[key][0]}, {key[:200]}. Remove one of the lines.")
+        found[key] = (place, value)
+    return found
+
+
+def _row(key: str, words: str, place: str, recordings: dict[str, tuple[str, str]], segments: dict[str, tuple[str, str]] | None) -> Row:
     if segments is None:
         if key not in recordings:
             raise BadRow(f"is of {key[:200]}, which has no line in {RECORDINGS}; add it, or remove the line")

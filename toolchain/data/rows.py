@@ -47,9 +47,7 @@ class Row:
     channel: int | None = None
 
 
-def data_set(
-    rows: Iterable[Row | tuple[str, str]], bases: tuple[Path, ...], name: str, split: str, layout: str, source: Path
-) -> DataSet:
+def data_set(rows: Iterable[Row | tuple[str, str]], bases: tuple[Path, ...], name: str, split: str, layout: str, source: Path) -> DataSet:
     """Make a data set of rows.
 
     Args:
@@ -113,7 +111,9 @@ def _audio(written: str | Path, bases: tuple[Path, ...]) -> tuple[Path, str]:
                 here = [home] if is_file(home) else []
             different = list({os.path.realpath(each): each for each in here}.values())
             if len(different) > 1:
-                raise BadRow(f"names {shown(path)[:LONGEST_NAME]}, which is {shown(different[0])} or {shown(different[1])}; write an absolute path")
+                raise BadRow(
+                    f"names {shown(path)[:LONGEST_NAME]}, which is {shown(different[0])} or {shown(different[1])}; write an absolute path"
+                )
         else:
             different = [path] if is_file(existing(path)) else []
     except AsrDeployError as error:  # no such home folder
@@ -147,7 +147,7 @@ def seconds_of(value: object, what: str, *, least: float = 0.0) -> float:
     """
     try:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError  # noqa: TRY004  (one answer to all that is no number)
+            raise ValueError
         number = float(value)
     except (ValueError, OverflowError):
         number = math.nan

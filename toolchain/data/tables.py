@@ -104,8 +104,8 @@ def _chosen(first: str, path: Path) -> _Header:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        names = " and ".join(DELIMITERS[each.delimiter] for each in fitting)
-        raise AsrDeployError(f"The header of {shown(path)} can be read with two delimiters, {names}. Use one of them only.")
+        two = " and ".join(DELIMITERS[each.delimiter] for each in fitting)
+        raise AsrDeployError(f"The header of {shown(path)} can be read with two delimiters, {two}. Use one of them only.")
     names = max(headers, key=lambda each: len(each.names)).names if headers else [first.strip()]
     found = ", ".join(each[:40] for each in names[:20])
     raise AsrDeployError(
