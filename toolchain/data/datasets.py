@@ -67,6 +67,28 @@ def open_data(data: str, split: str | None = None, *, channel: int | None = None
     return replace(found, utterances=tuple(chosen))
 
 
+def open_tuning_and_test(data: str) -> tuple[DataSet, DataSet]:
+    """Return the split to tune on and the split to report on: dev-clean and test-clean, dev and test, or validation and test.
+
+    Args:
+        data: See ``open_data``.
+
+    Raises:
+        AsrDeployError: See ``open_data``.
+    """
+    pairs = (("dev-clean", "test-clean"), ("dev", "test"), ("validation", "test"))
+    folder = in_home(Path(data))
+    known: set[str | None] = set()
+    if data not in (DIGITS, LIBRISPEECH) and folder.is_dir():
+        known = {each.split for each in readings_of(folder, _has_transcripts, _librispeech_split)}
+    dev, test = next((each for each in pairs if known.issuperset(each)), pairs[0])
+    return open_data(data, dev), open_data(data, test)
+
+
+def _librispeech_split(place: Path, name: str, split: str) -> DataSet:
+    return read_folder(place, split, name)
+
+
 def _opened(data: str, split: str | None, download_allowed: bool) -> DataSet:
     if data == DIGITS:
         return read_folder(Path(__file__).parent.parent / "assets" / "speech", split or DEFAULT_SPLITS[0], DIGITS)
@@ -83,7 +105,7 @@ def _opened(data: str, split: str | None, download_allowed: bool) -> DataSet:
         return read_manifest(folder, split)
     name = shown(folder.resolve().name)
     if folder.is_dir():
-        readings = readings_of(folder, _has_transcripts, lambda place, called, part: read_folder(place, part, called))
+        readings = readings_of(folder, _has_transcripts, _librispeech_split)
         if layout:
             readings = [each for each in readings if each.layout == layout]
             if not readings:

@@ -47,14 +47,21 @@ def manifest_reader(path: Path) -> tuple[str, Read] | None:
             data = file.read(FIRST_BYTES)
     except OSError:
         return None
-    try:
-        lines = decoded(data[: data.rfind(b"\n") + 1] or data).split("\n")
-    except UnicodeDecodeError:
-        lines = data.decode("latin-1").split("\n")  # the reader names the line that is not UTF-8
+    lines = _text(data).split("\n")
     first = next((each.strip("\r") for each in lines if each.strip()), "")
     if first.lstrip().startswith(("{", "[")):
         return ("json-lines", read_json_lines) if any(is_json_lines(each) for each in lines[:1000]) else None
     return ("table", read_table) if is_table(first) else None
+
+
+def _text(data: bytes) -> str:
+    """Return the text of the beginning of a file, whose last character may be cut."""
+    for cut in range(4):
+        try:
+            return decoded(data[: len(data) - cut])
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1")  # the reader names the line that is not UTF-8
 
 
 def read_manifest(path: Path, split: str | None) -> DataSet:
@@ -65,9 +72,9 @@ def read_manifest(path: Path, split: str | None) -> DataSet:
     """
     path = existing(path)
     own = _split_of(path)
-    if split is not None and split not in (own, path.stem):
-        raise AsrDeployError(f"{shown(path)} is one split, {own or path.stem}, so --split {split} does not fit. Leave --split out.")
     found = manifest_reader(path)
+    if found is not None and split not in (None, own, path.stem):
+        raise AsrDeployError(f"{shown(path)} is one split, {own or path.stem}, so --split {split} does not fit. Leave --split out.")
     if found is None:
         begins = path.read_bytes()[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
         found = ("json-lines", read_json_lines) if begins.startswith((b"{", b"[")) else ("table", read_table)  # says what is missing
