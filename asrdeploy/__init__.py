@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from toolchain.compression.bitstreams import compress as compress
     from toolchain.compression.bitstreams import decompress as decompress
     from toolchain.compression.calibration import Calibration as Calibration
-    from toolchain.data.datasets import DataSet as DataSet
-    from toolchain.data.datasets import Utterance as Utterance
     from toolchain.data.datasets import open_data as open_data
+    from toolchain.data.description import Description as Description
+    from toolchain.data.description import describe_data as describe_data
+    from toolchain.data.utterances import DataSet as DataSet
+    from toolchain.data.utterances import Utterance as Utterance
     from toolchain.models.anchor_model import AnchorModel as AnchorModel
     from toolchain.models.custom.factories import CtcModel as CtcModel
     from toolchain.models.loading import load_model as load_model
@@ -66,6 +68,7 @@ __all__ = [
     "CtcModel",
     "Curve",
     "DataSet",
+    "Description",
     "DeviceFailed",
     "Evaluation",
     "Exported",
@@ -84,6 +87,7 @@ __all__ = [
     "compare",
     "compress",
     "decompress",
+    "describe_data",
     "evaluate",
     "export",
     "inspect_artifact",
@@ -105,7 +109,8 @@ _NAMES = {
     "Comparison": ("toolchain.accuracy.comparison", "RunComparison"),
     "CtcModel": ("toolchain.models.custom.factories", "CtcModel"),
     "Curve": ("toolchain.scenario.points", "Curve"),
-    "DataSet": ("toolchain.data.datasets", "DataSet"),
+    "DataSet": ("toolchain.data.utterances", "DataSet"),
+    "Description": ("toolchain.data.description", "Description"),
     "DeviceFailed": ("device_runner.errors", "DeviceFailed"),
     "Evaluation": ("toolchain.accuracy.scoring", "Evaluation"),
     "Exported": ("toolchain.scenario.exporting", "Exported"),
@@ -116,13 +121,14 @@ _NAMES = {
     "Manifest": ("device_runner.artifact", "Manifest"),
     "Point": ("toolchain.scenario.points", "Point"),
     "Transcriber": ("toolchain.accuracy.transcriber", "Transcriber"),
-    "Utterance": ("toolchain.data.datasets", "Utterance"),
+    "Utterance": ("toolchain.data.utterances", "Utterance"),
     "Word": ("device_runner.words", "Word"),
     "benchmark": ("toolchain.scenario.latency", "benchmark"),
     "calibrate": ("toolchain.compression.bitstreams", "calibration_of"),
     "compare": ("toolchain.accuracy.comparison", "compare_runs"),
     "compress": ("toolchain.compression.bitstreams", "compress"),
     "decompress": ("toolchain.compression.bitstreams", "decompress"),
+    "describe_data": ("toolchain.data.description", "describe_data"),
     "evaluate": ("toolchain.accuracy.evaluation", "evaluate"),
     "export": ("toolchain.scenario.exporting", "export_model"),
     "inspect_artifact": ("exporters.inspection", "inspect_artifact"),

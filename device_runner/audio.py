@@ -1,30 +1,20 @@
 """Reading audio files as mono float32 samples at the sample rate that a model expects."""
 
-import hashlib
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
-from device_runner.audio_headers import LESS, mended
+from device_runner.decoding import WHOLE, Decoded, decode, named
+from device_runner.decoding import Part as Part
 from device_runner.errors import AsrDeployError
-from device_runner.files import file_bytes, shown
-from device_runner.not_audio import why_not_audio
-from device_runner.waveforms import check_samples, remark
+from device_runner.waveforms import remark
 
 # The resampling kernel has about as many elements as the product of both reduced rates: 441 * 160 for 44.1 to 16 kHz. A rate
 # such as 44101 Hz, which usually comes from a damaged header, would take gigabytes.
 LARGEST_REDUCED_RATE = 4_000
-
-# What libsndfile returns for a FLAC whose header states no number of samples and that has no frame to count them from.
-UNKNOWN_FRAMES = (1 << 63) - 1
-
-# An MP3 has at most 24 samples a byte: 24 kHz at 8 kbit/s.
-MP3_SAMPLES_PER_BYTE = 24
 
 
 @dataclass(frozen=True)
@@ -33,7 +23,7 @@ class CheckedAudio:
 
     Args:
         seconds: Duration in seconds.
-        sha256: SHA-256 of the file's bytes, in hexadecimal.
+        sha256: SHA-256 of the file's bytes, in hexadecimal; of a segment or a channel, one of these and of the part.
         remark: What is peculiar about the recording, to be put behind its name; None if nothing is. See ``waveforms.remark``.
     """
 
@@ -42,8 +32,8 @@ class CheckedAudio:
     remark: str | None
 
 
-def read_audio(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
-    """Read a mono audio file in any format of libsndfile, such as FLAC or WAV.
+def read_audio(path: Path, sample_rate: int, part: Part = WHOLE) -> npt.NDArray[np.float32]:
+    """Read one channel of an audio file, or of a part of it, in any format of libsndfile, such as FLAC, WAV, MP3 or Ogg.
 
     Files with another sample rate are resampled like in the scenario's script, by ``torchaudio.functional.resample`` with its
     defaults. torchaudio is required only for that.
@@ -53,26 +43,32 @@ def read_audio(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
     Args:
         path: Audio file.
         sample_rate: Sample rate that the model expects, in Hz.
+        part: Segment and channel.
 
     Returns:
         Samples ``[samples]`` as float32. Integer samples are scaled to -1..1; float samples stay unchanged.
 
     Raises:
         AsrDeployError: If the file is missing, is no file, must not be read, is not audio, is cut short, damaged or empty, has
-            several channels or samples that are not finite or absurdly large, or has another sample rate and cannot be resampled.
+            several channels of which none is chosen, ends before the segment, has samples that are not finite or absurdly large, or
+            has another sample rate and cannot be resampled.
     """
-    samples, rate = _decoded(file_bytes(path, "audio file"), path)
-    return samples if rate == sample_rate else resample(samples, rate, sample_rate, shown(path))
+    return _resampled(decode(path, part), sample_rate, named(path, part))
 
 
-def check_audio(path: Path, sample_rate: int, shortest: int = 1, longest: int | None = None) -> CheckedAudio:
+def _resampled(found: Decoded, sample_rate: int, source: str) -> npt.NDArray[np.float32]:
+    return found.samples if found.rate == sample_rate else resample(found.samples, found.rate, sample_rate, source)
+
+
+def check_audio(path: Path, sample_rate: int | None, shortest: int = 1, longest: int | None = None, part: Part = WHOLE) -> CheckedAudio:
     """Read an audio file once and check that a model can transcribe it, without resampling it.
 
     Args:
         path: Audio file.
-        sample_rate: Sample rate that the model expects, in Hz.
+        sample_rate: Sample rate that the model expects, in Hz; None: that of the file.
         shortest: Smallest number of samples at that rate.
         longest: Largest number of samples at that rate; None if unlimited.
+        part: Segment and channel.
 
     Returns:
         Duration, sha256, and what is peculiar about the recording.
@@ -80,84 +76,31 @@ def check_audio(path: Path, sample_rate: int, shortest: int = 1, longest: int | 
     Raises:
         AsrDeployError: As ``read_audio``, or if the recording is too short or too long.
     """
-    return _checked(path, sample_rate, shortest, longest)[0]
+    return _checked(path, sample_rate, shortest, longest, part)[0]
 
 
 def read_checked(
-    path: Path, sample_rate: int, shortest: int = 1, longest: int | None = None
+    path: Path, sample_rate: int, shortest: int = 1, longest: int | None = None, part: Part = WHOLE
 ) -> tuple[npt.NDArray[np.float32], CheckedAudio]:
     """Read an audio file once, and return the samples of ``read_audio`` and what ``check_audio`` returns; see there."""
-    checked, samples, rate = _checked(path, sample_rate, shortest, longest)
-    return samples if rate == sample_rate else resample(samples, rate, sample_rate, shown(path)), checked
+    checked, found = _checked(path, sample_rate, shortest, longest, part)
+    return _resampled(found, sample_rate, named(path, part)), checked
 
 
-def _checked(path: Path, sample_rate: int, shortest: int, longest: int | None) -> tuple[CheckedAudio, npt.NDArray[np.float32], int]:
-    data = file_bytes(path, "audio file")
-    samples, rate = _decoded(data, path)
-    if rate != sample_rate:
-        _check_resampling(rate, sample_rate, shown(path))
-    seconds, count = len(samples) / rate, math.ceil(len(samples) * sample_rate / rate)
+def _checked(path: Path, sample_rate: int | None, shortest: int, longest: int | None, part: Part) -> tuple[CheckedAudio, Decoded]:
+    found, name = decode(path, part), named(path, part)
+    wanted = found.rate if sample_rate is None else sample_rate
+    if found.rate != wanted:
+        _check_resampling(found.rate, wanted, name)
+    seconds, count = len(found.samples) / found.rate, math.ceil(len(found.samples) * wanted / found.rate)
     if count < shortest:
-        raise AsrDeployError(
-            f"{shown(path)} lasts {seconds:.3f} s, and the model requires at least {shortest / sample_rate:.3f} s; leave it out."
-        )
+        raise AsrDeployError(f"{name} lasts {seconds:.3f} s, and the model requires at least {shortest / wanted:.3f} s; leave it out.")
     if longest is not None and count > longest:
         raise AsrDeployError(
-            f"{shown(path)} lasts {seconds:.2f} s, and the artifact accepts at most {longest / sample_rate:.2f} s; "
+            f"{name} lasts {seconds:.2f} s, and the artifact accepts at most {longest / wanted:.2f} s; "
             "shorten it, or export the model with a larger --max-seconds."
         )
-    return CheckedAudio(seconds, hashlib.sha256(data).hexdigest(), remark(samples)), samples, rate
-
-
-def _decoded(data: bytes, path: Path) -> tuple[npt.NDArray[np.float32], int]:
-    """Return all samples of a file with one channel, and its sample rate."""
-    data, cut = mended(data)
-    if cut is not None:
-        raise _cut_short(path, cut)
-    try:
-        file = soundfile.SoundFile(io.BytesIO(data))
-    except soundfile.SoundFileError as error:
-        raise AsrDeployError(f"{shown(path)} {why_not_audio(data)}.") from error
-    with file:
-        if file.channels != 1:
-            raise AsrDeployError(f"{shown(path)} has {file.channels} channels; convert it to mono, which the models require.")
-        try:
-            samples = _all_samples(file, len(data))
-        # MemoryError: a damaged header may claim more samples than fit into memory.
-        except (soundfile.SoundFileError, ValueError, MemoryError) as error:
-            raise _cut_short(path) from error
-        if len(samples) < file.frames and _states_length(file, data):
-            raise _cut_short(path)
-        check_samples(samples, shown(path))
-        return samples, file.samplerate
-
-
-def _all_samples(file: soundfile.SoundFile, size: int) -> npt.NDArray[np.float32]:
-    """Read a file to its end. libsndfile estimates the length of an MP3, and the estimate may be too small.
-
-    It cannot seek in some encodings of telephony (GSM 6.10, G.721), so that soundfile has to be told how much to read.
-    """
-    if file.frames == UNKNOWN_FRAMES:
-        return np.empty(0, np.float32)
-    if file.subtype != "MPEG_LAYER_III" and file.seekable():
-        samples: npt.NDArray[np.float32] = file.read(dtype="float32")
-        return samples
-    parts, count = [], min(file.frames, MP3_SAMPLES_PER_BYTE * size) + 4096
-    while len(part := file.read(out=np.empty(count, np.float32))):
-        parts.append(part)
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
-
-
-def _states_length(file: soundfile.SoundFile, data: bytes) -> bool:
-    """Return whether the number of frames is from the header, not an estimate."""
-    if file.subtype != "MPEG_LAYER_III":
-        return file.frames != UNKNOWN_FRAMES
-    tag = 10 + sum(each << 7 * place for place, each in enumerate(reversed(data[6:10]))) if data[:3] == b"ID3" else 0
-    return file.format == "MP3" and any(name in data[tag : tag + 64] for name in (b"Xing", b"Info"))
-
-
-def _cut_short(path: Path, why: str = LESS) -> AsrDeployError:
-    return AsrDeployError(f"{shown(path)} is cut short or damaged: {why}; copy or record it again.")
+    return CheckedAudio(seconds, found.sha256, remark(found.samples)), found
 
 
 def _check_resampling(rate: int, sample_rate: int, source: str) -> None:

@@ -1,5 +1,11 @@
 """What a file is that libsndfile cannot read as audio."""
 
+import re
+import shlex
+from pathlib import Path
+
+from device_runner.files import shown
+
 # Offset, first bytes and name of archives and pointers, which lie in the place of any kind of file; weights are checked for them too.
 ARCHIVES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "a gzip archive"),
@@ -12,7 +18,7 @@ ARCHIVES: tuple[tuple[int, bytes, str], ...] = (
 )
 LFS_POINTER, ANNEX_POINTER, EMPTY_ZIP = b"version https://git-lfs.github.com/spec/", b"/annex/objects/", b"PK\x05\x06"
 
-CONVERT = "convert it to FLAC or WAV, for example with ffmpeg"
+CONVERT = "convert it to FLAC or WAV, for example with ffmpeg"  # followed by the command where the path is known
 UNPACK = "unpack it first"
 
 # Offset, first bytes, what the file is, and what to do.
@@ -45,15 +51,29 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
 _CONTAINERS = ((b"fLaC", "a FLAC"), (b"OggS", "an Ogg file"), (b".snd", "an AU file"), (b"caff", "a CAF file"), (b"FORM", "an AIFF file"))
 
 
-def why_not_audio(data: bytes) -> str:
+def conversion(path: Path) -> str:
+    """Return the ffmpeg command that makes a mono FLAC beside a file, in any format that ffmpeg reads."""
+    target = path.with_suffix(".flac") if path.suffix.lower() != ".flac" else path.with_name(f"{path.stem}-converted.flac")
+    # A name that begins with - would be an option, and one with a colon a protocol.
+    source, made = (f"./{each}" if not each.is_absolute() and re.match("-|.*:", str(each)) else str(each) for each in (path, target))
+    return f"ffmpeg -i {shlex.quote(shown(source))} -vn -ac 1 {shlex.quote(shown(made))}"
+
+
+def why_not_audio(data: bytes, path: Path) -> str:
     """Return what a file is that libsndfile cannot open, and what to do, to be put behind its name.
 
     Args:
         data: Bytes of the file.
+        path: The file, for the command that converts it.
 
     Returns:
         The rest of a sentence without its full stop, such as "is a ZIP archive; unpack it first".
     """
+    reason = _reason(data)
+    return f"{reason}: `{conversion(path)}`" if reason.endswith(CONVERT) else reason
+
+
+def _reason(data: bytes) -> str:
     if not data:
         return "is empty (0 bytes); copy or record it again"
     if not any(data[:1_000_000]):
@@ -67,7 +87,7 @@ def why_not_audio(data: bytes) -> str:
         how = (
             "its samples are compressed" if b"shorten" in data[:1024] or b"wavpack" in data[:1024] else "its header is cut short or damaged"
         )
-        return f"is a NIST SPHERE file that cannot be read as audio because {how}; {CONVERT} or sph2pipe"
+        return f"is a NIST SPHERE file that cannot be read as audio because {how}; use sph2pipe, or {CONVERT}"
     if len(data) > 1 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:  # the sync word of ADTS, layer 0
         return f"is an AAC file, and cannot be read as audio; {CONVERT}"
     if data[:4] == b"OggS" and b"Speex   " in data[:256]:

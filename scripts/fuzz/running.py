@@ -18,10 +18,12 @@ from pathlib import Path
 from random import Random
 
 from device_runner.errors import LONGEST_MESSAGE, AsrDeployError, printable
-from scripts.fuzz import device_files, model_files, result_files
+from scripts.fuzz import data_files, device_files, model_files, result_files
 from scripts.fuzz.reader import MEGABYTE, Case, Reader, write
 
-READERS: dict[str, Reader] = {each.name: each for each in (*device_files.READERS, *model_files.READERS, *result_files.READERS)}
+READERS: dict[str, Reader] = {
+    each.name: each for each in (*data_files.READERS, *device_files.READERS, *model_files.READERS, *result_files.READERS)
+}
 MOST_ADDRESSES = 16 * 1024 * MEGABYTE  # beyond what a process has when it starts: protects the machine; ``Reader.memory`` is what counts
 LARGEST_FILE = 512 * MEGABYTE
 WALL_SECONDS = 1_200  # a case that waits and computes nothing; far above what a busy machine needs

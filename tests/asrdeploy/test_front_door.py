@@ -24,7 +24,18 @@ from toolchain.data.datasets import DataSet, Utterance
 from toolchain.models.anchor_model import AnchorModel
 
 FUNCTIONS = [
-    *("benchmark", "calibrate", "compare", "compress", "decompress", "evaluate", "export", "inspect_artifact", "inspect_bitstream"),
+    *(
+        "benchmark",
+        "calibrate",
+        "compare",
+        "compress",
+        "decompress",
+        "describe_data",
+        "evaluate",
+        "export",
+        "inspect_artifact",
+        "inspect_bitstream",
+    ),
     *("load", "load_model", "make_curve", "open_artifact", "open_data", "plot_curve", "sweep"),
 ]
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 SETTINGS_VERSION = 3
 WORTH_MEASURING = 50  # utterances per core; with fewer, measuring costs more than it saves
-TEST_SPLIT = "test-clean"
 
 Progress = Callable[[Transcript, Timing], None]
 logger = logging.getLogger("asrdeploy")
@@ -65,7 +64,7 @@ def evaluate(
 
     Args:
         model: A transcriber, a model, an artifact, or the name of either.
-        data: The test set, whose recordings may have been checked already, or the name of a data set, of which test-clean is taken.
+        data: The test set, whose recordings may have been checked already, or the name of a data set; see ``open_data``.
         folder: Output folder.
         workers: Where to transcribe (default: one worker on this machine). Transcripts do not depend on it.
         normalizer: Text normaliser of a second score, in addition to the scenario's; see ``scoring.score``.
@@ -79,7 +78,7 @@ def evaluate(
             cannot be written, holds the result of another input, or is used by another process.
     """
     transcriber = as_transcriber(model)
-    chosen = open_data(data, TEST_SPLIT) if isinstance(data, str) else data
+    chosen = open_data(data) if isinstance(data, str) else data
     check_trained(transcriber)
     checked = checked_for(transcriber, chosen, skip_bad=skip_bad)
     language = language or language_of(transcriber.labels)
@@ -185,7 +184,7 @@ def evaluate_on_device(
         _follow_references(run, checked.data, language)
         done = {transcript.id for transcript, _ in run.lines}
         left = [each for each in utterances.values() if each.id not in done] or list(utterances.values())
-        recordings = ((each.id, read_audio(each.path, transcriber.sample_rate)) for each in left)
+        recordings = ((each.id, read_audio(each.path, transcriber.sample_rate, each.part)) for each in left)
         task = make_task(artifact, recordings, mode="accuracy", threads=threads, provider=provider)
         made = device.run(task, lambda line: progress(*line_of(line)) if isinstance(line, DeviceTranscript) else None)
         if [each.id for each in made.transcripts] != [each.id for each in left]:

@@ -1,5 +1,6 @@
 """Progress displays of the command line."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
@@ -57,7 +58,8 @@ def evaluation_progress(data: DataSet, *, timed: bool = True) -> Iterator[OnUtte
         data: The test set.
         timed: Show the real-time factor.
     """
-    sizes = {each.id: each.path.stat().st_size for each in data.utterances}
+    segments = Counter(each.path for each in data.utterances)
+    sizes = {each.id: each.path.stat().st_size / segments[each.path] for each in data.utterances}
     running, lock, count = _Running(timed=timed), Lock(), 0
     columns = (plain_column("{task.description}"), BarColumn(), plain_column("{task.fields[count]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=PlainConsole(stderr=True)) as bars:

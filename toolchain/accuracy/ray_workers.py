@@ -227,14 +227,14 @@ def _bunches(utterances: Sequence[Utterance], sample_rate: int) -> Iterator[list
     """Read recordings ahead, longest first, and yield them in bunches of about ``BUNCH`` seconds."""
     rest = iter(longest_first(utterances))
     with shut_down(ThreadPoolExecutor(1)) as reader:
-        coming = deque((each, reader.submit(read_audio, each.path, sample_rate)) for each in islice(rest, READ_AHEAD))
+        coming = deque((each, reader.submit(read_audio, each.path, sample_rate, each.part)) for each in islice(rest, READ_AHEAD))
         bunch: list[Recording] = []
         while coming:
             # Removed from the queue, because a corpus does not fit into memory.
             utterance, reading = coming.popleft()
             bunch.append((utterance, reading.result()))
             del reading
-            coming.extend((each, reader.submit(read_audio, each.path, sample_rate)) for each in islice(rest, 1))
+            coming.extend((each, reader.submit(read_audio, each.path, sample_rate, each.part)) for each in islice(rest, 1))
             if sum(len(each) for _, each in bunch) >= BUNCH * sample_rate:
                 yield bunch
                 bunch = []

@@ -180,7 +180,9 @@ def _threads(transcriber: Transcriber, workers: int) -> Iterator[Callable[[Utter
 
     # A reader is about ten times as fast as the fastest worker.
     with shut_down(ThreadPoolExecutor(1 + workers // 8)) as readers, shut_down(ThreadPoolExecutor(workers)) as threads:
-        yield lambda utterance: threads.submit(work, utterance, readers.submit(read_audio, utterance.path, transcriber.sample_rate))
+        yield lambda utterance: threads.submit(
+            work, utterance, readers.submit(read_audio, utterance.path, transcriber.sample_rate, utterance.part)
+        )
 
 
 @contextmanager
@@ -239,7 +241,7 @@ def _end_with_parent() -> None:
 
 def _work(utterance: Utterance) -> Transcription:
     engine, labels, sample_rate = _opened[-1]
-    return transcribe(engine, read_audio(utterance.path, sample_rate), labels, sample_rate, utterance)
+    return transcribe(engine, read_audio(utterance.path, sample_rate, utterance.part), labels, sample_rate, utterance)
 
 
 @dataclass(frozen=True)

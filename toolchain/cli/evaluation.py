@@ -9,12 +9,12 @@ import typer
 from device_runner.errors import AsrDeployError
 from device_runner.files import file_name_of
 from toolchain.cli.options import (
-    INPUT,
     OUTPUT,
     RUNNING,
     AdbOption,
     AddressOption,
     ApkOption,
+    ChannelOption,
     DataOption,
     DeviceOption,
     EngineOption,
@@ -26,6 +26,7 @@ from toolchain.cli.options import (
     ProviderOption,
     ReplaceOption,
     SkipBadOption,
+    SplitOption,
     ThreadsOption,
     ViaOption,
     WeightsOption,
@@ -127,7 +128,8 @@ def _artifact_for(name: str, device: str, weights: str | None) -> "Artifact":
 def evaluate(
     name: NameArgument,
     data: DataOption = "digits",
-    split: Annotated[str, typer.Option(help="Split, for example test-clean or dev-clean.", rich_help_panel=INPUT)] = "test-clean",
+    split: SplitOption = None,
+    channel: ChannelOption = None,
     limit: LimitOption = None,
     output: Annotated[
         Path | None,
@@ -200,7 +202,7 @@ def evaluate(
     else:
         transcriber = artifact_transcriber(artifact)
     check_trained(transcriber)
-    chosen = open_data(data, split)
+    chosen = open_data(data, split, channel=channel)
     if limit is not None:
         chosen = chosen.limited(limit)
     with checking_progress(len(chosen.utterances)) as progressed:
@@ -210,7 +212,7 @@ def evaluate(
     folder = output
     if folder is None:
         ending = ("" if limit is None else f"-{limit}") + ("" if artifact is None else f"-{file_name_of(device)}")
-        plain = Path("results") / f"{transcriber.configuration}-{chosen.name}-{split}{ending}"
+        plain = Path("results") / f"{transcriber.configuration}-{chosen.name}-{chosen.split}{ending}"
         folder = default_folder(plain, run_settings(transcriber, chosen, language, **placed), checked)
     if artifact is not None:
         asked: dict[str, Any] = {"threads": threads or 1, "provider": provider, "via": via, "normalizer": normalizer, "language": language}

@@ -10,7 +10,7 @@ from device_runner.errors import AsrDeployError, DeviceFailed
 from device_runner.files import shown
 from device_runner.home import finds_home
 from device_runner.terminal import check_current_folder, escape_output, flush_output
-from toolchain.cli import compression, delivery, devices, environment, evaluation, latency, models, scenario, scores
+from toolchain.cli import compression, data_sets, delivery, devices, environment, evaluation, latency, models, scenario, scores
 from toolchain.cli.options import complain, give_output_back
 from toolchain.extras import lacking
 
@@ -25,7 +25,7 @@ USER_ERROR, DEVICE_FAILED, INTERRUPTED = 2, 3, 130  # exit codes; 130 is what ty
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Models and export": models.COMMANDS,
     "Compression": compression.COMMANDS,
-    "Evaluation": (*evaluation.COMMANDS, *scores.COMMANDS, *latency.COMMANDS),
+    "Evaluation": (*data_sets.COMMANDS, *evaluation.COMMANDS, *scores.COMMANDS, *latency.COMMANDS),
     "Devices": devices.COMMANDS,
     "Scenario and delivery": (*scenario.COMMANDS, *delivery.COMMANDS),
     "Environment": environment.COMMANDS,

@@ -151,11 +151,25 @@ DecoderOption = Annotated[
     ),
 ]
 DataOption = Annotated[
-    str, typer.Option("--data", help="`digits` (bundled), `librispeech`, or a folder in LibriSpeech layout.", rich_help_panel=INPUT)
+    str,
+    typer.Option(
+        "--data",
+        help="`digits` (bundled), `librispeech`, or a table, manifest or folder of recordings. See docs/data.md.",
+        rich_help_panel=INPUT,
+    ),
 ]
 SplitsOption = Annotated[
     str,
     typer.Option("--data", help="`digits` (bundled), `librispeech`, or a folder with dev-clean and test-clean.", rich_help_panel=INPUT),
+]
+SplitOption = Annotated[
+    str | None, typer.Option("--split", help="Split, for example test-clean or dev (default: test-clean or test).", rich_help_panel=INPUT)
+]
+ChannelOption = Annotated[
+    int | None,
+    typer.Option(
+        "--channel", help="Channel of recordings with several, counted from 1 (default: they are refused).", rich_help_panel=INPUT
+    ),
 ]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", help="Use only the first N utterances of each split, for a quick test.", rich_help_panel=INPUT)

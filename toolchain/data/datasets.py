@@ -1,10 +1,10 @@
-"""Data sets of recordings with references: the bundled digits, LibriSpeech, and folders in LibriSpeech's layout."""
+"""Data sets of recordings with references: the bundled digits, LibriSpeech, and files and folders in the layouts of docs/data.md."""
 
 import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from device_runner.documents import decoded
@@ -13,6 +13,13 @@ from device_runner.files import cache_folder, file_bytes, shown
 from device_runner.home import in_home
 from device_runner.suggestions import nearest
 from toolchain.data.download import download, unpack_tar
+from toolchain.data.layouts import DEFAULT_SPLITS, LAYOUTS, WHOLE, Reading, chosen_reading, read_manifest, readings_of
+from toolchain.data.pairs import AUDIO_SUFFIXES as ALL_SUFFIXES
+from toolchain.data.pairs import CONTAINER_SUFFIXES
+from toolchain.data.utterances import DataSet as DataSet
+from toolchain.data.utterances import LeftOut as LeftOut
+from toolchain.data.utterances import Utterance as Utterance
+from toolchain.data.utterances import visible
 
 DIGITS = "digits"
 LIBRISPEECH = "librispeech"
@@ -26,88 +33,93 @@ LIBRISPEECH_SHA256 = {
 LIBRISPEECH_FOLDER = "LibriSpeech"  # top folder in every archive
 
 AUDIO_SUFFIXES = (".flac", ".wav")
+OTHER_SUFFIXES = tuple(each for each in (*ALL_SUFFIXES, *CONTAINER_SUFFIXES) if each not in AUDIO_SUFFIXES)
 TRANSCRIPT = ".trans.txt"
-JOINERS = "\u200c\u200d"  # invisible, but letters of Persian and Indian words depend on them
 
 
-@dataclass(frozen=True)
-class Utterance:
-    """One recording and its reference, in the case of its transcript file, in Unicode's form NFC with one space between words.
-
-    References become upper case when they are scored, because the language of the model decides how; see ``toolchain.data.casing``.
-    """
-
-    id: str
-    path: Path
-    reference: str
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A recording that cannot be transcribed and was left out of a test set, and the reason."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """The utterances of one split, sorted by their ids as strings (as TorchAudio does), and the recordings that were left out."""
-
-    name: str
-    split: str
-    utterances: tuple[Utterance, ...]
-    left_out: tuple[LeftOut, ...] = ()
-
-    def limited(self, n: int) -> "DataSet":
-        """Return the set of the first ``n`` utterances, or of all utterances if there are fewer.
-
-        Args:
-            n: Number of utterances, at least 1.
-
-        Raises:
-            AsrDeployError: ``n`` is below 1.
-        """
-        if n < 1:
-            raise AsrDeployError(f"Cannot select {n} utterances. Select at least 1.")
-        return replace(self, utterances=self.utterances[:n])
-
-    def sample(self, n: int) -> "DataSet":
-        """Return ``n`` utterances spread evenly over the set, or all if it has fewer.
-
-        Raises:
-            AsrDeployError: ``n`` is below 1.
-        """
-        count = len(self.limited(n).utterances)
-        return replace(self, utterances=tuple(self.utterances[index * len(self.utterances) // count] for index in range(count)))
-
-
-def open_data(data: str, split: str, *, download_allowed: bool = True) -> DataSet:
-    """Open a data set by its name or folder.
+def open_data(data: str, split: str | None = None, *, channel: int | None = None, download_allowed: bool = True) -> DataSet:
+    """Open a data set by its name, file or folder. Its layout is recognised by its content; see docs/data.md.
 
     Example:
         >>> data = asrdeploy.open_data("digits", "test-clean").limited(20)  # doctest: +SKIP
+        >>> data = asrdeploy.open_data("cv-corpus/en", "dev")  # doctest: +SKIP
 
     Args:
-        data: ``digits`` (bundled), ``librispeech`` (in the cache folder, ``ASRDEPLOY_CACHE`` or ~/.cache/asrdeploy) or a folder.
-        split: Name of the split, for example ``test-clean``.
+        data: ``digits`` (bundled), ``librispeech`` (in the cache folder, ``ASRDEPLOY_CACHE`` or ~/.cache/asrdeploy), a CSV, TSV or JSON
+            lines file, or a folder. ``LAYOUT:FOLDER`` names the layout: librispeech, table, json-lines, kaldi or pairs.
+        split: Name of the split, for example ``test-clean`` (default: test-clean or test, or a set without splits).
+        channel: Channel of every recording, counted from 1 (default: recordings must have one channel).
         download_allowed: Whether to download a LibriSpeech split that is not in the cache. The source is
             ``ASRDEPLOY_LIBRISPEECH_URL`` or OpenSLR; ``ASRDEPLOY_LIBRISPEECH_SHA256`` replaces the expected checksum.
 
     Returns:
-        The utterances of the split, sorted by their ids.
+        The utterances of the split, sorted by their ids. Rows that cannot be used are in ``bad``.
 
     Raises:
-        AsrDeployError: The set or the split is unknown, damaged, or missing and cannot be downloaded.
+        AsrDeployError: The set or the split is unknown, damaged, missing and cannot be downloaded, or can be read in two ways.
     """
-    if data == DIGITS:
-        return read_folder(Path(__file__).parent.parent / "assets" / "speech", split, DIGITS)
-    if data == LIBRISPEECH:
-        return read_folder(_librispeech(split, download_allowed), split, LIBRISPEECH)
+    if channel is not None and channel < 1:
+        raise AsrDeployError(f"--channel {channel} does not exist. Channels count from 1.")
+    found = _opened(data, split, download_allowed)
+    if channel is None:
+        return found
+    chosen = (each if each.channel is not None else replace(each, channel=channel - 1) for each in found.utterances)
+    return replace(found, utterances=tuple(chosen))
+
+
+def open_tuning_and_test(data: str) -> tuple[DataSet, DataSet]:
+    """Return the split to tune on and the split to report on: dev-clean and test-clean, dev and test, or validation and test.
+
+    Args:
+        data: See ``open_data``.
+
+    Raises:
+        AsrDeployError: See ``open_data``.
+    """
+    pairs = (("dev-clean", "test-clean"), ("dev", "test"), ("validation", "test"))
     folder = in_home(Path(data))
-    if folder.name == data and not folder.is_dir():  # a bare name is more likely a misspelt set than a path
+    known: set[str | None] = set()
+    if data not in (DIGITS, LIBRISPEECH) and folder.is_dir():
+        known = {each.split for each in readings_of(folder, _has_transcripts, _librispeech_split)}
+    dev, test = next((each for each in pairs if known.issuperset(each)), pairs[0])
+    return open_data(data, dev), open_data(data, test)
+
+
+def _librispeech_split(place: Path, name: str, split: str) -> DataSet:
+    return read_folder(place, split, name)
+
+
+def _opened(data: str, split: str | None, download_allowed: bool) -> DataSet:
+    if data == DIGITS:
+        return read_folder(Path(__file__).parent.parent / "assets" / "speech", split or DEFAULT_SPLITS[0], DIGITS)
+    if data == LIBRISPEECH:
+        named = split or DEFAULT_SPLITS[0]
+        return read_folder(_librispeech(named, download_allowed), named, LIBRISPEECH)
+    layout, separator, rest = data.partition(":")
+    if not (separator and layout in LAYOUTS) or Path(data).exists():
+        layout, rest = "", data
+    folder = in_home(Path(rest))
+    if folder.name == data and not folder.exists():  # a bare name is more likely a misspelt set than a path
         raise nearest(data, (DIGITS, LIBRISPEECH), "data set or folder")
-    return read_folder(folder, split, shown(folder.resolve().name))
+    if folder.is_file():
+        return read_manifest(folder, split)
+    name = shown(folder.resolve().name)
+    if folder.is_dir():
+        readings = readings_of(folder, _has_transcripts, _librispeech_split)
+        if layout:
+            readings = [each for each in readings if each.layout == layout]
+            if not readings:
+                raise AsrDeployError(f"{shown(folder)} contains nothing in the layout {layout}. Leave {layout}: out, or check the path.")
+        if chosen := chosen_reading(folder, readings, split) if _is_elsewhere(folder, readings, split) else None:
+            return chosen.read(chosen.path, name, shown(chosen.split or WHOLE))
+    return read_folder(folder, split or DEFAULT_SPLITS[0], name)
+
+
+def _is_elsewhere(folder: Path, readings: list[Reading], split: str | None) -> bool:
+    """Return whether anything else than LibriSpeech's layout, which has its own messages, may be meant."""
+    if any(each.layout != "librispeech" for each in readings):
+        return True
+    return split is None and bool(readings)
 
 
 def _librispeech(split: str, download_allowed: bool) -> Path:
@@ -141,7 +153,9 @@ def read_folder(folder: Path, split: str, name: str) -> DataSet:
             id occurs twice, or a reference is empty.
     """
     root = _split_folder(folder, split)
-    audio = _audio_by_id(root)
+    audio = _audio_by_id(root, AUDIO_SUFFIXES)
+    others = {} if audio and _references_by_id(root, audio).keys() <= audio.keys() else _audio_by_id(root, OTHER_SUFFIXES)
+    audio = others | audio  # a FLAC or WAV comes before other formats of the same recording
     if not audio:
         raise AsrDeployError(f"{root} contains no audio. Expected files such as SPEAKER/CHAPTER/SPEAKER-CHAPTER-0000.flac (or .wav).")
     references = _references_by_id(root, audio)
@@ -176,15 +190,18 @@ def _split_folder(folder: Path, split: str) -> Path:
             f"{folder} is a split. Give the folder that contains it, and name the split: --data {given.parent} --split {given.name}."
         )
     if not known:
-        raise AsrDeployError(f"{folder} contains no splits. Expected a folder such as test-clean that contains SPEAKER/CHAPTER folders.")
+        raise AsrDeployError(
+            f"{folder} contains no splits. Expected a folder such as test-clean that contains SPEAKER/CHAPTER folders, or another "
+            "layout of docs/data.md."
+        )
     raise nearest(split, known, f"split of {folder}")
 
 
-def _audio_by_id(root: Path) -> dict[str, Path]:
+def _audio_by_id(root: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(root.glob("*/*/*")):
         # File managers leave hidden files that carry the name of the real one.
-        if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
         utterance = _id_of(path)
         if utterance in files:
@@ -208,6 +225,10 @@ def _bare(utterance: str) -> str:
 
 def _transcript_files(root: Path) -> list[Path]:
     return sorted(each for each in root.glob("*/*/*") if each.name.lower().endswith(TRANSCRIPT) and not each.name.startswith("."))
+
+
+def _has_transcripts(root: Path) -> bool:
+    return any(each.name.lower().endswith(TRANSCRIPT) and not each.name.startswith(".") for each in root.glob("*/*/*"))
 
 
 def _references_by_id(root: Path, ids: Collection[str]) -> dict[str, str]:
@@ -252,17 +273,6 @@ def parse_transcript(lines: Iterable[str], path: Path, spaced: Collection[str] =
             raise AsrDeployError(f"{path} contains no words for {utterance}. Write the reference, or remove the line and its audio file.")
         parsed.append((utterance, reference))
     return parsed
-
-
-def visible(text: str) -> str:
-    """Return a text without invisible characters, which editors and web pages leave in words; a zero-width space becomes a space.
-
-    Removed are Unicode's format characters, such as byte order marks, soft hyphens and marks of the writing direction.
-    """
-    if text.isascii():
-        return text
-    spaced = text.replace("\u200b", " ")
-    return "".join(each for each in spaced if each in JOINERS or unicodedata.category(each) != "Cf")
 
 
 def _and_more(names: list[str]) -> str:

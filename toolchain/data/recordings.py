@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from device_runner.audio import CheckedAudio, check_audio
+from device_runner.audio import CheckedAudio, Part, check_audio
+from device_runner.decoding import named, part_digest
 from device_runner.errors import LONGEST_MESSAGE, AsrDeployError, say_once
 from device_runner.facts import usable_cpus
 from device_runner.files import sha256_of, shown
@@ -64,7 +65,7 @@ def check_recordings(data: DataSet, needs: Needs, *, skip_bad: bool = False, che
             none is left.
     """
     found: dict[str, CheckedAudio] = {}
-    bad: list[LeftOut] = []
+    bad: list[LeftOut] = list(data.bad)
     with ThreadPoolExecutor(usable_cpus()) as threads:
         for utterance, outcome in zip(data.utterances, threads.map(partial(_outcome, needs=needs), data.utterances), strict=True):
             if isinstance(outcome, CheckedAudio):
@@ -74,9 +75,11 @@ def check_recordings(data: DataSet, needs: Needs, *, skip_bad: bool = False, che
             checked(utterance)
     if bad and not (skip_bad and found):
         raise AsrDeployError(_refusal(data, bad))
-    _remark({each.path: remark for each in data.utterances if each.id in found and (remark := found[each.id].remark)})
+    _remark({named(each.path, each.part): remark for each in data.utterances if each.id in found and (remark := found[each.id].remark)})
     kept = tuple(each for each in data.utterances if each.id in found)
-    return Checked(replace(data, utterances=kept, left_out=(*data.left_out, *bad)), {key: each.sha256 for key, each in found.items()})
+    return Checked(
+        replace(data, utterances=kept, left_out=(*data.left_out, *bad), bad=()), {key: each.sha256 for key, each in found.items()}
+    )
 
 
 def check_unchanged(utterance: Utterance, digest: str) -> None:
@@ -84,17 +87,28 @@ def check_unchanged(utterance: Utterance, digest: str) -> None:
 
     Args:
         utterance: The utterance, after it was transcribed.
-        digest: SHA-256 of its recording's file from the check.
+        digest: SHA-256 of its recording from the check.
     """
-    if not utterance.path.is_file() or sha256_of(utterance.path) != digest:
+    try:
+        status = utterance.path.stat()
+        found = _file_digest(utterance.path, status.st_size, status.st_mtime_ns)
+    except OSError:
+        found = ""
+    if digest not in (found, part_digest(found, utterance.part)):
         raise AsrDeployError(f"{shown(utterance.path)} was changed during the evaluation. Repeat the command.")
+
+
+@lru_cache(maxsize=16)
+def _file_digest(path: Path, size: int, modified: int) -> str:
+    """Return the SHA-256 of a file, once for all of its segments."""
+    return sha256_of(path)
 
 
 def _outcome(utterance: Utterance, needs: Needs) -> CheckedAudio | str:
     """Return what is known of a recording, or the reason why it cannot be transcribed."""
     try:
         status = utterance.path.stat()
-        return _check(utterance.path, status.st_size, status.st_mtime_ns, needs)
+        return _check(utterance.path, status.st_size, status.st_mtime_ns, needs, utterance.part)
     except AsrDeployError as error:
         return str(error)
     except OSError:
@@ -102,9 +116,9 @@ def _outcome(utterance: Utterance, needs: Needs) -> CheckedAudio | str:
 
 
 @lru_cache(maxsize=100_000)
-def _check(path: Path, size: int, modified: int, needs: Needs) -> CheckedAudio:
+def _check(path: Path, size: int, modified: int, needs: Needs, part: Part) -> CheckedAudio:
     """Check a recording; size and time of the last change (in ns) tell whether it was checked before."""
-    return check_audio(path, needs.sample_rate, needs.shortest, needs.longest)
+    return check_audio(path, needs.sample_rate, needs.shortest, needs.longest, part)
 
 
 def _refusal(data: DataSet, bad: Sequence[LeftOut]) -> str:
@@ -112,7 +126,7 @@ def _refusal(data: DataSet, bad: Sequence[LeftOut]) -> str:
     reasons = [each.reason if each.reason.endswith((".", "?")) else f"{each.reason}." for each in bad]
     if len(bad) == 1:
         return f"{reasons[0]} To leave the recording out, use --skip-bad."
-    found = f"{len(bad)} of {len(data.utterances)} recordings of {data.name} {data.split} cannot be transcribed."
+    found = f"{len(bad)} of {len(data.utterances) + len(data.bad)} recordings of {data.name} {data.split} cannot be transcribed."
     remedy = "Mend them, or leave them out with --skip-bad."
     whole = f"{found} {' '.join(reasons)} {remedy}"
     if len(whole) <= LONGEST_MESSAGE:
@@ -122,11 +136,11 @@ def _refusal(data: DataSet, bad: Sequence[LeftOut]) -> str:
     return f"{found} They are named above. {remedy}"
 
 
-def _remark(remarks: dict[Path, str]) -> None:
+def _remark(remarks: dict[str, str]) -> None:
     """Warn of each kind of peculiar recording."""
     by_remark: dict[str, list[str]] = {}
-    for path, remark in remarks.items():
-        by_remark.setdefault(remark, []).append(shown(path))
+    for name, remark in remarks.items():
+        by_remark.setdefault(remark, []).append(name)
     for remark, names in by_remark.items():
         if len(names) == 1:
             say_once(f"{names[0]} {remark}")

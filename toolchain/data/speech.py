@@ -27,7 +27,7 @@ class CalibrationSpeech:
 
     def __iter__(self) -> Iterator[Waveform]:
         for utterance in self.utterances:
-            yield read_audio(utterance.path, self.sample_rate)[: CALIBRATION_SECONDS * self.sample_rate]
+            yield read_audio(utterance.path, self.sample_rate, utterance.part)[: CALIBRATION_SECONDS * self.sample_rate]
 
 
 def bundled_speech(seconds: list[float], sample_rate: int) -> dict[float, Waveform]:
@@ -58,5 +58,9 @@ def calibration_speech(data: str, split: str, sample_rate: int = 16_000) -> Cali
         raise AsrDeployError(f"Cannot calibrate on {split}, because WER is reported on test sets. Use another split, such as dev-clean.")
     chosen = open_data(data, split)
     check_tuning_data(chosen)
+    if chosen.bad:
+        raise AsrDeployError(
+            f"{chosen.bad[0].reason} {len(chosen.bad)} row(s) of {chosen.name} {chosen.split} cannot be used for calibration."
+        )
     step = max(1, len(chosen.utterances) // CALIBRATION_UTTERANCES)
     return CalibrationSpeech(chosen.utterances[::step][:CALIBRATION_UTTERANCES], sample_rate)

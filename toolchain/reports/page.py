@@ -1,6 +1,7 @@
 """The report's files: points, savings, comparisons, plots, and an HTML page that works without a network."""
 
 import base64
+import io
 import json
 from dataclasses import asdict, dataclass
 from html import escape
@@ -8,13 +9,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import soundfile
 from jinja2 import Environment, FileSystemLoader
 
+from device_runner.decoding import WHOLE, decode
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_json, write_text
 from device_runner.transcripts import Transcript
 from toolchain.accuracy.comparison import ANCHOR, Comparison, alignment, compare
-from toolchain.data.datasets import open_data
+from toolchain.data.datasets import Utterance, open_data
 from toolchain.reports.plots import plot_curve
 from toolchain.reports.savings import Saving, incomplete, label, savings, transcripts_of
 from toolchain.scenario.points import Curve, Point, pareto, write_curve
@@ -23,7 +26,8 @@ WORST = 5  # utterances shown for each configuration
 MOST_AUDIO = 8_000_000  # total bytes of recordings in the page
 LARGEST_RECORDING = 500_000  # bytes
 SIZES = [round(each * 10.0**power, 4) for power in (-3, -2, -1) for each in (1, 1.5, 2, 3, 4, 5, 7)] + [1.0]  # axis labels of the plot
-FORMATS = {".flac": "audio/flac", ".wav": "audio/wav"}
+# Formats that browsers play. Others, segments and single channels are written as FLAC.
+FORMATS = {".flac": "audio/flac", ".wav": "audio/wav", ".mp3": "audio/mpeg", ".ogg": "audio/ogg", ".opus": "audio/ogg"}
 
 
 @dataclass(frozen=True)
@@ -132,19 +136,29 @@ def _recordings(curve: Curve, data: str | None, ids: list[str]) -> tuple[dict[st
         chosen = open_data(data or curve.data, curve.split, download_allowed=False)
     except AsrDeployError as error:
         return {}, [f"The page contains no recordings. Give their location with --data. {error}"]
-    paths = {each.id: each.path for each in chosen.utterances}
+    utterances = {each.id: each for each in chosen.utterances}
     found: dict[str, str] = {}
     left_out, size = 0, 0
     for each in dict.fromkeys(ids):
-        path = paths.get(each)
-        length = path.stat().st_size if path is not None else 0
-        if path is None or length > LARGEST_RECORDING or size + length > MOST_AUDIO:
+        kind, content = _playable(utterances[each]) if each in utterances else ("", b"")
+        if not content or len(content) > LARGEST_RECORDING or size + len(content) > MOST_AUDIO:
             left_out += 1
             continue
-        size += length
-        found[each] = f"data:{FORMATS[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        size += len(content)
+        found[each] = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     sentence = f"{left_out} recordings are not in the page (limits: {MOST_AUDIO / 1e6:g} MB in total, {LARGEST_RECORDING / 1e6:g} MB each)."
     return found, [sentence] if left_out else []
+
+
+def _playable(utterance: Utterance) -> tuple[str, bytes]:
+    """Return the media type and the bytes of a recording; no bytes if the file is larger than the page may hold."""
+    kind = FORMATS.get(utterance.path.suffix.lower())
+    if kind is not None and utterance.part == WHOLE:
+        small = utterance.path.stat().st_size <= LARGEST_RECORDING
+        return kind, utterance.path.read_bytes() if small else b""
+    found, buffer = decode(utterance.path, utterance.part), io.BytesIO()
+    soundfile.write(buffer, found.samples, found.rate, format="FLAC")
+    return FORMATS[".flac"], buffer.getvalue()
 
 
 def _plot(curve: Curve) -> str:

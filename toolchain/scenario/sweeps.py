@@ -7,7 +7,7 @@ from typing import Any
 from device_runner.errors import say_once
 from toolchain.accuracy.progress import NoProgress, Watcher
 from toolchain.accuracy.workers import LocalWorkers, Workers
-from toolchain.data.datasets import open_data
+from toolchain.data.datasets import open_tuning_and_test
 from toolchain.data.recordings import Needs, check_recordings
 from toolchain.models.loading import load_model
 from toolchain.models.test_cases import BUNDLES
@@ -155,7 +155,7 @@ def prepare_sweeps(
 ) -> list[Sweep]:
     """Load the model and the data that sweeps need; see ``sweep`` for the arguments."""
     rates = [moved(method) for method in described.method]
-    splits = [open_data(described.data, split) for split in ("dev-clean", "test-clean")]
+    splits = open_tuning_and_test(described.data)
     limited = [each if described.limit is None else each.limited(described.limit) for each in splits]
     anchor = load_model(str(described.testcase), described.weights)
     if anchor.case.name in BUNDLES:

@@ -189,7 +189,9 @@ def test_a_name_that_is_neither_known_nor_a_folder(tmp_path: Path) -> None:
     with pytest.raises(AsrDeployError, match=r"“librispech”\. Did you mean librispeech"):
         open_data("librispech", "test-clean")
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file", tmp_path / "none"):
+    with pytest.raises(AsrDeployError, match=r"The first line of .*file names no columns of audio files"):
+        open_data(str(tmp_path / "file"), "test-clean")
+    for path in (tmp_path / "none",):
         with pytest.raises(AsrDeployError, match=f"Folder {path} does not exist"):
             open_data(str(path), "test-clean")
 
