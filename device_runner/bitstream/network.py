@@ -118,9 +118,7 @@ class Network(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: Architecture | None = Field(
-        default=None, description="parameters of the network; None with a factory"
-    )
+    architecture: Architecture | None = Field(default=None, description="parameters of the network; None with a factory")
     factory: Annotated[str, Field(max_length=300)] | None = Field(
         default=None, description="package.module:factory, for information and comparison; a receiver never imports it from a file"
     )

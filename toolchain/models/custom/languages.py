@@ -81,5 +81,7 @@ def adapter_of(path: Path, architecture: Architecture, language: str | None) -> 
         raise AsrDeployError(f"{file} is not an adapter of a language: {why}. Download it again.")
     layers = {key.split(PARTS[1])[0] for key in state if PARTS[1] in key}
     if len(layers) != architecture.encoder_num_layers:
-        raise AsrDeployError(f"{file} has adapters of {len(layers)} layers, but the model has {architecture.encoder_num_layers}. Download it again.")
+        raise AsrDeployError(
+            f"{file} has adapters of {len(layers)} layers, but the model has {architecture.encoder_num_layers}. Download it again."
+        )
     return state
