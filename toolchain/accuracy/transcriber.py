@@ -26,6 +26,7 @@ from toolchain.models.test_cases import (
     find_test_case,
     holds_models,
     names_custom_model,
+    with_language,
 )
 
 if TYPE_CHECKING:
@@ -220,6 +221,8 @@ def _names_artifact(name: str) -> bool:
     path = Path(name)
     if path.is_dir():
         return (path / MANIFEST).is_file() or not holds_models(path)
+    if with_language(name)[1] is not None:
+        return False
     return (path.exists() or "/" in name) and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from device_runner.errors import AsrDeployError
 
 # Languages of Latin script in which i and ı are two letters with the capitals İ and I; see Unicode's SpecialCasing.txt.
-DOTLESS_LANGUAGES = frozenset({"tr", "az", "crh", "gag", "kaa", "tt"})
+DOTLESS_LANGUAGES = frozenset({"tr", "tur", "az", "aze", "azj", "crh", "gag", "kaa", "tt", "tat"})
 TURKISH = "tr"
 _DOTLESS_CAPITALS = str.maketrans({"i": "İ", "ı": "I"})
 

@@ -35,7 +35,7 @@ def language_in(path: Path, vocabulary: Mapping[str, Any], tokenizer: Mapping[st
     chosen = tokenizer.get("target_lang") if language is None else language
     if not isinstance(chosen, str):
         raise AsrDeployError(
-            f"{path / 'vocab.json'} is for {len(vocabulary)} languages. Select one with {path}:LANGUAGE (such as {path}:{min(vocabulary)}), "
+            f"{path / 'vocab.json'} is for {len(vocabulary)} languages. Select one, such as {path}:{min(vocabulary)}, "
             "or with target_lang in tokenizer_config.json."
         )
     if chosen not in vocabulary:
@@ -71,7 +71,7 @@ def adapter_of(path: Path, architecture: Architecture, language: str | None) -> 
             return {}
         close = difflib.get_close_matches(language, others, n=SHOWN, cutoff=0.0)
         raise AsrDeployError(
-            f"{path} has no {files['.safetensors'].name}. Download it, or select a language whose adapter is there, such as {', '.join(close)}."
+            f"{path} has no {files['.safetensors'].name}. Download it, or select a language whose adapter is there: {', '.join(close)}."
         )
     state, _ = read_checkpoint(file)
     foreign = next((key for key in state if not (key.startswith(PARTS[0]) or PARTS[1] in key)), None)

@@ -18,8 +18,8 @@ def load_custom(name: str, weights: str | None = None, seed: int = 0) -> AnchorM
     """Load a custom model; see ``docs/custom-models.md``.
 
     Args:
-        name: A Hugging Face folder, or ``FOLDER:LANGUAGE`` for one of several languages; ``FILE.toml``, or ``FILE.safetensors``, ``FILE.pt`` or ``FILE.pth`` with ``FILE.toml`` in the same
-            folder; or ``package.module:factory``.
+        name: A Hugging Face folder, or ``FOLDER:LANGUAGE`` for one of several languages; ``FILE.toml``, or ``FILE.safetensors``,
+            ``FILE.pt`` or ``FILE.pth`` with ``FILE.toml`` in the same folder; or ``package.module:factory``.
         weights: None for the weights of the model itself; ``random``; another custom model of the same architecture and labels; or a
             file that ``asrdeploy decompress`` wrote.
         seed: Seed of random weights.
