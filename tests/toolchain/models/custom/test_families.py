@@ -77,11 +77,12 @@ def test_logits_with_other_settings(tmp_path: Path, family: str, changes: dict[s
     assert difference(theirs, ours, waveform) < 1e-4
 
 
-@pytest.mark.parametrize("format_name", ["onnx", "executorch"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_both_formats_give_the_same_logits(models: dict[str, Made], family: str, format_name: str, tmp_path: Path) -> None:
-    exported = export_model(models[family][2], tmp_path / "artifact", format=format_name, max_seconds=8)
-    assert max(each.relative for each in exported.parity) < 1e-4
+# ExecuTorch takes 15 s for each, so only the family with the most code of our own is exported to it here.
+@pytest.mark.parametrize("family, format_name", [*((family, "onnx") for family in FAMILIES), ("conformer", "executorch")])
+def test_exports_give_the_same_logits(family: str, format_name: str, tmp_path: Path) -> None:
+    model = made(tmp_path / "m", family, num_hidden_layers=1)[2]
+    exported = export_model(model, tmp_path / "artifact", format=format_name, max_seconds=8)
+    assert max(each.relative for each in exported.artifact.manifest.parity) < 1e-4
 
 
 @pytest.mark.parametrize("family", FAMILIES)
