@@ -117,8 +117,9 @@ def architecture_of(config: Mapping[str, Any], path: Path, name: str) -> Archite
     except ValidationError as error:
         first = error.errors()[0]
         place = [str(each) for each in first["loc"]]
-        entry = {"extractor_mode": MODE, "extractor_conv_layer_config": ", ".join(LAYERS)}.get(place[0] if place else "")
-        entry = entry or (place[2] if place[:1] == ["variant"] and len(place) > 2 else fields.get("".join(place[:1]), "the architecture"))
+        start = place[0] if place else ""
+        known = fields | {"extractor_mode": MODE, "extractor_conv_layer_config": ", ".join(LAYERS)}
+        entry = place[2] if start == "variant" and len(place) > 2 else known.get(start, "the architecture")
         raise AsrDeployError(f"{path}: {entry}: {first['msg'].rstrip('.')}.") from error
 
 
