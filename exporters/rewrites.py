@@ -287,8 +287,10 @@ def for_device(recogniser: Recogniser, format_name: str) -> tuple[Recogniser, tu
 
 
 def _rewritable(network: nn.Module) -> TypeGuard[Wav2Vec2Model]:
-    """Tell whether the rewrites were verified for a network. WavLM has the same class but another attention."""
-    if not isinstance(network, Wav2Vec2Model):
+    """Tell whether the rewrites were verified for a network. Related families have the same class but another encoder."""
+    if not isinstance(network, Wav2Vec2Model) or not isinstance(network.encoder.transformer, components.Transformer):
+        return False
+    if type(network.encoder.transformer.pos_conv_embed) is not components.ConvolutionalPositionalEmbedding:
         return False
     attention = (each for each in network.modules() if isinstance(each, components.EncoderLayer))
     return all(type(each.attention) is components.SelfAttention for each in attention)

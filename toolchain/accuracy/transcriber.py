@@ -32,6 +32,7 @@ from toolchain.models.test_cases import (
     holds_models,
     names_custom_model,
     names_hub_model,
+    with_language,
 )
 
 if TYPE_CHECKING:
@@ -282,6 +283,8 @@ def _names_artifact(name: str) -> bool:
         return False
     if path.is_dir():
         return (path / MANIFEST).is_file() or not holds_models(path)
+    if with_language(name)[1] is not None:
+        return False
     return (path.exists() or "/" in name) and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
 
 

@@ -13,6 +13,7 @@ from exporters.recogniser import fold_weight_norm
 from toolchain.models.custom.labels import our_labels
 from toolchain.models.digits_model import digits_asr_tiny
 from toolchain.models.test_cases import UNUSED_ROWS, Anchor, TestCase
+from toolchain.models.variants import vary
 
 # Used only in training.
 WITHOUT_DROPOUT = dict.fromkeys(
@@ -57,8 +58,9 @@ def build_architecture(architecture: Architecture, labels: int) -> nn.Module:
         architecture: Parameters of the network.
         labels: Number of logits per frame.
     """
-    parameters = architecture.model_dump() | WITHOUT_DROPOUT | {"aux_num_out": labels}
+    parameters = architecture.model_dump(exclude={"variant"}) | WITHOUT_DROPOUT | {"aux_num_out": labels}
     network: nn.Module = torchaudio.models.wav2vec2_model(**parameters)
+    vary(network, architecture)
     return network
 
 

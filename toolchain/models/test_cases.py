@@ -136,6 +136,8 @@ def names_custom_model(name: str) -> bool:
     path = Path(in_home(name))
     if path.is_dir():
         return not _is_file(path / MANIFEST)
+    if with_language(name)[1] is not None:
+        return True
     return path.suffix in (DESCRIPTION, *CHECKPOINTS) or "/" in name or FACTORY.fullmatch(name) is not None
 
 
@@ -159,6 +161,14 @@ def hub_cache(repository: str) -> Path:
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     cache = Path(in_home(os.environ.get("HF_HUB_CACHE") or str(home / "hub")))
     return cache / f"{HUB}{repository.replace('/', '--')}"
+
+
+def with_language(name: str) -> tuple[str, str | None]:
+    """Split ``FOLDER:LANGUAGE``, of a Hugging Face folder of several languages; the language is None if the name is no such one."""
+    folder, _, language = name.rpartition(":")
+    if folder and re.fullmatch(r"\w[\w-]*", language) and not Path(name).exists() and _is_file(Path(in_home(folder)) / CONFIG):
+        return folder, language
+    return name, None
 
 
 def holds_models(path: Path) -> bool:

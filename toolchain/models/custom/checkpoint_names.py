@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from device_runner.errors import AsrDeployError, say_once
-from toolchain.models.custom.hugging_face import FAMILIES, HEAD, NORMS, their_name, torchaudio_name
+from toolchain.models.custom.families import FAMILIES
+from toolchain.models.custom.hugging_face import HEAD, NORMS, their_name, torchaudio_name
 from toolchain.models.weight_files import State, listed
 
 # Names that torch puts between those of modules: torch.compile, FSDP, activation checkpoints.
@@ -133,7 +134,7 @@ def _spelling(names: list[str], source: str) -> Spelling:
     if not inner:
         return Spelling()
     prefix = inner[0]
-    base = next((each for each in FAMILIES.values() if f".{prefix}".endswith(f".{each}")), "")
+    base = next((each.prefix for each in FAMILIES.values() if f".{prefix}".endswith(f".{each.prefix}")), "")
     theirs = any(name.startswith(prefix + start) for name in names for start in HUGGING_FACE)
     return Spelling(prefix.removesuffix(base), prefix, theirs)
 

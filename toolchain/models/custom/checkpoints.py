@@ -60,18 +60,22 @@ class Found:
     silent: frozenset[int] = frozenset()
 
 
-def from_folder(path: Path) -> AnchorModel:
+def from_folder(path: Path, language: str | None = None) -> AnchorModel:
     """Load the model of a Hugging Face folder.
+
+    Args:
+        path: The folder.
+        language: Language of a model of several; see ``read_folder``.
 
     Raises:
         AsrDeployError: If a file is missing or not valid, or the model is not supported.
     """
     path = model_folder(path)
-    folder = hugging_face.read_folder(path)
+    folder = hugging_face.read_folder(path, language)
     state, remarks = folder.weights()
     found = Found(
         source=str(path),
-        name=name_of(path),
+        name=name_of(path) + (f"-{folder.language}" if folder.language else ""),
         architecture=folder.architecture,
         labels=folder.labels,
         blank=folder.blank,

@@ -120,7 +120,7 @@ def _architecture(value: Any, path: Path) -> Architecture:
     unknown = next((key for key in value if key not in known), None)
     if unknown is not None:
         raise AsrDeployError(f"{path}: {nearest(unknown, known, 'parameter of torchaudio.models.wav2vec2_model')}")
-    missing = [key for key in Architecture.model_fields if key not in value]
+    missing = [key for key, field in Architecture.model_fields.items() if field.is_required() and key not in value]
     if missing:
         raise AsrDeployError(f"{path}: the architecture lacks {', '.join(missing)}. They are those of torchaudio.models.wav2vec2_model.")
     try:

@@ -1,43 +1,20 @@
-"""Read Hugging Face folders of ``Wav2Vec2ForCTC`` and ``HubertForCTC`` as TorchAudio networks, without running transformers."""
+"""Read Hugging Face folders of CTC models as TorchAudio networks and related ones, without running transformers."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from device_runner.bitstream.network import Architecture
 from device_runner.errors import AsrDeployError
+from toolchain.models.custom.families import FAMILIES, architecture_of, for_our_network
 from toolchain.models.custom.labels import check_labels, place_of
+from toolchain.models.custom.languages import adapter_of, language_in
 from toolchain.models.custom.text_files import read_json
 from toolchain.models.test_cases import CONFIG
 from toolchain.models.weight_files import State, read_checkpoint
 
-FAMILIES = {"Wav2Vec2ForCTC": "wav2vec2.", "HubertForCTC": "hubert."}  # class: prefix of the names of its weights
-# Parameters of torchaudio's network and the equivalent fields of config.json.
-FIELDS = {
-    "extractor_conv_bias": "conv_bias",
-    "encoder_embed_dim": "hidden_size",
-    "encoder_pos_conv_kernel": "num_conv_pos_embeddings",
-    "encoder_pos_conv_groups": "num_conv_pos_embedding_groups",
-    "encoder_num_layers": "num_hidden_layers",
-    "encoder_num_heads": "num_attention_heads",
-    "encoder_ff_interm_features": "intermediate_size",
-    "encoder_layer_norm_first": "do_stable_layer_norm",
-}
-MODE, LAYERS = "feat_extract_norm", ("conv_dim", "conv_kernel", "conv_stride")
-# The only values that torchaudio's network supports.
-FIXED = {
-    "hidden_act": "gelu",
-    "feat_extract_activation": "gelu",
-    "layer_norm_eps": 1e-5,
-    "feat_proj_layer_norm": True,
-    "conv_pos_batch_norm": False,
-    "add_adapter": False,
-    "adapter_attn_dim": None,
-}
 EPSILON = 1e-7  # of the normalisation in Wav2Vec2FeatureExtractor
 FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
@@ -64,7 +41,8 @@ class Folder:
 
     Args:
         path: The folder.
-        architecture: Parameters of torchaudio's network.
+        family: Name of the class in transformers.
+        architecture: Parameters of the network.
         labels: Tokens of the outputs that have one, in the order of the outputs.
         rows: Index of the output of each of these tokens.
         outputs: Number of outputs of the network.
@@ -73,10 +51,12 @@ class Folder:
         separator: Label that stands for the space between words.
         sample_rate: Sample rate in hertz, not checked yet.
         normalised_waveform: Whether the waveform gets zero mean and unit variance first, with ``EPSILON``.
-        prefix: Prefix of the names of the weights.
+        language: Language of the vocabulary and of the adapter, as the folder spells it; None for a model of one language.
+        adapter: Weights of the adapter and of the head of that language; empty if the model has them itself.
     """
 
     path: Path
+    family: str
     architecture: Architecture
     labels: list[str]
     rows: list[int]
@@ -86,7 +66,13 @@ class Folder:
     separator: str
     sample_rate: Any
     normalised_waveform: bool
-    prefix: str
+    language: str | None = None
+    adapter: State = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the names of the weights."""
+        return FAMILIES[self.family].prefix
 
     def weights(self) -> tuple[State, list[str]]:
         """Read the weights by the names in the folder, and remarks about them; see ``read_checkpoint``.
@@ -94,43 +80,55 @@ class Folder:
         Raises:
             AsrDeployError: If they are missing or cannot be read.
         """
-        return _read_weights(self.path)
+        state, remarks = _read_weights(self.path)
+        return for_our_network(state | self.adapter, self.family), remarks
 
 
-def read_folder(path: Path) -> Folder:
+def read_folder(path: Path, language: str | None = None) -> Folder:
     """Read a folder, except its weights.
 
+    Args:
+        path: The folder.
+        language: Language of the vocabulary and of the adapter (default: ``target_lang`` of the tokenizer).
+
     Raises:
-        AsrDeployError: If a file is missing or not valid, or torchaudio's network does not support the model.
+        AsrDeployError: If a file is missing or not valid, the language is unknown, or the model is not supported.
     """
     config = read_json(path / CONFIG, needed=True)
     classes = config.get("architectures")
     family = next((each for each in FAMILIES if isinstance(classes, list) and each in classes), None)
     if family is None:
-        known = " or ".join(FAMILIES)
+        known = f"{', '.join(list(FAMILIES)[:-1])} or {list(FAMILIES)[-1]}"
         raise AsrDeployError(f"{path / CONFIG}: architectures is {classes}. Give a model fine-tuned for CTC, of class {known}.")
     sound = _sound(path)
     tokenizer = read_json(path / "special_tokens_map.json") | read_json(path / "tokenizer_config.json")
     if (kind := tokenizer.get("tokenizer_class", "Wav2Vec2CTCTokenizer")) != "Wav2Vec2CTCTokenizer":
         raise AsrDeployError(f"{path}: tokenizer_class is {kind}. Only Wav2Vec2CTCTokenizer is supported.")
     special = {key: _token(tokenizer.get(key, default)) for key, default in SPECIAL.items()}
-    tokens = _labels(path, config.get("vocab_size"), tokenizer)
+    vocabulary = read_json(path / "vocab.json", needed=True)
+    language = language_in(path, vocabulary, tokenizer, language)
+    architecture = architecture_of(config, path / CONFIG, family)
+    adapter = adapter_of(path, architecture, language)
+    outputs: Any = len(adapter[f"{HEAD}weight"]) if adapter else config.get("vocab_size")
+    tokens = _labels(path, outputs, vocabulary if language is None else vocabulary[language], tokenizer)
     labels = list(tokens.values())
     blank = _blank(path, config.get("pad_token_id"), tokens, special["pad_token"])
     ends = (place_of(special[key], labels) for key in ("bos_token", "eos_token"))
     silent = {place for place in ends if place is not None}
     return Folder(
         path=path,
-        architecture=_architecture(config, path / CONFIG),
+        family=family,
+        architecture=architecture,
         labels=labels,
         rows=list(tokens),
-        outputs=config["vocab_size"],
+        outputs=outputs,
         blank=blank,
         silent=frozenset(silent - {blank}),
         separator=special["word_delimiter_token"],
         sample_rate=sound.get("sampling_rate", 16_000),
         normalised_waveform=bool(sound.get("do_normalize", True)),
-        prefix=FAMILIES[family],
+        language=language,
+        adapter=adapter,
     )
 
 
@@ -139,7 +137,7 @@ def torchaudio_name(name: str, prefix: str) -> str:
 
     Args:
         name: Hugging Face's name.
-        prefix: Prefix of Hugging Face's names; see ``FAMILIES``.
+        prefix: Prefix of Hugging Face's names; see ``Family``.
     """
     if name.startswith(HEAD):
         return AUX + name.removeprefix(HEAD)
@@ -156,32 +154,11 @@ def their_name(name: str, prefix: str) -> str:
 
     Args:
         name: torchaudio's name.
-        prefix: Prefix of Hugging Face's names; see ``FAMILIES``.
+        prefix: Prefix of Hugging Face's names; see ``Family``.
     """
     if name.startswith(AUX):
         return HEAD + name.removeprefix(AUX)
     return next((prefix + theirs + name.removeprefix(ours) for theirs, ours in NAMES if name.startswith(ours)), name)
-
-
-def _architecture(config: Mapping[str, Any], path: Path) -> Architecture:
-    for field, only in FIXED.items():
-        if config.get(field, only) != only:
-            raise AsrDeployError(f"{path}: {field} is {config[field]!r}. torchaudio's network supports only {only!r}.")
-    missing = next((field for field in (*FIELDS.values(), MODE, *LAYERS) if field not in config), None)
-    if missing is not None:
-        raise AsrDeployError(f"{path}: {missing} is missing. Save the model again with save_pretrained of transformers.")
-    lists = [config[field] for field in LAYERS]
-    if not all(isinstance(each, list) and len(each) == len(lists[0]) for each in lists):
-        raise AsrDeployError(f"{path}: {', '.join(LAYERS)} must be lists of equal length, with one number per convolution.")
-    parameters = {ours: config[theirs] for ours, theirs in FIELDS.items()}
-    parameters |= {"extractor_mode": f"{config[MODE]}_norm", "extractor_conv_layer_config": list(zip(*lists, strict=True))}
-    try:
-        return Architecture.model_validate(parameters)
-    except ValidationError as error:
-        first = error.errors()[0]
-        ours = str(first["loc"][0]) if first["loc"] else ""
-        field = {"extractor_mode": MODE, "extractor_conv_layer_config": ", ".join(LAYERS)}.get(ours) or FIELDS.get(ours, "the architecture")
-        raise AsrDeployError(f"{path}: {field}: {first['msg'].rstrip('.')}.") from error
 
 
 def _sound(path: Path) -> dict[str, Any]:
@@ -204,14 +181,8 @@ def _token(value: Any) -> str:
     return str(value.get("content", "") if isinstance(value, dict) else value)
 
 
-def _labels(path: Path, outputs: Any, tokenizer: Mapping[str, Any]) -> dict[int, str]:
+def _labels(path: Path, outputs: Any, vocabulary: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[int, str]:
     """Return the tokens by output of the network, in the order of the outputs. Outputs without a token are absent."""
-    vocabulary = read_json(path / "vocab.json", needed=True)
-    if vocabulary and all(isinstance(each, dict) for each in vocabulary.values()):
-        language = tokenizer.get("target_lang")
-        if not isinstance(language, str) or language not in vocabulary:
-            raise AsrDeployError(f"{path / 'vocab.json'} is for several languages. Select one with target_lang in tokenizer_config.json.")
-        vocabulary = vocabulary[language]
     if not isinstance(outputs, int) or isinstance(outputs, bool) or outputs < 1:
         raise AsrDeployError(f"{path / CONFIG}: vocab_size is {outputs!r}. It must be the number of outputs of the network.")
     tokens: dict[int, str] = {}

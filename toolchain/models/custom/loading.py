@@ -11,7 +11,7 @@ from toolchain.models.custom.checkpoints import from_folder, from_toml
 from toolchain.models.custom.factories import factory_again, load_factory
 from toolchain.models.custom.hub import fetch, hub_model, origin, say_if_both
 from toolchain.models.custom.identity import description_digest, network_of
-from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, FACTORY, TestCase, names_hub_model
+from toolchain.models.test_cases import CHECKPOINTS, CONFIG, DESCRIPTION, FACTORY, TestCase, names_hub_model, with_language
 from toolchain.models.weight_files import digest_of_file, read_state, read_tuned_on
 
 
@@ -19,8 +19,9 @@ def load_custom(name: str, weights: str | None = None, seed: int = 0) -> AnchorM
     """Load a custom model; see ``docs/custom-models.md``.
 
     Args:
-        name: A Hugging Face folder; a model on the Hub (``ORGANISATION/NAME``); ``FILE.toml``, or ``FILE.safetensors``, ``FILE.pt`` or
-            ``FILE.pth`` with ``FILE.toml`` in the same folder; or ``package.module:factory``.
+        name: A Hugging Face folder, or ``FOLDER:LANGUAGE`` for one of several languages; a model on the Hub (``ORGANISATION/NAME``);
+            ``FILE.toml``, or ``FILE.safetensors``, ``FILE.pt`` or ``FILE.pth`` with ``FILE.toml`` in the same folder; or
+            ``package.module:factory``.
         weights: None for the weights of the model itself; ``random``; another custom model of the same architecture and labels; or a
             file that ``asrdeploy decompress`` wrote.
         seed: Seed of random weights.
@@ -81,11 +82,11 @@ def _load(name: str) -> AnchorModel:
         folder, commit = fetch(asked)
         model = from_folder(folder)
         return replace(model, weights=f"{model.weights}, {origin(asked, commit)}")
-    name = in_home(name)
+    name, language = with_language(in_home(name))
     path = Path(name)
     if path.is_dir():
         say_if_both(name)
-        return from_folder(path)
+        return from_folder(path, language)
     file = path.is_file()
     if file and path.suffix != DESCRIPTION and not description.file_of(path).is_file() and (path.parent / CONFIG).is_file():
         raise AsrDeployError(f"{path} is a file of a Hugging Face folder. Give the folder {path.parent} as the model.")

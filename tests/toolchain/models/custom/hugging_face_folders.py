@@ -8,14 +8,20 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    Data2VecAudioConfig,
+    Data2VecAudioForCTC,
     HubertConfig,
     HubertForCTC,
     PreTrainedModel,
     Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
+    Wav2Vec2ConformerForCTC,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     Wav2Vec2Processor,
+    WavLMConfig,
+    WavLMForCTC,
 )
 
 from tests.helpers import REPOSITORY
@@ -26,6 +32,11 @@ from toolchain.models.test_cases import LABELS
 KINDS: dict[str, tuple[Any, Any, str]] = {
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2ForCTC, "wav2vec2."),
     "hubert": (HubertConfig, HubertForCTC, "hubert."),
+}
+RELATED: dict[str, tuple[Any, Any, str]] = {
+    "wavlm": (WavLMConfig, WavLMForCTC, "wavlm."),
+    "data2vec": (Data2VecAudioConfig, Data2VecAudioForCTC, "data2vec_audio."),
+    "conformer": (Wav2Vec2ConformerConfig, Wav2Vec2ConformerForCTC, "wav2vec2_conformer."),
 }
 # As fine-tuning recipes write it: the space first, letters in lower case, the blank last before added tokens.
 VOCABULARY = ["|", *"abcdefghijklmnopqrstuvwxyz'", "[UNK]", "[PAD]"]
@@ -56,14 +67,17 @@ def write_folder(
     **changes: Any,
 ) -> PreTrainedModel:
     """Write a folder as fine-tuning writes it and return its model; ``changes`` are fields of its configuration."""
-    make_config, make_model, _ = KINDS[kind]
+    make_config, make_model, _ = (KINDS | RELATED)[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = make_model(make_config(**TINY | changes)).eval()
         with torch.no_grad():
             for name, each in model.named_parameters():
-                if name.endswith(("bias", "layer_norm.weight")):  # zeros and ones would hide a wrong name
+                if name.endswith(("bias", "norm.weight", "pos_bias_u", "pos_bias_v", "_const")):  # zeros and ones would hide a wrong name
                     each.add_(0.1 * torch.randn_like(each))
+            for name, each in model.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    each.add_(0.5 * torch.rand_like(each))
     if state is not None:
         model.load_state_dict(state)
     folder.mkdir(parents=True, exist_ok=True)
