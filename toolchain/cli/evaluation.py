@@ -58,8 +58,11 @@ def transcribe(
         list[Path],
         typer.Argument(metavar="FILE|FOLDER…", help="Audio files, folders of them, quoted patterns, or `-` for standard input (mono)."),
     ],
+    channel: ChannelOption = None,
     weights: WeightsOption = None,
     threads: ThreadsOption = 1,
+    window: WindowOption = None,
+    overlap: OverlapOption = None,
     device: DeviceOption = "local",
     via: ViaOption = None,
     adb: AdbOption = None,
@@ -90,22 +93,24 @@ def transcribe(
 
     Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav --format srt -o recording.srt
     """
+    from toolchain.accuracy.long_recordings import windowed_if_long
     from toolchain.accuracy.transcriber import open_transcriber
     from toolchain.cli.inputs import open_sources, several
     from toolchain.cli.transcription import Destination, Stopped, Transcription
 
     destination = Destination(format_name, output, several=several(files), replace=replace)
+    _check_windows(device, window, overlap)
     if device != "local" and format_name != "text":
         raise AsrDeployError(f"--format {format_name} needs the times of words, and {device} returns text only. Use --format text.")
     transcription = None
     try:
         with open_sources(files) as sources:
-            transcription = Transcription(sources, destination)
+            transcription = Transcription(sources, destination, channel)
             if device != "local":
                 artifact = _artifact_for(name, device, weights)
                 transcription.run_on(open_chosen(device, via, adb, apk, complain), artifact, threads)
             else:
-                transcription.run_here(open_transcriber(name, weights=weights, threads=threads))
+                transcription.run_here(windowed_if_long(open_transcriber(name, weights=weights, threads=threads), window, overlap))
     except KeyboardInterrupt as ending:
         raise Stopped("Interrupted. Nothing was transcribed." if transcription is None else transcription.ended) from ending
     finally:  # also after Ctrl-C or when a device failed: what was transcribed is not lost
@@ -113,6 +118,13 @@ def transcribe(
             write_figures(json_file, transcription.figures())
     if transcription.failed:
         sys.exit(2)
+
+
+def _check_windows(device: str, window: float | None, overlap: float | None) -> None:
+    if device != "local" and (window is not None or overlap is not None):
+        raise AsrDeployError(f"--window and --overlap apply to this machine, and {device} transcribes whole recordings. Leave them out.")
+    if window is None and overlap is not None:
+        raise AsrDeployError(f"--overlap {overlap:g} applies to windows. Add --window, or leave --overlap out.")
 
 
 def _artifact_for(name: str, device: str, weights: str | None) -> "Artifact":
@@ -187,10 +199,7 @@ def evaluate(
         raise AsrDeployError(f"--provider {provider} applies to phones. Name the phone with --device.")
     if device != "local" and (engine != "local" or worker_count is not None or half or torch_device != "cpu"):
         raise AsrDeployError("--engine, --workers, --torch-device and --half apply to this machine. Leave them out, or leave --device out.")
-    if device != "local" and (window is not None or overlap is not None):
-        raise AsrDeployError(f"--window and --overlap apply to this machine, and {device} transcribes whole recordings. Leave them out.")
-    if window is None and overlap is not None:
-        raise AsrDeployError(f"--overlap {overlap:g} applies to windows. Add --window, or leave --overlap out.")
+    _check_windows(device, window, overlap)
     check_workers(engine, address, worker_count, 1 if threads is None else threads)
     if engine == "ray" and torch_device != "cpu":
         raise AsrDeployError("--engine ray runs on the CPUs of the nodes. Leave --torch-device out.")

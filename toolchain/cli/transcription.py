@@ -105,13 +105,19 @@ class Transcription:
     Args:
         sources: The recordings. The same may be there twice.
         destination: Where transcripts go.
+        channel: Channel of recordings with several, counted from 1; None if they are refused.
 
     Raises:
-        AsrDeployError: Output files exist, and they may not be replaced.
+        AsrDeployError: The channel is below 1, or output files exist, and they may not be replaced.
     """
 
-    def __init__(self, sources: Sequence[Source], destination: Destination) -> None:
+    def __init__(self, sources: Sequence[Source], destination: Destination, channel: int | None = None) -> None:
+        from device_runner.audio import Part
+        from toolchain.data.datasets import check_channel
+
+        check_channel(channel)
         self.sources = sources
+        self._part = Part(channel=None if channel is None else channel - 1)
         self._format = destination.format_name
         self._places = destination.places(sources)
         self._spoken: dict[int, TimedText] = {}
@@ -202,7 +208,7 @@ class Transcription:
             try:
                 if source.error is not None:
                     raise AsrDeployError(source.error)
-                waveform, checked = read_checked(source.path, needs.sample_rate, needs.shortest, needs.longest)
+                waveform, checked = read_checked(source.path, needs.sample_rate, needs.shortest, needs.longest, part=self._part)
             except AsrDeployError as error:
                 self._refuse(number, error)
                 continue

@@ -37,6 +37,12 @@ OTHER_SUFFIXES = tuple(each for each in (*ALL_SUFFIXES, *CONTAINER_SUFFIXES) if 
 TRANSCRIPT = ".trans.txt"
 
 
+def check_channel(channel: int | None) -> None:
+    """Raise AsrDeployError if a channel, counted from 1, does not exist."""
+    if channel is not None and channel < 1:
+        raise AsrDeployError(f"--channel {channel} does not exist. Channels count from 1.")
+
+
 def open_data(data: str, split: str | None = None, *, channel: int | None = None, download_allowed: bool = True) -> DataSet:
     """Open a data set by its name, file or folder. Its layout is recognised by its content; see docs/data.md.
 
@@ -58,8 +64,7 @@ def open_data(data: str, split: str | None = None, *, channel: int | None = None
     Raises:
         AsrDeployError: The set or the split is unknown, damaged, missing and cannot be downloaded, or can be read in two ways.
     """
-    if channel is not None and channel < 1:
-        raise AsrDeployError(f"--channel {channel} does not exist. Channels count from 1.")
+    check_channel(channel)
     found = _opened(data, split, download_allowed)
     if channel is None:
         return found
