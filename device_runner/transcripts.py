@@ -76,11 +76,9 @@ def _read(path: Path, kind: type[Line], what: str) -> list[Line]:
         return []
     lines = path.read_bytes().split(b"\n")  # bytes, because an incomplete line may end within a character
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines[:-1], 1):
         try:
             found.append(kind.model_validate_json(line))
         except ValidationError as error:
-            if number == len(lines):  # empty, or incomplete
-                break
             raise AsrDeployError(f"Line {number} of {path} is not {what}. Delete the file and repeat the evaluation.") from error
     return found

@@ -268,13 +268,6 @@ def test_a_run_with_an_utterance_twice_is_not_scored(cli: Command, uninterrupted
     assert (folder / RESULT).read_bytes() == stored
 
 
-def test_a_last_line_without_its_end_is_read(cli: Command, uninterrupted: tuple[Evaluation, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "results"
-    shutil.copytree(uninterrupted[1], folder)
-    (folder / "transcripts.jsonl").write_text((folder / "transcripts.jsonl").read_text().rstrip("\n"))
-    assert cli("score", "results").returncode == 0
-
-
 def test_runs_in_two_languages_are_compared_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, language in (("a", "zh"), ("b", "en")):
         write_evaluation(tmp_path / name, {"1": ("你好", "你")}, language=language)

@@ -76,8 +76,7 @@ def test_a_killed_run_goes_on_from_any_byte(
     for name, kept in ((TRANSCRIPTS, share), (TIMES, times)):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: round(kept * len(content))])
-        lines = (folder / name).read_bytes().split(b"\n")
-        whole.append(len(lines) - (not lines[-1].endswith(b"}")))  # an incomplete last line does not count
+        whole.append((folder / name).read_bytes().count(b"\n"))
     transcriber, engine = counted(transcriber)
     evaluate(transcriber, data, folder)
     assert engine.runs == len(data.utterances) - min(whole)
