@@ -19,6 +19,7 @@ from scripts.fuzz.reader import MEGABYTE, Case, Reader, as_json, change_json, ch
 from toolchain.models.custom import hugging_face
 from toolchain.models.custom.checkpoints import from_folder, from_toml
 from toolchain.models.custom.description import read_description
+from toolchain.models.custom.families import FAMILIES
 from toolchain.models.networks import build_architecture
 from toolchain.models.weight_files import owned, read_state, read_tuned_on
 
@@ -70,7 +71,7 @@ def _state(labels: int) -> dict[str, torch.Tensor]:
 
 
 def _hugging_face(folder: Path) -> Sequence[Case]:
-    prefix = hugging_face.FAMILIES["Wav2Vec2ForCTC"]
+    prefix = FAMILIES["Wav2Vec2ForCTC"].prefix
     norms = {ours: theirs for theirs, ours in hugging_face.NORMS.items()}
     state = {}
     for name, each in _state(len(VOCABULARY) + 1).items():

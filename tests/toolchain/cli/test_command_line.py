@@ -32,7 +32,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 EXAMPLES = {name: command.epilog.removeprefix("Example: ") for name, command in COMMANDS.items()}
 # In this order each command finds its inputs; the server for `receive` only runs during it.
 ORDER = (
-    *("testcases", "schemes", "codecs", "doctor", "devices", "setup", "export", "inspect", "transcribe", "evaluate", "compare", "score"),
+    *("testcases", "schemes", "codecs", "doctor", "devices", "setup", "export", "inspect", "transcribe", "data", "evaluate", "compare", "score"),
     *("bench", "test", "parity", "compress", "decompress", "deliver", "receive", "sweep", "smallest", "report"),
 )
 JOBS = """
@@ -291,7 +291,7 @@ def test_the_shell_completes_commands_options_and_names() -> None:
     assert completed("ev") == ["evaluate"] and set(completed("s")) == {"schemes", "score", "setup", "smallest", "sweep"}
     assert completed("export", "--qu") == ["--quant"]
     assert completed("export", "--quant", "int4+") == ["int4+conv8", "int4+reduce_range"]
-    assert completed("export", "--model", "WAV") == ["WAV2VEC2_ASR_BASE_960H"]
+    assert completed("export", "--model", "HUB") == ["HUBERT_ASR_LARGE", "HUBERT_ASR_XLARGE"]
     assert completed("evaluate", "--normalizer", "w") == ["whisper"]
 
 
