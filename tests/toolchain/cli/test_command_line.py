@@ -111,7 +111,9 @@ def test_every_example_works(cli: Command, speech: tuple[Utterance, ...], tmp_pa
         figures[command] = json.loads(done.stdout)
     assert {each["name"] for each in figures["testcases"]} >= {"DIGITS_ASR_TINY", "HUBERT_ASR_LARGE"}
     assert "bits" in figures["codecs"]["uniform"] and figures["schemes"][0]["name"] == "fp32"
-    assert figures["transcribe"] == [{"file": "recording.wav", "text": speech[0].reference}]
+    (heard,) = figures["transcribe"]
+    assert (heard["file"], heard["text"]) == ("recording.wav", speech[0].reference)
+    assert " ".join(word["text"] for word in heard["words"]) == speech[0].reference
     written = json.loads((tmp_path / "results" / "fp32" / "result.json").read_text())
     assert figures["evaluate"] == written | {"normalised": None} and written["normalised"], "`score` added the normalised WER"
     assert figures["export"]["bytes"] == figures["inspect"]["bytes"] == sum(figures["inspect"]["bytes_by_kind"].values())
