@@ -13,7 +13,7 @@ CURL := curl=curl
 FSDD ?=
 SETTING ?= quick
 
-.PHONY: help setup demo device-demo docs test test-fast lint mutants coverage bench bench-compare train clients clean
+.PHONY: help setup demo device-demo docs benchcore test test-fast lint mutants coverage bench bench-compare train clients clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -42,10 +42,12 @@ lint: ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+benchcore: ## Build and test the part of the Android app that runs on any JVM
+	android/build
+
 test: ## Run all checks and tests, including the full-size architectures
 	@scripts/setup $(SPEAKERS) $(BROWSER) $(ANDROID) $(ARM) $(ADB) $(CURL)
-	@$(MAKE) --no-print-directory lint
-	android/build
+	@$(MAKE) --no-print-directory -j 2 -O lint benchcore
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-fast: ## Run the checks and the tests for daily work: no full-size models, browser or JVM

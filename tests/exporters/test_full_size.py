@@ -86,19 +86,19 @@ def test_base_in_four_bits_against_fp32(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_base_with_two_of_its_layers_on_executorch_against_fp32(tmp_path: Path) -> None:
-    """Lowering all twelve layers takes minutes. The layers are alike, and two of them have BASE's widths and kernels."""
+def test_base_with_one_of_its_layers_on_executorch_against_fp32(tmp_path: Path) -> None:
+    """Lowering all twelve layers takes minutes. The layers are alike, and one of them has BASE's widths and kernels."""
     plain = {key: value for key, value in torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H._params.items() if key in Architecture.model_fields}
-    architecture = Architecture.model_validate(plain | {"encoder_num_layers": 2})
+    architecture = Architecture.model_validate(plain | {"encoder_num_layers": 1})
     parameters = count_parameters(build_architecture(architecture, len(LABELS)))
     network = Network(architecture=architecture, labels=LABELS, sample_rate=16_000, normalised_waveform=False, num_param=parameters)
 
     def make(folder: Path) -> None:
-        export_model(with_random_weights(custom_case("BASE_OF_TWO_LAYERS", network), 0), folder, format="executorch", quant="int8-full")
+        export_model(with_random_weights(custom_case("BASE_OF_ONE_LAYER", network), 0), folder, format="executorch", quant="int8-full")
 
-    manifest = json.loads((kept("BASE_OF_TWO_LAYERS-executorch-int8-full", 0, make, tmp_path / "artifact") / "manifest.json").read_text())
+    manifest = json.loads((kept("BASE_OF_ONE_LAYER-executorch-int8-full", 0, make, tmp_path / "artifact") / "manifest.json").read_text())
     assert manifest["files"][0]["bytes"] / (4 * manifest["parameters"]) < 0.29
-    assert manifest["delegated"]["gelu"] == 7 + 2 + 1 and max(each["relative"] for each in manifest["parity"]) < 0.05
+    assert manifest["delegated"]["gelu"] == 7 + 1 + 1 and max(each["relative"] for each in manifest["parity"]) < 0.05
 
 
 def manifest_is_exact() -> bool:

@@ -23,7 +23,9 @@ def data(
     channel: ChannelOption = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "--testcase", help="Model or artifact whose labels are compared with the references.", rich_help_panel=INPUT),
+        typer.Option(
+            "--model", "--testcase", help="Model or artifact whose labels are compared with the references.", rich_help_panel=INPUT
+        ),
     ] = None,
     output: Annotated[
         Path | None,

@@ -69,19 +69,25 @@ def test_stopped_at_random_moments(tiny_int8: Artifact, test_clean: DataSet, tmp
 KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
-left = int(sys.argv[3])
+import onnxruntime, torch, torcheval.metrics  # once: a copy of this process is killed at each step
+from toolchain.data.datasets import open_data
+from toolchain.accuracy.evaluation import evaluate
+from toolchain.accuracy.transcriber import open_transcriber
 def watch(event, arguments):  # called before every opening, renaming and removal of a file
     global left
     if event in ("open", "os.rename", "os.remove") and any(str(sys.argv[2]) in str(each) for each in arguments):
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-from toolchain.data.datasets import open_data
-from toolchain.accuracy.evaluation import evaluate
-from toolchain.accuracy.transcriber import open_transcriber
-transcriber, data = open_transcriber(sys.argv[1]), open_data("digits", "test-clean").limited(2)
-sys.addaudithook(watch)
-evaluate(transcriber, data, Path(sys.argv[2]))
+for line in sys.stdin:
+    left = int(line)
+    child = os.fork()
+    if child == 0:
+        transcriber, data = open_transcriber(sys.argv[1]), open_data("digits", "test-clean").limited(2)
+        sys.addaudithook(watch)
+        evaluate(transcriber, data, Path(sys.argv[2]))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -90,12 +96,21 @@ def test_killed_at_every_step_with_a_file(tiny_int8: Artifact, test_clean: DataS
     few, transcriber = test_clean.limited(2), open_transcriber(str(tiny_int8.folder))
     evaluate(transcriber, few, tmp_path / "whole")
     expected, step, folder = (tmp_path / "whole" / TRANSCRIPTS).read_bytes(), 1, tmp_path / "killed"
-    while subprocess.run([sys.executable, "-c", KILLED_AT, tiny_int8.folder, folder, str(step)]).returncode:
-        if step % 2:
-            evaluate(transcriber, few, folder)
-            assert (folder / TRANSCRIPTS).read_bytes() == expected
-            shutil.rmtree(folder)
-        step += 1
+    command = [sys.executable, "-c", KILLED_AT, tiny_int8.folder, folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+
+        def run(step: int) -> int:
+            print(step, file=process.stdin, flush=True)
+            return int(process.stdout.readline())  # type: ignore[union-attr]
+
+        while code := run(step):
+            assert code == -signal.SIGKILL
+            if step % 2:
+                evaluate(transcriber, few, folder)
+                assert (folder / TRANSCRIPTS).read_bytes() == expected
+                shutil.rmtree(folder)
+            step += 1
     assert step > 10 and (folder / TRANSCRIPTS).read_bytes() == expected
     assert sorted(each.name for each in folder.iterdir()) == sorted([RESULT, SETTINGS, TIMES, TRANSCRIPTS])
 

@@ -32,7 +32,21 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 EXAMPLES = {name: command.epilog.removeprefix("Example: ") for name, command in COMMANDS.items()}
 # In this order each command finds its inputs; the server for `receive` only runs during it.
 ORDER = (
-    *("testcases", "schemes", "codecs", "doctor", "devices", "setup", "export", "inspect", "transcribe", "data", "evaluate", "compare", "score"),
+    *(
+        "testcases",
+        "schemes",
+        "codecs",
+        "doctor",
+        "devices",
+        "setup",
+        "export",
+        "inspect",
+        "transcribe",
+        "data",
+        "evaluate",
+        "compare",
+        "score",
+    ),
     *("bench", "test", "parity", "compress", "decompress", "deliver", "receive", "sweep", "smallest", "report"),
 )
 JOBS = """
