@@ -11,6 +11,8 @@ from device_runner.errors import AsrDeployError, first_problem
 from device_runner.files import sha256_of, write_record
 
 MANIFEST = "manifest.json"
+PLAIN_LAYOUT = "asrdeploy"
+INNER = "onnx"  # Hugging Face's layout has the model and its manifest in this folder
 
 
 class ModelFile(BaseModel):
@@ -41,6 +43,7 @@ class Manifest(BaseModel):
     trained: bool = Field(description="False for random weights, which are for size and latency only")
     format: str
     scheme: str
+    layout: str = Field(default=PLAIN_LAYOUT, description="runtimes whose files lie around the model, separated by commas")
     codec: str | None = Field(default=None, description="codec whose decoded weights were exported, with its parameters")
     transmitted_bytes: int | None = Field(default=None, description="size of the codec's bitstream; None if the artifact itself is sent")
     files: Annotated[tuple[ModelFile, ...], Field(min_length=1, fail_fast=True)]
@@ -86,6 +89,12 @@ class Artifact:
     by_digest: bool = False  # the files are named by their sha256, as in the folder of a job
 
     @property
+    def name(self) -> str:
+        """Name of the folder that was exported. Layouts with the model in a subfolder have the name of the folder around it."""
+        folder = self.folder.resolve()
+        return folder.parent.name if folder.name == INNER and self.manifest.layout != PLAIN_LAYOUT else folder.name
+
+    @property
     def model_path(self) -> Path:
         """Path of the model file that an engine opens."""
         return self.path_of(self.manifest.files[0])
@@ -118,7 +127,7 @@ def open_artifact(folder: str | Path) -> Artifact:
         >>> artifact.manifest.format, artifact.size_bytes  # doctest: +SKIP
 
     Args:
-        folder: Folder of the artifact.
+        folder: Folder of the artifact, in any layout.
 
     Returns:
         The artifact.
@@ -127,12 +136,24 @@ def open_artifact(folder: str | Path) -> Artifact:
         AsrDeployError: If the manifest is missing or invalid, or if a file does not match it.
     """
     folder = Path(folder)
-    path = folder / MANIFEST
     if folder.is_file():
         raise AsrDeployError(f"{folder} is a file, not an artifact. Give the folder that `asrdeploy export` wrote; it contains {MANIFEST}.")
-    if not path.is_file():
+    place = manifest_folder(folder)
+    if place is None:
         raise AsrDeployError(f"{folder} is not an artifact: it has no {MANIFEST}. Create an artifact with `asrdeploy export`.")
-    return _checked(Artifact(folder, _read_manifest(path)))
+    return _checked(Artifact(place, _read_manifest(place / MANIFEST)))
+
+
+def manifest_folder(folder: Path) -> Path | None:
+    """Return where the manifest of an exported folder lies, which depends on the layout; None if the folder has none."""
+    return next((each for each in (folder, folder / INNER) if _is_file(each / MANIFEST)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its folder is not readable
+        return False
 
 
 def open_stored(files: Path, digest: str) -> Artifact:

@@ -184,7 +184,7 @@ def measure(
         turn, number = divmod(step, len(artifacts))
         if number in left_out:
             continue
-        say(f"round {turn + 1} of {conditions.rounds}, {artifacts[number].folder.resolve().name}", step / steps)
+        say(f"round {turn + 1} of {conditions.rounds}, {artifacts[number].name}", step / steps)
         try:
             results[number].append(device.run(tasks[number]))
         except AsrDeployError as error:

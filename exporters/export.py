@@ -119,24 +119,24 @@ def export(
         facts: Facts for the manifest.
         format_name: Key of ``FORMATS``.
         scheme_name: Name of a scheme that supports the format.
-        folder: Folder of the artifact. An existing artifact of the same model, format and scheme is replaced.
+        folder: Folder of the artifact. An existing artifact of the same model, format, scheme and layout is replaced.
         speech: Real speech, each ``[samples]``, of several lengths, for the parity check.
         max_seconds: Longest audio in seconds that the artifact accepts. ExecuTorch plans memory for it.
         calibration: Recordings, each ``[samples]``, for schemes with calibrated activations. They are read one by one.
-        layout_name: Key of ``LAYOUTS``. The artifact lies at the layout's ``place`` in ``folder``.
-        replace_other: Whether to replace the artifact of another model, format or scheme, too.
+        layout_name: Key of ``LAYOUTS``, or several separated by commas. The artifact lies at the layout's ``place`` in ``folder``.
+        replace_other: Whether to replace the artifact of another model, format, scheme or layout, too.
         progress: Callback that receives the name of each step.
 
     Returns:
         The artifact, and the duration of the export in seconds without the parity check.
 
     Raises:
-        AsrDeployError: If the format or scheme is unknown, the model has no labels, ``max_seconds`` is out of range, ``folder`` holds
+        AsrDeployError: If the format, scheme or layout is unknown, the model has no labels, ``max_seconds`` is out of range, ``folder`` holds
             another artifact, or the exported model differs from PyTorch.
     """
     scheme = check_choice(format_name, scheme_name)
-    made_from = vars(facts) | {"format": format_name, "scheme": scheme.name}
     layout = find_layout(layout_name, format_name)
+    made_from = vars(facts) | {"format": format_name, "scheme": scheme.name, "layout": layout.name}
     places = [folder / each for each in sorted({each.place for each in LAYOUTS.values()})]
     if not replace_other:
         for place in places:
@@ -177,6 +177,7 @@ def export(
             **vars(facts),
             format=format_name,
             scheme=scheme.name,
+            layout=layout.name,
             files=(describe_file(path),),
             normalised_waveform=recogniser.normalised_waveform,
             maximum_samples=maximum,

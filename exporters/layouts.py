@@ -6,9 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from device_runner.artifact import INNER, PLAIN_LAYOUT
 from device_runner.engines import Engine
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_text
@@ -53,20 +55,22 @@ class Layout:
     """A layout of files.
 
     Args:
-        name: Its name for ``--layout``.
+        name: Its name for ``--layout``; several are separated by commas.
         check: Raises AsrDeployError if the layout cannot hold a model of these labels and sample rate.
         write: Writes the files other than the model into a folder. Its second argument returns the number of samples between two frames.
+        files: Names of the files that ``write`` writes.
         place: Folder of the model and its manifest, relative to the layout's folder.
         suffixed: Whether the name of the model file says how weights are stored.
-        log_probabilities: Whether the graph has the optional input ``input_lengths`` and the output ``logprobs``.
+        log_probabilities: Whether the graph has the optional input ``input_lengths`` and the output ``logprobs``; None if both will do.
     """
 
     name: str
     check: Callable[[Contents], None]
     write: Callable[[Contents, Stride, Path], None]
+    files: tuple[str, ...]
     place: str = ""
     suffixed: bool = False
-    log_probabilities: bool = False
+    log_probabilities: bool | None = None
 
     def model_file(self, file_name: str, scheme: Scheme) -> str:
         """Return the path of the model file, relative to the layout's folder."""
@@ -76,20 +80,58 @@ class Layout:
 
 
 def find_layout(name: str, format_name: str = ONNX) -> Layout:
-    """Return a layout by name.
+    """Return a layout by name, or one that serves several runtimes from one folder.
 
     Args:
-        name: A key of ``LAYOUTS``.
+        name: A key of ``LAYOUTS``, or several separated by commas.
         format_name: Name of the format.
 
     Raises:
-        AsrDeployError: If the layout is unknown, or does not exist for the format.
+        AsrDeployError: If a layout is unknown, two contradict each other, or one does not exist for the format.
     """
-    if name not in LAYOUTS:
-        raise nearest(name, LAYOUTS, "layout")
-    if format_name != ONNX and name != "asrdeploy":
-        raise AsrDeployError(f"The layout {name} holds ONNX files only, not {format_name}. Use --format onnx, or leave out --layout.")
-    return LAYOUTS[name]
+    asked = [each.strip() for each in name.split(",")]
+    for each in asked:
+        if each not in LAYOUTS:
+            raise nearest(each, LAYOUTS, "layout")
+        if format_name != ONNX and each != PLAIN_LAYOUT:
+            raise AsrDeployError(f"The layout {each} holds ONNX files only, not {format_name}. Use --format onnx, or leave out --layout.")
+    found = [each for key, each in LAYOUTS.items() if key in asked]
+    for one, other in combinations(found, 2):
+        reason = _contradiction(one, other)
+        if reason is not None:
+            raise AsrDeployError(
+                f"The layouts {one.name} and {other.name} contradict each other: {reason}. Export once for each, into different folders."
+            )
+    return found[0] if len(found) == 1 else _together(found)
+
+
+def _contradiction(one: Layout, other: Layout) -> str | None:
+    """Return why one folder cannot serve two runtimes; None if it can."""
+    if None not in (one.log_probabilities, other.log_probabilities) and one.log_probabilities != other.log_probabilities:
+        needs = one if one.log_probabilities else other
+        return f"{needs.name} requires a second output of the model, which the other does not allow"
+    shared = next((each for each in one.files if each in other.files and one.write is not other.write), None)
+    return None if shared is None else f"each has a {shared} of its own"
+
+
+def _together(layouts: Sequence[Layout]) -> Layout:
+    def check(contents: Contents) -> None:
+        for each in layouts:
+            each.check(contents)
+
+    def write(contents: Contents, stride: Stride, folder: Path) -> None:
+        for each in layouts:
+            each.write(contents, stride, folder)
+
+    return Layout(
+        name=",".join(each.name for each in layouts),
+        check=check,
+        write=write,
+        files=tuple(dict.fromkeys(file for each in layouts for file in each.files)),
+        place=max(each.place for each in layouts),  # at most one has a place
+        suffixed=any(each.suffixed for each in layouts),
+        log_probabilities=any(each.log_probabilities for each in layouts),
+    )
 
 
 def frame_stride(engine: Engine, minimum_samples: int, sample_rate: int) -> int:
@@ -252,12 +294,13 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
+HUGGING_FACE = ("config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json", "tokenizer.json")
 LAYOUTS: dict[str, Layout] = {
     each.name: each
     for each in (
-        Layout("asrdeploy", lambda contents: None, _write_tokens),
-        Layout("onnx-asr", _check_onnx_asr, _write_onnx_asr, log_probabilities=True),
-        Layout("sherpa-onnx", _check_sherpa, _write_tokens),
-        Layout("transformers", _check_transformers, _write_transformers, place="onnx", suffixed=True),
+        Layout(PLAIN_LAYOUT, lambda contents: None, _write_tokens, (TOKENS,)),
+        Layout("onnx-asr", _check_onnx_asr, _write_onnx_asr, ("vocab.txt", "config.json"), log_probabilities=True),
+        Layout("sherpa-onnx", _check_sherpa, _write_tokens, (TOKENS,), log_probabilities=False),
+        Layout("transformers", _check_transformers, _write_transformers, HUGGING_FACE, place=INNER, suffixed=True),
     )
 }

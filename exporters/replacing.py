@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from device_runner.artifact import MANIFEST
+from device_runner.artifact import MANIFEST, PLAIN_LAYOUT
 from device_runner.errors import AsrDeployError
 
 # What an artifact was made from, with the words for messages. Versions, length limits and parity may differ.
@@ -15,6 +15,7 @@ INPUTS = {
     "weights": "other weights of this model",
     "format": "this model in another format",
     "scheme": "this model with another quantisation scheme",
+    "layout": "this model in another layout",
     "codec": "this model from another bitstream",
     "transmitted_bytes": "this model from another bitstream",
 }
@@ -22,7 +23,7 @@ INPUTS = {
 
 def input_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a manifest that say what an artifact was made from."""
-    return {key: facts.get(key) for key in INPUTS}
+    return {key: facts.get(key, PLAIN_LAYOUT if key == "layout" else None) for key in INPUTS}
 
 
 def digest_of_input(facts: Mapping[str, Any]) -> str:
@@ -46,8 +47,8 @@ def other_artifact(folder: Path, facts: Mapping[str, Any]) -> str | None:
         found = None
     if not isinstance(found, dict):
         return "a model that its manifest does not name"
-    wanted = input_of(facts)
-    return next((words for key, words in INPUTS.items() if found.get(key) != wanted[key]), None)
+    wanted, there = input_of(facts), input_of(found)
+    return next((words for key, words in INPUTS.items() if there[key] != wanted[key]), None)
 
 
 def check_replaced(folder: Path, facts: Mapping[str, Any]) -> None:

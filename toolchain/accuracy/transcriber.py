@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from device_runner.artifact import MANIFEST, Artifact, open_artifact
+from device_runner.artifact import Artifact, open_artifact
 from device_runner.audio import resample
 from device_runner.engines import Engine, Logits, Waveform, open_engine
 from device_runner.errors import AsrDeployError
@@ -30,6 +30,7 @@ from toolchain.models.test_cases import (
     case_of,
     find_test_case,
     holds_models,
+    is_artifact,
     names_custom_model,
     names_hub_model,
     with_language,
@@ -282,7 +283,7 @@ def _names_artifact(name: str) -> bool:
     if names_hub_model(name):
         return False
     if path.is_dir():
-        return (path / MANIFEST).is_file() or not holds_models(path)
+        return is_artifact(path) or not holds_models(path)
     if with_language(name)[1] is not None:
         return False
     return (path.exists() or "/" in name) and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
@@ -298,7 +299,7 @@ def artifact_transcriber(artifact: Artifact, engine: Engine | None = None, threa
     """
     manifest = artifact.manifest
     return Transcriber(
-        configuration=shown(artifact.folder.resolve().name),
+        configuration=shown(artifact.name),
         case=case_of(manifest),
         identity=artifact.digest,
         trained=manifest.trained,

@@ -149,7 +149,7 @@ def _result_files(artifacts: "list[Artifact]", output: Path | None, device: str,
     files: list[Path] = []
     ours = {artifact.digest for artifact in artifacts}
     for artifact in artifacts:
-        plain = folder / f"bench-{artifact.folder.resolve().name}{ending}.json"
+        plain = folder / f"bench-{artifact.name}{ending}.json"
         other = plain.exists() and (holds := _artifact_in(plain)) != artifact.digest
         if other and output is not None and not replace and holds not in ours:
             raise AsrDeployError(

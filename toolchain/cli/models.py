@@ -123,7 +123,8 @@ def export(
     layout: Annotated[
         str,
         typer.Option(
-            help="Files beside an ONNX model: `asrdeploy`, or what another runtime loads: `onnx-asr`, `sherpa-onnx` or `transformers`.",
+            help="Files beside an ONNX model: `asrdeploy`, or those that another runtime loads: `onnx-asr`, `sherpa-onnx` or "
+            "`transformers`. Separate several with commas.",
             autocompletion=one_of("asrdeploy", "onnx-asr", "sherpa-onnx", "transformers"),
             rich_help_panel=OUTPUT,
         ),
@@ -168,8 +169,8 @@ def export(
             progress=status.update,
         )
     console.print(tables.artifact(artifact, loaded.case, seconds))
-    console.print(f"The artifact is in {artifact.folder}.")
-    figures = {"folder": artifact.folder, "bytes": artifact.size_bytes, "c_size": 8 * artifact.size_bytes / loaded.case.anchor.size_bits}
+    console.print(f"The artifact is in {folder}.")
+    figures = {"folder": folder, "bytes": artifact.size_bytes, "c_size": 8 * artifact.size_bytes / loaded.case.anchor.size_bits}
     write_figures(json_file, figures | {"seconds": seconds, "manifest": artifact.manifest})
 
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_runner.artifact import MANIFEST, Manifest
+from device_runner.artifact import MANIFEST, Manifest, manifest_folder
 from device_runner.bitstream.network import EPSILON, Network
 from device_runner.errors import AsrDeployError
 from device_runner.home import in_home
@@ -135,7 +135,7 @@ def names_custom_model(name: str) -> bool:
         return False
     path = Path(in_home(name))
     if path.is_dir():
-        return not _is_file(path / MANIFEST)
+        return not is_artifact(path)
     if with_language(name)[1] is not None:
         return True
     return path.suffix in (DESCRIPTION, *CHECKPOINTS) or "/" in name or FACTORY.fullmatch(name) is not None
@@ -169,6 +169,12 @@ def with_language(name: str) -> tuple[str, str | None]:
     if folder and re.fullmatch(r"\w[\w-]*", language) and not Path(name).exists() and _is_file(Path(in_home(folder)) / CONFIG):
         return folder, language
     return name, None
+
+
+def is_artifact(path: Path) -> bool:
+    """Return whether a folder is an artifact and not a model, which may have the artifact of its export in a subfolder."""
+    place = manifest_folder(path)
+    return place == path or (place is not None and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin*")))
 
 
 def holds_models(path: Path) -> bool:

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from device_runner.artifact import Artifact, Parity
+from device_runner.artifact import PLAIN_LAYOUT, Artifact, Manifest, Parity
 from device_runner.bitstream.format import Header
 from device_runner.latency import FUNCTION_ONLY
 from exporters.schemes import Scheme
@@ -139,6 +139,7 @@ def inspection(found: "Inspection", depth: int) -> list[Table]:
     longest = "no limit" if manifest.maximum_samples is None else f"{manifest.maximum_samples / rate:g} s"
     rows = {
         "model, format, scheme": f"{manifest.model}, {manifest.format}, {manifest.scheme}",
+        **_layout(manifest),
         "weights": manifest.weights + ("" if manifest.trained else " (for size and latency only)"),
         "parameters": f"{manifest.parameters:,}; numParam x 8 x 4 = {_megabit(32 * manifest.parameters)}",
         "file": f"{found.artifact.size_bytes / 1e6:,.2f} MB = {_megabit(8 * found.artifact.size_bytes)}, overhead: {found.overhead:.2%}",
@@ -178,6 +179,7 @@ def artifact(made: Artifact, case: TestCase, seconds: float) -> Table:
         "model": manifest.model,
         "weights": manifest.weights + ("" if manifest.trained else " (for size and latency only)"),
         "format, scheme": f"{manifest.format}, {manifest.scheme}",
+        **_layout(manifest),
         "parameters": f"{manifest.parameters:,}",
         "anchor size": _megabit(case.anchor.size_bits),
         "artifact size": f"{made.size_bytes / 1e6:,.2f} MB",
@@ -191,6 +193,10 @@ def artifact(made: Artifact, case: TestCase, seconds: float) -> Table:
     if manifest.portable:
         rows["portable kernels"] = ", ".join(f"{name} {number}" for name, number in manifest.portable.items())
     return _facts("Artifact", rows | _parities(manifest.parity))
+
+
+def _layout(manifest: Manifest) -> dict[str, str]:
+    return {} if manifest.layout == PLAIN_LAYOUT else {"layout": manifest.layout.replace(",", ", ")}
 
 
 def _parities(measured: Iterable[Parity]) -> dict[str, str]:

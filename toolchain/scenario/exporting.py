@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from device_runner.artifact import MANIFEST, Artifact
+from device_runner.artifact import MANIFEST, PLAIN_LAYOUT, Artifact
 from device_runner.files import unshared
 from exporters.export import MAX_SECONDS, Facts, check_choice, export
 from exporters.layouts import find_layout
@@ -49,14 +49,14 @@ def export_model(
 
     Args:
         model: An anchor, a custom model, or a model decompressed from a bitstream.
-        folder: Folder of the artifact. An older artifact of the same weights, format and scheme is replaced.
+        folder: Folder of the artifact. An older artifact of the same weights, format, scheme and layout is replaced.
         format: ``onnx`` or ``executorch``.
         quant: Quantisation scheme.
         max_seconds: Longest audio that the artifact takes. ExecuTorch plans memory for it.
         calibration: Recordings for schemes with calibrated activations (default: the bundled dev-clean).
         layout: ``asrdeploy``, or the files that another runtime expects: ``onnx-asr``, ``sherpa-onnx`` or ``transformers``, for which
-            the artifact is the folder ``onnx`` in ``folder``.
-        replace: Replace an artifact of another model, format or scheme, too.
+            the artifact is the folder ``onnx`` in ``folder``. Several are separated by commas.
+        replace: Replace an artifact of another model, format, scheme or layout, too.
         progress: Called with the name of each step.
 
     Raises:
@@ -94,12 +94,13 @@ def default_folder(model: AnchorModel, name: str, format: str, quant: str, layou
         name: Name of the model or of its bitstream.
         format: ``onnx`` or ``executorch``.
         quant: Quantisation scheme.
-        layout: Name of the layout.
+        layout: Name of the layout, or of several; see ``export_model``.
     """
-    made_from = vars(_facts(model, ())) | {"format": format, "scheme": check_choice(format, quant).name}
-    plain = Path("artifacts") / (f"{name}-{format}-{quant}" + ("" if layout == "asrdeploy" else f"-{layout}"))
-    place = find_layout(layout, format).place
-    return unshared(plain, digest_of_input(made_from), lambda folder: _holds(folder / place, made_from))
+    chosen = find_layout(layout, format)
+    made_from = vars(_facts(model, ())) | {"format": format, "scheme": check_choice(format, quant).name, "layout": chosen.name}
+    ending = "" if chosen.name == PLAIN_LAYOUT else f"-{chosen.name.replace(',', '+')}"
+    plain = Path("artifacts") / f"{name}-{format}-{quant}{ending}"
+    return unshared(plain, digest_of_input(made_from), lambda folder: _holds(folder / chosen.place, made_from))
 
 
 def _holds(folder: Path, made_from: dict[str, Any]) -> bool:
