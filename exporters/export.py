@@ -131,8 +131,8 @@ def export(
         The artifact, and the duration of the export in seconds without the parity check.
 
     Raises:
-        AsrDeployError: If the format, scheme or layout is unknown, the model has no labels, ``max_seconds`` is out of range, ``folder`` holds
-            another artifact, or the exported model differs from PyTorch.
+        AsrDeployError: If the format, scheme or layout is unknown, the model has no labels, ``max_seconds`` is out of range, ``folder``
+            holds another artifact, or the exported model differs from PyTorch.
     """
     scheme = check_choice(format_name, scheme_name)
     layout = find_layout(layout_name, format_name)

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_runner.artifact import MANIFEST, Manifest, manifest_folder
+from device_runner.artifact import Manifest, manifest_folder
 from device_runner.bitstream.network import EPSILON, Network
 from device_runner.errors import AsrDeployError
 from device_runner.home import in_home
@@ -124,7 +124,10 @@ CHECKPOINTS = (".safetensors", ".pt", ".pth")
 FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 HUB_PREFIX = "hf:"
 _PART = r"[A-Za-z0-9][\w.-]{0,95}"
-HUB_NAME = re.compile(rf"(?P<prefix>{HUB_PREFIX})?(?P<repository>{_PART}/{_PART})(@(?P<revision>[\w][\w./-]{{0,199}}))?", re.ASCII)
+_LANGUAGE = r"\w[\w-]{0,99}"
+HUB_NAME = re.compile(
+    rf"(?P<prefix>{HUB_PREFIX})?(?P<repository>{_PART}/{_PART})(@(?P<revision>\w[\w./-]{{0,199}}))?(:(?P<language>{_LANGUAGE}))?", re.ASCII
+)
 OUR_FOLDERS = ("artifacts", "results")  # default output folders, which users mistype
 NAME = re.compile(r"\w[\w.+-]{0,99}")  # a valid folder name
 
@@ -144,15 +147,16 @@ def names_custom_model(name: str) -> bool:
 def names_hub_model(name: str) -> bool:
     """Return whether a name means a model on the Hub: ``hf:ORGANISATION/NAME``, or ``ORGANISATION/NAME`` if nothing here has this path.
 
-    A path in a folder that exists is a mistyped path, not a name on the Hub.
+    ``@REVISION`` and ``:LANGUAGE`` may follow. A path in a folder that exists is a mistyped path, not a name on the Hub.
     """
     if name.startswith(HUB_PREFIX) and "/" in name:
         return True
-    if HUB_NAME.fullmatch(name) is None:
+    found = HUB_NAME.fullmatch(name)
+    if found is None:
         return False
-    path = Path(name)
+    path = Path(found["repository"])
     folder = path.parts[0]
-    known = folder in OUR_FOLDERS or Path(folder).exists() or path.exists()
+    known = folder in OUR_FOLDERS or Path(folder).exists() or Path(name).exists()
     return not known and path.suffix not in (DESCRIPTION, *CHECKPOINTS)
 
 
@@ -166,7 +170,7 @@ def hub_cache(repository: str) -> Path:
 def with_language(name: str) -> tuple[str, str | None]:
     """Split ``FOLDER:LANGUAGE``, of a Hugging Face folder of several languages; the language is None if the name is no such one."""
     folder, _, language = name.rpartition(":")
-    if folder and re.fullmatch(r"\w[\w-]*", language) and not Path(name).exists() and _is_file(Path(in_home(folder)) / CONFIG):
+    if folder and re.fullmatch(_LANGUAGE, language) and not Path(name).exists() and _is_file(Path(in_home(folder)) / CONFIG):
         return folder, language
     return name, None
 

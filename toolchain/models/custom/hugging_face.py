@@ -8,7 +8,7 @@ from typing import Any
 
 from device_runner.bitstream.network import Architecture
 from device_runner.errors import AsrDeployError
-from toolchain.models.custom.families import FAMILIES, architecture_of, for_our_network
+from toolchain.models.custom.families import ADAPTER_DIM, FAMILIES, architecture_of, for_our_network
 from toolchain.models.custom.labels import check_labels, place_of
 from toolchain.models.custom.languages import adapter_of, language_in
 from toolchain.models.custom.text_files import read_json
@@ -101,14 +101,14 @@ def read_folder(path: Path, language: str | None = None) -> Folder:
         known = f"{', '.join(list(FAMILIES)[:-1])} or {list(FAMILIES)[-1]}"
         raise AsrDeployError(f"{path / CONFIG}: architectures is {classes}. Give a model fine-tuned for CTC, of class {known}.")
     sound = _sound(path)
-    tokenizer = read_json(path / "special_tokens_map.json") | read_json(path / "tokenizer_config.json")
+    tokenizer = _tokenizer(path)
     if (kind := tokenizer.get("tokenizer_class", "Wav2Vec2CTCTokenizer")) != "Wav2Vec2CTCTokenizer":
         raise AsrDeployError(f"{path}: tokenizer_class is {kind}. Only Wav2Vec2CTCTokenizer is supported.")
     special = {key: _token(tokenizer.get(key, default)) for key, default in SPECIAL.items()}
     vocabulary = read_json(path / "vocab.json", needed=True)
-    language = language_in(path, vocabulary, tokenizer, language)
+    language = language_in(str(path), vocabulary, tokenizer, language)
     architecture = architecture_of(config, path / CONFIG, family)
-    adapter = adapter_of(path, architecture, language)
+    adapter = adapter_of(path, architecture, tokenizer, language)
     outputs: Any = len(adapter[f"{HEAD}weight"]) if adapter else config.get("vocab_size")
     tokens = _labels(path, outputs, vocabulary if language is None else vocabulary[language], tokenizer)
     labels = list(tokens.values())
@@ -130,6 +130,34 @@ def read_folder(path: Path, language: str | None = None) -> Folder:
         language=language,
         adapter=adapter,
     )
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """The language of a model with adapters, and the configuration of its tokenizer."""
+
+    language: str
+    tokenizer: Mapping[str, Any]
+
+
+def language_of(path: Path, shown: str, language: str | None) -> Spoken | None:
+    """Return the language of a folder to use; None if the model has no adapters of languages.
+
+    Args:
+        path: The folder, of which weights and adapters are not read.
+        shown: Folder of the model, or its name on the Hub.
+        language: Language that the user named, or None.
+
+    Raises:
+        AsrDeployError: If a file is missing or not valid, or the language is unknown.
+    """
+    tokenizer = _tokenizer(path)
+    chosen = language_in(shown, read_json(path / "vocab.json", needed=True), tokenizer, language)
+    return None if chosen is None or read_json(path / CONFIG).get(ADAPTER_DIM) is None else Spoken(chosen, tokenizer)
+
+
+def _tokenizer(path: Path) -> dict[str, Any]:
+    return read_json(path / "special_tokens_map.json") | read_json(path / "tokenizer_config.json")
 
 
 def torchaudio_name(name: str, prefix: str) -> str:

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ from device_runner.errors import AsrDeployError
 from toolchain.models.weight_files import State, read_checkpoint
 
 SUFFIXES = (".safetensors", ".bin")
+TARGET = "target_lang"  # the entry of tokenizer_config.json with the default language
 SHOWN = 5  # languages in a message
 PARTS = ("lm_head.", ".adapter_layer.")  # what an adapter file may have
 
 
-def language_in(path: Path, vocabulary: Mapping[str, Any], tokenizer: Mapping[str, Any], language: str | None) -> str | None:
-    """Return the language of a folder to use; None if its vocabulary is for one language.
+def language_in(shown: str, vocabulary: Mapping[str, Any], tokenizer: Mapping[str, Any], language: str | None) -> str | None:
+    """Return the language of a model to use; None if its vocabulary is for one language.
 
     Args:
-        path: The folder.
+        shown: Folder of the model, or its name on the Hub.
         vocabulary: Content of ``vocab.json``.
         tokenizer: Content of ``tokenizer_config.json``.
         language: Language that the user named, or None.
@@ -30,30 +31,67 @@ def language_in(path: Path, vocabulary: Mapping[str, Any], tokenizer: Mapping[st
     several = bool(vocabulary) and all(isinstance(each, dict) for each in vocabulary.values())
     if not several:
         if language is not None:
-            raise AsrDeployError(f"{path} has no language “{language}”: its vocab.json is for one language. Give {path} as the model.")
+            raise AsrDeployError(f"{shown} has no language “{language}”: its vocab.json is for one language. Give {shown} as the model.")
         return None
-    chosen = tokenizer.get("target_lang") if language is None else language
+    chosen = tokenizer.get(TARGET) if language is None else language
     if not isinstance(chosen, str):
         raise AsrDeployError(
-            f"{path / 'vocab.json'} is for {len(vocabulary)} languages. Select one, such as {path}:{min(vocabulary)}, "
-            "or with target_lang in tokenizer_config.json."
+            f"{shown}: vocab.json is for {len(vocabulary)} languages. Select one, such as {shown}:{min(vocabulary)}, "
+            f"or with {TARGET} in tokenizer_config.json."
         )
     if chosen not in vocabulary:
-        close = difflib.get_close_matches(chosen.lower(), sorted(vocabulary), n=SHOWN, cutoff=0.0)
-        said = "" if language is not None else ", which is target_lang in tokenizer_config.json"
+        said = "" if language is not None else f", which is {TARGET} in tokenizer_config.json"
         raise AsrDeployError(
-            f"{path} has no language “{chosen[:100]}”{said}. The most similar of its {len(vocabulary)}: {', '.join(close)}. "
-            "Languages are ISO 639-3 codes, such as deu for German."
+            f"{shown} has no language “{chosen[:100]}”{said}. The most similar of its {len(vocabulary)}: "
+            f"{', '.join(_close(chosen.lower(), vocabulary))}. Languages are ISO 639-3 codes, such as deu for German."
         )
+    if not re.fullmatch(r"\w[\w.-]*", chosen):
+        raise AsrDeployError(f"{shown}: the language {chosen[:100]!a} of vocab.json is not a valid part of a file name. Rename it.")
     return chosen
 
 
-def adapter_of(path: Path, architecture: Architecture, language: str | None) -> State:
+def adapter_file(shown: str, names: Iterable[str], tokenizer: Mapping[str, Any], language: str) -> str | None:
+    """Return the name of a language's adapter among the files of a model; None if the model itself has that of the language.
+
+    Args:
+        shown: Folder of the model, or its name on the Hub.
+        names: Names of its files.
+        tokenizer: Content of ``tokenizer_config.json``.
+        language: The language.
+
+    Raises:
+        AsrDeployError: If there are adapters of other languages only, or none at all and the model is for another language.
+    """
+    there = set(names)
+    wanted = [f"adapter.{language}{suffix}" for suffix in SUFFIXES]
+    found = next((each for each in wanted if each in there), None)
+    if found is not None:
+        return found
+    others = {each.removeprefix("adapter.").removesuffix(end) for each in there for end in SUFFIXES if _is_adapter(each, end)}
+    if others:
+        raise AsrDeployError(
+            f"{shown} has no {wanted[0]}. Add it, or select a language whose adapter is there: {', '.join(_close(language, others))}."
+        )
+    if language != tokenizer.get(TARGET, language):
+        raise AsrDeployError(f"{shown} has no {wanted[0]}, and its own weights are for {tokenizer[TARGET]}. Add the adapter.")
+    return None
+
+
+def _is_adapter(name: str, suffix: str) -> bool:
+    return name.startswith("adapter.") and name.endswith(suffix)
+
+
+def _close(language: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(language, sorted(known), n=SHOWN, cutoff=0.0)
+
+
+def adapter_of(path: Path, architecture: Architecture, tokenizer: Mapping[str, Any], language: str | None) -> State:
     """Return the weights of a language's adapter and head by Hugging Face's names; empty if the model itself has those of the language.
 
     Args:
         path: The folder.
         architecture: Parameters of the network.
+        tokenizer: Content of ``tokenizer_config.json``.
         language: Language, or None.
 
     Raises:
@@ -61,18 +99,10 @@ def adapter_of(path: Path, architecture: Architecture, language: str | None) -> 
     """
     if language is None or not isinstance(architecture.variant, LanguageAdapters):
         return {}
-    if not re.fullmatch(r"\w[\w.-]*", language):
-        raise AsrDeployError(f"{path}: the language {language[:100]!a} of vocab.json is not a valid part of a file name. Rename it.")
-    files = {suffix: path / f"adapter.{language}{suffix}" for suffix in SUFFIXES}
-    file = next((each for each in files.values() if each.is_file()), None)
-    if file is None:
-        others = sorted({each.name.split(".")[1] for suffix in SUFFIXES for each in path.glob(f"adapter.*{suffix}")})
-        if not others:
-            return {}
-        close = difflib.get_close_matches(language, others, n=SHOWN, cutoff=0.0)
-        raise AsrDeployError(
-            f"{path} has no {files['.safetensors'].name}. Download it, or select a language whose adapter is there: {', '.join(close)}."
-        )
+    name = adapter_file(str(path), (each.name for each in path.iterdir()), tokenizer, language)
+    if name is None:
+        return {}
+    file = path / name
     state, _ = read_checkpoint(file)
     foreign = next((key for key in state if not (key.startswith(PARTS[0]) or PARTS[1] in key)), None)
     head = state.get(PARTS[0] + "weight")

@@ -19,9 +19,9 @@ def load_custom(name: str, weights: str | None = None, seed: int = 0) -> AnchorM
     """Load a custom model; see ``docs/custom-models.md``.
 
     Args:
-        name: A Hugging Face folder, or ``FOLDER:LANGUAGE`` for one of several languages; a model on the Hub (``ORGANISATION/NAME``);
-            ``FILE.toml``, or ``FILE.safetensors``, ``FILE.pt`` or ``FILE.pth`` with ``FILE.toml`` in the same folder; or
-            ``package.module:factory``.
+        name: A Hugging Face folder, or ``FOLDER:LANGUAGE`` for one of several languages; a model on the Hub (``ORGANISATION/NAME``,
+            ``…@REVISION``, ``…:LANGUAGE``); ``FILE.toml``, or ``FILE.safetensors``, ``FILE.pt`` or ``FILE.pth`` with ``FILE.toml`` in the
+            same folder; or ``package.module:factory``.
         weights: None for the weights of the model itself; ``random``; another custom model of the same architecture and labels; or a
             file that ``asrdeploy decompress`` wrote.
         seed: Seed of random weights.
@@ -80,7 +80,7 @@ def _load(name: str) -> AnchorModel:
     if names_hub_model(name):
         asked = hub_model(name)
         folder, commit = fetch(asked)
-        model = from_folder(folder)
+        model = from_folder(folder, asked.language)
         return replace(model, weights=f"{model.weights}, {origin(asked, commit)}")
     name, language = with_language(in_home(name))
     path = Path(name)
