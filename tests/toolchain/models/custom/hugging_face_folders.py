@@ -90,6 +90,30 @@ def write_folder(
     return model
 
 
+ADAPTERS = {"do_stable_layer_norm": True, "adapter_attn_dim": 6}
+LETTERS = {"eng": VOCABULARY, "deu": [*VOCABULARY[:20], *"äöü", *VOCABULARY[20:]], "tur": [*VOCABULARY[:10], "ı", *VOCABULARY[10:]]}
+
+
+def write_mms(folder: Path) -> Path:
+    """Write a folder of three languages, English by default, with an adapter each in one of both file formats."""
+    write_folder(folder, do_normalize=False, **ADAPTERS)
+    (folder / "vocab.json").write_text(json.dumps({each: {key: at for at, key in enumerate(LETTERS[each])} for each in LETTERS}))
+    (folder / "added_tokens.json").unlink(missing_ok=True)
+    change(folder / "tokenizer_config.json", target_lang="eng", added_tokens_decoder=None)
+    change(folder / "config.json", pad_token_id=None)
+    state = load_file(folder / "model.safetensors")
+    for seed, language in enumerate(LETTERS):
+        generator, width = torch.Generator().manual_seed(seed), len(LETTERS[language])
+        shapes = {key: each.shape for key, each in state.items() if ".adapter_layer." in key}
+        shapes |= {"lm_head.weight": torch.Size((width, 32)), "lm_head.bias": torch.Size((width,))}
+        adapter = {key: 0.3 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+        if language == "deu":
+            save_file(adapter, folder / "adapter.deu.safetensors", {"format": "pt"})
+        else:
+            torch.save(adapter, folder / f"adapter.{language}.bin")
+    return folder
+
+
 def tokenizer_of(folder: Path) -> Wav2Vec2CTCTokenizer:
     return Wav2Vec2CTCTokenizer.from_pretrained(folder)
 

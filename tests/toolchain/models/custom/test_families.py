@@ -17,7 +17,7 @@ from device_runner.bitstream.format import read_header
 from device_runner.bitstream.network import Architecture, Network
 from device_runner.errors import AsrDeployError
 from tests.helpers import Completed
-from tests.toolchain.models.custom.hugging_face_folders import VOCABULARY, WIDTH, change, write_folder
+from tests.toolchain.models.custom.hugging_face_folders import ADAPTERS, LETTERS, VOCABULARY, WIDTH, change, write_folder, write_mms
 from toolchain.accuracy.transcriber import open_transcriber
 from toolchain.compression.bitstreams import compress, decompress
 from toolchain.data.casing import upper
@@ -32,7 +32,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "wavlm": {"num_buckets": 16, "max_bucket_distance": 40},
     "data2vec": {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5},
     "conformer": {"hidden_act": "swish", "conv_depthwise_kernel_size": 7, "rotary_embedding_base": 500},
-    "mms": {"do_stable_layer_norm": True, "adapter_attn_dim": 6},
+    "mms": ADAPTERS,
 }
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("wavlm", {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}),
@@ -157,28 +157,11 @@ def test_a_batch_norm_that_does_not_fit_is_refused(models: dict[str, Made], tmp_
 
 # Languages
 
-LETTERS = {"eng": VOCABULARY, "deu": [*VOCABULARY[:20], *"äöü", *VOCABULARY[20:]], "tur": [*VOCABULARY[:10], "ı", *VOCABULARY[10:]]}
-
 
 @pytest.fixture(scope="module")
-def mms(models: dict[str, Made], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of three languages with an adapter each, in both file formats. Tests must not change it."""
-    folder = shutil.copytree(models["mms"][0], tmp_path_factory.mktemp("mms") / "mms-tiny")
-    (folder / "vocab.json").write_text(json.dumps({each: {key: at for at, key in enumerate(LETTERS[each])} for each in LETTERS}))
-    (folder / "added_tokens.json").unlink(missing_ok=True)
-    change(folder / "tokenizer_config.json", target_lang="eng", added_tokens_decoder=None)
-    change(folder / "config.json", pad_token_id=None)
-    state = load_file(folder / "model.safetensors")
-    for seed, language in enumerate(LETTERS):
-        generator, width = torch.Generator().manual_seed(seed), len(LETTERS[language])
-        shapes = {key: each.shape for key, each in state.items() if ".adapter_layer." in key}
-        shapes |= {"lm_head.weight": torch.Size((width, 32)), "lm_head.bias": torch.Size((width,))}
-        adapter = {key: 0.3 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
-        if language == "deu":
-            save_file(adapter, folder / "adapter.deu.safetensors", {"format": "pt"})
-        else:
-            torch.save(adapter, folder / f"adapter.{language}.bin")
-    return folder
+def mms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of three languages. Tests must not change it."""
+    return write_mms(tmp_path_factory.mktemp("mms") / "mms-tiny")
 
 
 @pytest.mark.parametrize("language", LETTERS)
@@ -211,6 +194,11 @@ def _without_adapter(folder: Path) -> None:
     (folder / "adapter.deu.safetensors").unlink()
 
 
+def _without_adapters(folder: Path) -> None:
+    for each in folder.glob("adapter.*"):
+        each.unlink()
+
+
 def _of_one_layer(folder: Path) -> None:
     adapter = load_file(folder / "adapter.deu.safetensors")
     save_file({key: each for key, each in adapter.items() if ".layers.1." not in key}, folder / "adapter.deu.safetensors")
@@ -225,7 +213,8 @@ def _whole_model(folder: Path) -> None:
     [
         ("dee", None, "has no language “dee”. The most similar of its 3: deu"),
         ("../x", None, "does not exist"),
-        ("deu", _without_adapter, "has no adapter.deu.safetensors. Download it, or select a language whose adapter is there: "),
+        ("deu", _without_adapter, "has no adapter.deu.safetensors. Add it, or select a language whose adapter is there: "),
+        ("deu", _without_adapters, "has no adapter.deu.safetensors, and its own weights are for eng. Add the adapter."),
         ("deu", _of_one_layer, "has adapters of 1 layers, but the model has 2"),
         ("deu", _whole_model, "is not an adapter of a language: it contains 'wav2vec2"),
         ("deu", lambda folder: (folder / "adapter.deu.safetensors").write_bytes(b"cut"), "cannot be read as weights"),

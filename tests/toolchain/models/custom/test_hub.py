@@ -15,24 +15,25 @@ from device_runner.bitstream.format import read_header
 from device_runner.errors import AsrDeployError
 from tests.helpers import complaint, run_command
 from tests.hub import COMMIT, Hub, serving_models
-from tests.toolchain.models.custom.hugging_face_folders import change, write_bundled, write_folder
+from tests.toolchain.models.custom.hugging_face_folders import change, write_bundled, write_folder, write_mms
 from tests.toolchain.models.damaged_weights import refused
 from toolchain.models.loading import load_model
 from toolchain.models.test_cases import names_custom_model, names_hub_model
 
 NAME = "speech/digits"
 SHARDS = "speech/shards"
+MMS = "speech/mms"
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A model of one file with files that must stay on the Hub, and one in several parts."""
+    """A model of one file with files that must stay on the Hub, one in several parts, and one of several languages."""
     place = tmp_path_factory.mktemp("models")
     write_bundled(place / "digits")
     for name in ("modeling.py", "README.md", "pytorch_model.bin", "tf_model.h5"):
         (place / "digits" / name).write_text("not to be downloaded")
     write_folder(place / "shards", shard="40KB")
-    return {NAME: place / "digits", SHARDS: place / "shards"}
+    return {NAME: place / "digits", SHARDS: place / "shards", MMS: write_mms(place / "mms")}
 
 
 @pytest.fixture
@@ -67,7 +68,8 @@ def names_of(server: Hub) -> set[str]:
 def test_names_of_the_hub_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
-    yes = ("facebook/wav2vec2-base-960h", "a/b@v1.0", "a/b@refs/pr/1", "hf:a/b", f"hf:a/b@{COMMIT}", "hf:there/model.pt")
+    yes = ("facebook/wav2vec2-base-960h", "a/b@v1.0", "a/b@refs/pr/1", "hf:a/b", f"hf:a/b@{COMMIT}", "hf:there/model.pt", "a/b:deu")
+    yes += ("a/b@v1:azj-script_latin", "hf:a/b:deu")
     no = (
         "there/model",
         "there",
@@ -83,6 +85,10 @@ def test_names_of_the_hub_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "artifacts/x",
         "results/x",
         "m:f",
+        "there/model:deu",
+        "a.b:c",
+        "a/b:",
+        "a/b:../c",
     )
     assert [names_hub_model(each) for each in (*yes, *no)] == [True] * len(yes) + [False] * len(no)
     assert all(names_custom_model(each) for each in yes)
@@ -102,10 +108,10 @@ def test_only_the_files_of_the_model_are_downloaded_once(hub: Hub, folders: dict
     assert not any("token" in header.lower() or header.lower() == "authorization" for _, _, headers in hub.asked for header in headers)
 
     hub.asked.clear()
-    assert load_model(f"hf:{NAME}@{COMMIT}").weights == model.weights
-    assert hub.paths("GET") == [f"/api/models/{NAME}/revision/{COMMIT}"]
+    assert load_model(NAME).weights == model.weights and hub.paths("GET") == [f"/api/models/{NAME}/revision/main"]
 
     hub.asked.clear()
+    assert load_model(f"hf:{NAME}@{COMMIT}").weights == model.weights and hub.asked == []  # a commit does not change
     offline(monkeypatch)
     assert load_model(NAME).weights == model.weights and hub.asked == []
 
@@ -150,6 +156,55 @@ def test_a_folder_here_wins_and_it_is_said(hub: Hub, folders: dict[str, Path], c
     assert load_model(f"hf:{NAME}").weights.endswith(COMMIT)
 
 
+# Languages
+
+
+def test_only_the_adapter_of_the_language_is_downloaded(hub: Hub, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    german, local = load_model(f"{MMS}:deu"), load_model(f"{folders[MMS]}:deu")
+    assert german.weights == f"{local.weights}, Hub {MMS}@{COMMIT}:deu" and german.case == local.case
+    assert german.case.name == "mms-deu" and "Ä" in german.case.labels
+    assert all(torch.equal(tensor, local.state()[name]) for name, tensor in german.state().items())
+    assert {name for name in names_of(hub) if name.startswith("adapter.")} == {"adapter.deu.safetensors"}
+
+    default = load_model(MMS)
+    assert default.case.name == "mms-eng" and default.weights.endswith(f"Hub {MMS}@{COMMIT}")
+    assert "adapter.eng.bin" in names_of(hub) and "adapter.tur.bin" not in names_of(hub)
+
+    hub.asked.clear()
+    assert load_model(f"hf:{MMS}@{COMMIT}:deu").weights == german.weights and hub.asked == []
+    assert load_model(f"{MMS}@{COMMIT}:tur").case.name == "mms-tur"  # what the cache lacks is fetched
+    offline(monkeypatch)
+    hub.asked.clear()
+    assert load_model(f"{MMS}:deu").weights == german.weights and load_model(MMS).weights == default.weights and hub.asked == []
+
+
+def test_languages_that_cannot_be_had(hub: Hub, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refused(f"{MMS}:dee")
+    assert said.startswith("speech/mms has no language “dee”. The most similar of its 3: deu, ") and str(tmp_path) not in said
+    assert "model.safetensors" not in names_of(hub)
+    assert "speech/digits has no language “deu”: its vocab.json is for one language. Give speech/digits as" in refused(f"{NAME}:deu")
+
+    other = shutil.copytree(folders[MMS], tmp_path / "other")
+    (other / "adapter.deu.safetensors").unlink()
+    hub.models["speech/other"] = other
+    assert "speech/other on the Hub has no adapter.deu.safetensors. Add it, or select a language whose" in refused("speech/other:deu")
+
+    load_model(MMS)
+    offline(monkeypatch)
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(variable, "1")
+        said = f"{variable} is set, and the cache has {MMS} without adapter.deu.safetensors. Repeat the command once without {variable}."
+        assert refused(f"{MMS}:deu") == said
+        monkeypatch.delenv(variable)
+
+
+def test_a_damaged_adapter_is_refused_and_fetched_again(hub: Hub) -> None:
+    hub.damaged = True
+    assert "adapter.deu.safetensors of speech/mms arrived damaged" in refused(f"{MMS}:deu")
+    hub.damaged = False
+    assert load_model(f"{MMS}:deu").trained
+
+
 # Refusals
 
 
@@ -162,11 +217,16 @@ def test_models_that_may_not_be_read(hub: Hub) -> None:
     assert f"{hub.url} answered 503 for {SHARDS}" in refused(SHARDS)
 
 
-def test_without_a_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network(hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    before = load_model(SHARDS).weights
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
         assert "could not be downloaded from http://127.0.0.1" in refused(NAME)
+        assert "could not be downloaded from http://127.0.0.1" in refused(f"{MMS}:deu")
+        assert not caplog.records and load_model(SHARDS).weights == before
+        (said,) = (each.getMessage() for each in caplog.records)
+        assert "does not answer" in said and said.endswith(f": {SHARDS} is commit {COMMIT} of the cache.")
     offline(monkeypatch)
     assert "HF_HUB_OFFLINE is set, and the cache does not have speech/digits." in refused(NAME)
 
