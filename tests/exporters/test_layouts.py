@@ -2,12 +2,16 @@
 
 import json
 import logging
+import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+import sherpa_onnx
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
 from device_runner.artifact import MANIFEST, Artifact, open_artifact
@@ -16,10 +20,12 @@ from device_runner.engines import open_engine
 from device_runner.errors import AsrDeployError
 from device_runner.labels import select_labels
 from exporters.layouts import LAYOUTS, Contents, find_layout
-from tests.helpers import copied
+from exporters.replacing import other_artifact
+from tests.helpers import Completed, complaint, copied
+from toolchain.accuracy.transcriber import open_transcriber
 from toolchain.data.datasets import Utterance
 from toolchain.models.anchor_model import AnchorModel
-from toolchain.models.test_cases import LABELS
+from toolchain.models.test_cases import LABELS, is_artifact, names_custom_model
 from toolchain.scenario.exporting import default_folder, export_model
 
 CONTENTS = Contents("MINE", LABELS, 16_000, 744, True)
@@ -32,7 +38,7 @@ def files(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def onnx_asr(tiny: AnchorModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("layouts") / "onnx-asr"
-    export_model(tiny, folder, quant="int8", layout="onnx-asr")
+    assert export_model(tiny, folder, quant="int8", layout="onnx-asr").artifact.manifest.layout == "onnx-asr"
     return folder
 
 
@@ -135,18 +141,112 @@ def test_unknown_layouts_and_those_of_another_format_are_refused() -> None:
         find_layout("transformers", "executorch")
 
 
+@pytest.mark.parametrize(
+    "names, reason",
+    [
+        ("onnx-asr,transformers", "each has a config.json of its own"),
+        ("sherpa-onnx, onnx-asr", "onnx-asr requires a second output of the model, which the other does not allow"),
+    ],
+)
+def test_layouts_that_contradict_each_other_are_refused(names: str, reason: str) -> None:
+    with pytest.raises(AsrDeployError, match=rf"^The layouts .* contradict each other: {reason}\. Export once for each"):
+        find_layout(names)
+
+
+def test_layouts_that_do_not_contradict_share_a_folder(tmp_path: Path) -> None:
+    both = find_layout("transformers, sherpa-onnx")
+    assert (both.name, both.place, both.log_probabilities) == ("sherpa-onnx,transformers", "onnx", False)
+    both.write(CONTENTS, lambda: 400, tmp_path)
+    assert set(files(tmp_path)) == set(both.files) > {"tokens.txt", "vocab.json"}
+    with pytest.raises(AsrDeployError, match="The layout sherpa-onnx cannot hold"):
+        both.check(replace(CONTENTS, labels=("-", "SIL")))
+    assert find_layout("asrdeploy,onnx-asr").log_probabilities and find_layout("onnx-asr,onnx-asr") is LAYOUTS["onnx-asr"]
+
+
 def test_the_artifact_of_another_model_is_safe_from_every_layout(
     tiny: AnchorModel, tiny_fp32: Artifact, transformers: Path, tmp_path: Path
 ) -> None:
     plain = copied(tiny_fp32, tmp_path / "plain")
-    for folder, layout in ((plain, "transformers"), (transformers, "asrdeploy")):
+    for folder, quant, layout, what in (
+        (plain, "fp16", "transformers", "with another quantisation scheme"),
+        (transformers, "fp16", "asrdeploy", "with another quantisation scheme"),
+        (transformers, "int8", "onnx-asr", "in another layout"),
+        (plain, "fp32", "sherpa-onnx", "in another layout"),
+    ):
         before = files(folder)
-        with pytest.raises(AsrDeployError, match=f"{folder.name}.* holds the artifact of this model with another quantisation scheme"):
-            export_model(tiny, folder, quant="fp16", layout=layout)
+        with pytest.raises(AsrDeployError, match=f"{folder.name}.* holds the artifact of this model {what}"):
+            export_model(tiny, folder, quant=quant, layout=layout)
         assert files(folder) == before
+
+
+def test_an_artifact_from_before_layouts_is_one_without_a_layout(tiny_int8: Artifact, tmp_path: Path) -> None:
+    folder = copied(tiny_int8, tmp_path / "old")
+    described = json.loads((folder / MANIFEST).read_text())
+    made_from = dict(described)
+    assert described.pop("layout") == "asrdeploy"
+    (folder / MANIFEST).write_text(json.dumps(described))
+    assert open_artifact(folder).manifest.layout == "asrdeploy"
+    assert other_artifact(folder, made_from) is None
+    assert other_artifact(folder, made_from | {"layout": "onnx-asr"}) == "this model in another layout"
+
+
+# Commands
+
+
+def test_every_command_takes_the_folder_of_a_layout(
+    transformers: Path, onnx_asr: Path, cli: Callable[..., Completed], speech: tuple[Utterance, ...], tmp_path: Path
+) -> None:
+    for folder, layout in ((transformers, "transformers"), (onnx_asr, "onnx-asr")):
+        done = cli("inspect", folder)
+        assert done.returncode == 0 and re.search(rf"layout +│ {layout} ", done.stdout)
+        assert cli("transcribe", folder, speech[0].path).stdout.strip() == speech[0].reference
+        done = cli("evaluate", folder, "--limit", "2", "--workers", "1")
+        assert done.returncode == 0 and re.search(rf"configuration +│ {folder.name} ", done.stdout), done.stderr
+        done = cli("bench", folder, "--seconds", "0.5", "--protocol", "quick")
+        assert done.returncode == 0 and (tmp_path / "results" / f"bench-{folder.name}.json").is_file(), done.stderr
+    inner = open_transcriber(str(transformers / "onnx"))
+    assert inner.configuration == open_transcriber(str(transformers)).configuration == transformers.name
+
+
+def test_the_command_exports_to_layouts(cli: Callable[..., Completed], tmp_path: Path, speech: tuple[Utterance, ...]) -> None:
+    done = cli("export", "--layout", "transformers,sherpa-onnx", "--quant", "int8")
+    folder = tmp_path / "artifacts" / "DIGITS_ASR_TINY-onnx-int8-sherpa-onnx+transformers"
+    assert done.returncode == 0 and "The artifact is in artifacts/DIGITS_ASR_TINY-onnx-int8-sherpa-" in done.stdout, done.stderr
+    assert {"tokens.txt", "vocab.json", "onnx/model_quantized.onnx", f"onnx/{MANIFEST}"} < set(files(folder))
+    assert open_artifact(folder).manifest.layout == "sherpa-onnx,transformers"
+    recogniser = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
+        str(folder / "onnx" / "model_quantized.onnx"), str(folder / "tokens.txt")
+    )
+    stream = recogniser.create_stream()
+    stream.accept_waveform(16_000, read_audio(speech[0].path, 16_000))
+    recogniser.decode_stream(stream)
+    assert stream.result.text.strip() == speech[0].reference
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (("--layout", "sherpa"), "Unknown layout “sherpa”. Did you mean sherpa-onnx?"),
+        (("--layout", "onnx-asr,"), "Unknown layout “”."),
+        (("--layout", "onnx-asr,transformers"), "The layouts onnx-asr and transformers contradict each other: each has a config.json"),
+        (("--layout", "transformers", "--format", "executorch"), "The layout transformers holds ONNX files only, not executorch."),
+    ],
+)
+def test_layouts_that_the_command_refuses(cli: Callable[..., Completed], tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    assert sentence in complaint(cli("export", *arguments))
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_layout_has_a_folder_of_its_own(tiny: AnchorModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert default_folder(tiny, "TINY", "onnx", "int8") == Path("artifacts/TINY-onnx-int8")
     assert default_folder(tiny, "TINY", "onnx", "int8", "onnx-asr") == Path("artifacts/TINY-onnx-int8-onnx-asr")
+    both = default_folder(tiny, "TINY", "onnx", "int8", "transformers,sherpa-onnx")
+    assert both == Path("artifacts/TINY-onnx-int8-sherpa-onnx+transformers")
+
+
+def test_a_model_with_its_export_in_a_subfolder_remains_a_model(transformers: Path, tmp_path: Path) -> None:
+    assert is_artifact(transformers) and not names_custom_model(str(transformers))
+    folder = shutil.copytree(transformers, tmp_path / "model")
+    (folder / "model.safetensors").touch()
+    assert not is_artifact(folder) and names_custom_model(str(folder)) and open_artifact(folder).folder == folder / "onnx"
