@@ -164,14 +164,14 @@ def test_layouts_that_do_not_contradict_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_artifact_of_another_model_is_safe_from_every_layout(
-    tiny: AnchorModel, tiny_fp32: Artifact, transformers: Path, tmp_path: Path
+    tiny: AnchorModel, tiny_int8: Artifact, transformers: Path, tmp_path: Path
 ) -> None:
-    plain = copied(tiny_fp32, tmp_path / "plain")
+    plain = copied(tiny_int8, tmp_path / "plain")
     for folder, quant, layout, what in (
         (plain, "fp16", "transformers", "with another quantisation scheme"),
         (transformers, "fp16", "asrdeploy", "with another quantisation scheme"),
         (transformers, "int8", "onnx-asr", "in another layout"),
-        (plain, "fp32", "sherpa-onnx", "in another layout"),
+        (plain, "int8", "sherpa-onnx", "in another layout"),
     ):
         before = files(folder)
         with pytest.raises(AsrDeployError, match=f"{folder.name}.* holds the artifact of this model {what}"):
