@@ -137,7 +137,7 @@ def transcripts_of(curve: Curve) -> tuple[dict[str, list[Transcript]], list[str]
 
 
 def reservations(curve: Curve) -> list[str]:
-    """Return a sentence on recordings that were left out, and one for every method with too few points in the WER range."""
+    """Return sentences on what limits a curve: recordings left out, a language without spaces, methods with too few points in range."""
     counts: Counter[str] = Counter()
     for point in curve.points:
         counts[point.method] += point.in_range
@@ -145,8 +145,16 @@ def reservations(curve: Curve) -> list[str]:
         f"{curve.left_out} recording{'s' * (curve.left_out > 1)} of {curve.data} {curve.split} could not be transcribed and "
         f"{'were' if curve.left_out > 1 else 'was'} left out. The reasons are in {shown(curve.anchor_evaluation / RESULT)}."
     )
-    return [left_out] * bool(curve.left_out) + [
-        f"{method} has {count} points in the WER range; a complete test case has {FEWEST_IN_RANGE}."
-        for method, count in counts.items()
-        if count < FEWEST_IN_RANGE
-    ]
+    unspaced = (
+        f"The references of {curve.data} {curve.split} have no spaces between words, so WER, which searches, curves and reports use, means "
+        "little. points.csv has the CER of every point, and `asrdeploy compare` compares characters."
+    )
+    return (
+        [left_out] * bool(curve.left_out)
+        + [unspaced] * (curve.main == "cer")
+        + [
+            f"{method} has {count} points in the WER range; a complete test case has {FEWEST_IN_RANGE}."
+            for method, count in counts.items()
+            if count < FEWEST_IN_RANGE
+        ]
+    )

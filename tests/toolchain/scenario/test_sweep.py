@@ -334,6 +334,9 @@ def test_curves_of_other_anchors_are_not_mixed() -> None:
         merged([curve(point("a", 100, 0.06)), curve(point("b", 100, 0.06), anchor=0.03)], ["one", "two"])
     once = merged([curve(point("a", 100, 0.06)), curve(point("a", 100, 0.06), point("b", 100, 0.06))])
     assert [each.method for each in once.points] == ["a", "b"]
+    limited = reservations(once.model_copy(update={"main": "cer", "left_out": 2}))
+    assert limited[0].startswith("2 recordings of d test-clean could not be transcribed and were left out. The reasons are in ")
+    assert limited[1].startswith("The references of d test-clean have no spaces between words") and limited[2:] == reservations(once)
     assert reservations(once) == [f"{name} has 1 points in the WER range; a complete test case has 5." for name in "ab"]
 
 
