@@ -16,6 +16,9 @@ from device_runner.waveforms import remark
 # such as 44101 Hz, which usually comes from a damaged header, would take gigabytes.
 LARGEST_REDUCED_RATE = 4_000
 
+# Seconds behind the end that a header states which are worth a remark: fewer may be padding.
+UNREAD = 0.1
+
 
 @dataclass(frozen=True)
 class CheckedAudio:
@@ -100,7 +103,13 @@ def _checked(path: Path, sample_rate: int | None, shortest: int, longest: int | 
             f"{name} lasts {seconds:.2f} s, and the artifact accepts at most {longest / wanted:.2f} s; "
             "shorten it, or export the model with a larger --max-seconds."
         )
-    return CheckedAudio(seconds, found.sha256, remark(found.samples)), found
+    peculiar = remark(found.samples)
+    if found.unread >= UNREAD:
+        peculiar = (
+            f"has {found.unread:.2f} s of audio behind the {seconds:.2f} s that its header states, and these are not read. "
+            "Correct its header or record it again."
+        )
+    return CheckedAudio(seconds, found.sha256, peculiar), found
 
 
 def _check_resampling(rate: int, sample_rate: int, source: str) -> None:

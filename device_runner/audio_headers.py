@@ -26,6 +26,11 @@ SLACK = 0x1_0000
 # Half a day of speech. A file that claims as much and contains less than a tenth of it has a placeholder in its header.
 MANY_BYTES, SHARE = 1_000_000_000, 10
 
+# What stops the walk over the chunks behind the samples: further samples, and the beginning of a second file.
+FURTHER = (b"data", b"SSND", b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff")
+# Beginnings of tags that programs append to a file without making a chunk of them.
+TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LIST", b"<?xpacket")
+
 # Why a file is cut short.
 LESS, WITHIN = "it contains less audio than its header states", "it ends within a block of samples"
 
@@ -73,9 +78,29 @@ def mended(data: bytes) -> tuple[bytes, str | None]:
     return _with_size(data, samples, available // samples.block * samples.block), None
 
 
+def unread_share(data: bytes) -> float:
+    """Return how much audio lies behind the end that a header states, relative to the audio before it. libsndfile does not read it.
+
+    Args:
+        data: Bytes of a file in any format. WAV, RF64, CAF, AIFF and AU are examined.
+    """
+    samples = _samples(data)
+    if samples is None or samples.claimed <= 0 or data[:4] == b"riff":  # libsndfile reads Wave64 to the end of the file
+        return 0.0
+    head, padded = (12, False) if data[:4] == b"caff" else (8, data[:4] != b".snd")
+    position = samples.start + samples.claimed + (samples.claimed % 2 if padded else 0)
+    while data[:4] != b".snd" and _is_name(name := data[position : position + 4]) and name not in FURTHER:
+        size = int.from_bytes(data[position + 4 : position + head], samples.order)
+        if position + head + size > len(data):
+            break
+        position += head + size + (size % 2 if padded else 0)
+    rest = data[position:]
+    return 0.0 if rest.startswith(TAGS) or not rest.strip(b"\0") else len(rest) / samples.claimed
+
+
 def _without_notes(data: bytes, samples: _Samples) -> bytes:
     """Return a WAV whose samples follow its format. libsndfile does not find samples at an odd offset, where padding was forgotten."""
-    formats = (data[start - 8 : start + size + size % 2] for name, size, start in _chunks(data, samples.order) if name == b"fmt ")
+    formats = (data[start - 8 : start + size + size % 2] for name, size, start in chunks(data, samples.order) if name == b"fmt ")
     return data[:12] + next(formats, b"") + data[samples.start - 8 :]
 
 
@@ -123,7 +148,7 @@ def _samples(data: bytes) -> _Samples | None:
     return None
 
 
-def _chunks(data: bytes, order: Order) -> Iterator[tuple[bytes, int, int]]:
+def chunks(data: bytes, order: Order) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, size and start of each chunk of a WAV or an AIFF."""
     position = 12
     while position + 8 <= len(data):
@@ -138,7 +163,7 @@ def _chunks(data: bytes, order: Order) -> Iterator[tuple[bytes, int, int]]:
 def _wav_samples(data: bytes) -> _Samples | None:
     order: Order = "big" if data[:4] == b"RIFX" else "little"
     block, long_sizes = 1, 0
-    for name, size, start in _chunks(data, order):
+    for name, size, start in chunks(data, order):
         if name == b"fmt ":
             mpeg = int.from_bytes(data[start : start + 2], order) in (0x50, 0x55)  # counts blocks in samples
             block = 1 if mpeg else max(1, int.from_bytes(data[start + 12 : start + 14], order))
@@ -154,7 +179,7 @@ def _wav_samples(data: bytes) -> _Samples | None:
 
 def _aiff_samples(data: bytes) -> _Samples | None:
     block = 1
-    for name, size, start in _chunks(data, "big"):
+    for name, size, start in chunks(data, "big"):
         if name == b"COMM" and data[8:12] == b"AIFF":
             channels, bits = (int.from_bytes(data[start + at : start + at + 2], "big") for at in (0, 6))
             block = max(1, channels * ((bits + 7) // 8))

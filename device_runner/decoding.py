@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from device_runner.audio_headers import LESS, mended
+from device_runner.audio_headers import LESS, mended, unread_share
 from device_runner.errors import AsrDeployError
 from device_runner.files import existing, file_bytes, shown
 from device_runner.not_audio import why_not_audio
@@ -56,11 +56,15 @@ WHOLE = Part()
 
 
 class Decoded(NamedTuple):
-    """Samples ``[samples]`` of one channel, their rate in hertz, and a digest that differs between files, segments and channels."""
+    """Samples ``[samples]`` of one channel, their rate in hertz, and a digest that differs between files, segments and channels.
+
+    Of a whole file, ``unread`` is the duration of the audio behind the end that its header states, in seconds.
+    """
 
     samples: Samples
     rate: int
     sha256: str
+    unread: float = 0.0
 
 
 class _Source(NamedTuple):
@@ -93,7 +97,8 @@ def decode(path: Path, part: Part = WHOLE) -> Decoded:
         digest = hashlib.sha256(data).hexdigest()
         samples, rate, channels = _whole(data, path, part.channel)
         check_samples(samples, shown(path))
-        return Decoded(samples, rate, digest if channels == 1 else part_digest(digest, part))
+        unread = unread_share(data) * len(samples) / rate
+        return Decoded(samples, rate, digest if channels == 1 else part_digest(digest, part), unread)
     try:
         found = existing(path)
         status = found.stat()

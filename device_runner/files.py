@@ -50,7 +50,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         AsrDeployError: If the file or its folder cannot be written.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():  # a rename by root would replace the device by a file
+    if path.is_dir():
+        raise AsrDeployError(f"Cannot write {path}: it is a folder. Rename or remove the folder, or choose another path.")
+    if path.exists() and not path.is_file():  # a rename by root would replace the device by a file
         raise AsrDeployError(f"Cannot write {path}: it is a device or a pipe, not a file. Choose another path.")
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+from device_runner.audio_headers import Order, chunks
 from device_runner.files import shown
 
 # Offset, first bytes and name of archives and pointers, which lie in the place of any kind of file; weights are checked for them too.
@@ -92,21 +93,38 @@ def _reason(data: bytes) -> str:
         return f"is an AAC file, and cannot be read as audio; {CONVERT}"
     if data[:4] == b"OggS" and b"Speex   " in data[:256]:
         return f"is an Ogg file in the unsupported encoding Speex, and cannot be read as audio; {CONVERT}"
+    if any(data[:4] == start and not any(data[field]) for start, field in _rates(data)):
+        return "cannot be read as audio because its header states a sample rate of 0 Hz; copy or record it again"
     for start, what in _CONTAINERS:
         if data[:4] == start:
             return f"is {what} that cannot be read as audio because it is cut short, damaged, or in an unsupported encoding; {CONVERT}"
     return _why_not_text(data)
 
 
+def _rates(data: bytes) -> tuple[tuple[bytes, slice], ...]:
+    """Return the first bytes of formats, and where they state the sample rate."""
+    wave64 = data.find(b"fmt \xf3\xac\xd3\x11", 0, 4096) + 28
+    return (b".snd", slice(16, 20)), (b"caff", slice(20, 28)), (b"riff", slice(wave64, wave64 + 4))
+
+
 def _why_not_wav(data: bytes) -> str:
     start = data.find(b"fmt ", 12, 4096)
     if start == -1 or len(data) < start + 24 or data.find(b"data", start) == -1:
         return "is a WAV that cannot be read as audio because it is cut short or damaged within its header; copy or record it again"
-    order = "big" if data[:4] == b"RIFX" else "little"
-    tag = int.from_bytes(data[start + 8 : start + 10], order)  # type: ignore[arg-type]  # one of two literals
+    order: Order = "big" if data[:4] == b"RIFX" else "little"
+    tag, channels = (int.from_bytes(data[at : at + 2], order) for at in (start + 8, start + 10))
+    rate = int.from_bytes(data[start + 12 : start + 16], order)
+    for value, what in ((channels, "channels"), (rate, "Hz")):
+        if not 0 < value < 1 << 31:
+            return f"is a WAV whose header states {value} {what}, and cannot be read as audio; copy or record it again"
+    names = [name for name, _, _ in chunks(data, order)]
+    if b"RIFF" in names:
+        return "contains a second WAV behind the first, and cannot be read as audio; join recordings with ffmpeg or SoX, not with cat"
+    if names.count(b"data") > 1:
+        return f"is a WAV with {names.count(b'data')} chunks of samples instead of one, and cannot be read as audio; save it again"
     if tag == 0xFFFE and len(data) >= start + 34:  # the tag is the beginning of the format's GUID
-        tag = int.from_bytes(data[start + 32 : start + 34], order)  # type: ignore[arg-type]
-    bits = int.from_bytes(data[start + 22 : start + 24], order)  # type: ignore[arg-type]
+        tag = int.from_bytes(data[start + 32 : start + 34], order)
+    bits = int.from_bytes(data[start + 22 : start + 24], order)
     return f"is a WAV in an unsupported or damaged encoding (format {tag:#06x}, {bits} bits) and cannot be read as audio; {CONVERT}"
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from device_runner.errors import AsrDeployError
+from device_runner.errors import AsrDeployError, say_once
 from device_runner.files import write_text
 
 
@@ -47,7 +47,7 @@ Line = TypeVar("Line", Transcript, Timing)
 
 
 def read_transcripts(path: Path) -> list[Transcript]:
-    """Read transcripts and ignore an incomplete last line.
+    """Read transcripts and ignore a last line without a line end, which may be incomplete. If it is complete, a warning says so.
 
     Args:
         path: File of transcripts.
@@ -74,6 +74,8 @@ def write_lines(path: Path, lines: Iterable[Line]) -> None:
 def _read(path: Path, kind: type[Line], what: str) -> list[Line]:
     if not path.exists():
         return []
+    if path.is_dir():
+        raise AsrDeployError(f"{path} is a folder, but a file belongs there. Rename or remove the folder, and repeat the command.")
     lines = path.read_bytes().split(b"\n")  # bytes, because an incomplete line may end within a character
     found = []
     for number, line in enumerate(lines[:-1], 1):
@@ -81,4 +83,15 @@ def _read(path: Path, kind: type[Line], what: str) -> list[Line]:
             found.append(kind.model_validate_json(line))
         except ValidationError as error:
             raise AsrDeployError(f"Line {number} of {path} is not {what}. Delete the file and repeat the evaluation.") from error
+    if _is_whole(lines[-1], kind):
+        say_once(f"The last line of {path} has no line end and was left out. If it is complete, add a line end and repeat the command.")
     return found
+
+
+def _is_whole(line: bytes, kind: type[Line]) -> bool:
+    """Return whether a last line without its end is complete, as after an editor; a killed process leaves a part of one."""
+    try:
+        kind.model_validate_json(line)
+    except ValidationError:
+        return False
+    return True

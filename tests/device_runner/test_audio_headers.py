@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runner.audio import read_audio
+from device_runner.audio import check_audio, read_audio
 from device_runner.errors import AsrDeployError
 
 SPEECH = (np.random.default_rng(0).standard_normal(10_001) * 0.1).astype(np.float32)
@@ -206,3 +206,18 @@ def test_a_caf_that_ends_within_the_header_of_its_samples_is_told(tmp_path: Path
     whole = encoded("CAF")
     start = whole.index(b"data") + 12  # -1: until the end of the file
     assert "is cut short" in refused(tmp_path, whole[: start - 8] + b"\xff" * 8)
+
+
+@pytest.mark.parametrize("format_", ["WAV", "RF64", "AIFF", "AU", "CAF"])
+def test_audio_behind_the_end_that_a_header_states_is_remarked(tmp_path: Path, format_: str) -> None:
+    path, whole, notes = tmp_path / "a", encoded(format_), b"LIST\x04\x00\x00\x00INFO"
+    for more, told in ((SAMPLES, True), (b"", False), (notes, False), (b"TAG".ljust(5_000, b"x"), False), (bytes(5_000), False)):
+        path.write_bytes(whole + more)
+        checked = check_audio(path, 16_000)
+        assert (checked.remark is not None) == told and checked.seconds == len(SPEECH) / 16_000
+        assert not told or "has 0.63 s of audio behind the 0.63 s that its header states" in str(checked.remark)
+
+
+def test_a_wav_whose_header_states_half_of_its_samples_is_remarked(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(SAMPLES, 10_000, 10_036))
+    assert "has 0.31 s of audio behind the 0.31 s" in str(check_audio(tmp_path / "a.wav", 16_000).remark)

@@ -10,9 +10,11 @@ import pytest
 import soundfile
 
 from device_runner import decoding
+from device_runner.artifact import Artifact
 from device_runner.audio import Part, check_audio, read_audio
 from device_runner.errors import AsrDeployError
 from scripts.fuzz.device_files import AUDIO_KINDS
+from toolchain.accuracy.transcriber import open_transcriber
 
 RATE = 16_000
 NOISE = np.random.default_rng(0).uniform(-0.4, 0.4, 2 * RATE).astype(np.float32)
@@ -26,6 +28,30 @@ def test_a_segment_is_a_piece_of_the_whole_in_every_format(tmp_path: Path, kind:
     for start, seconds in ((0.0, 0.5), (0.7, 0.25), (1.5, None)):
         stop = None if seconds is None else round((start + seconds) * RATE)
         np.testing.assert_array_equal(read_audio(path, RATE, Part(start, seconds)), whole[round(start * RATE) : stop])
+
+
+# Least ratio of signal and error in dB. Encodings of telephony and 8 bits change the transcript of this quiet recording.
+LOSSY = {"PCM_U8": 4, "ULAW": 30, "ALAW": 25, "IMA_ADPCM": 20, "MS_ADPCM": 15, "GSM610": 7, "VORBIS": 17, "OPUS": 14, "MPEG_LAYER_III": 17}
+COARSE = ("PCM_U8", "GSM610")
+
+
+@pytest.mark.parametrize(("kind", "encoding"), AUDIO_KINDS)
+def test_speech_in_every_format_is_read_and_transcribed_like_its_source(
+    tmp_path: Path, kind: str, encoding: str, waveform: np.ndarray, tiny_fp32: Artifact
+) -> None:
+    path = tmp_path / "a"
+    soundfile.write(path, waveform, RATE, format=kind, subtype=encoding)
+    found = read_audio(path, RATE)
+    assert len(waveform) <= len(found) < len(waveform) + 0.1 * RATE
+    error = found[: len(waveform)] - waveform
+    if encoding in LOSSY:
+        assert 10 * np.log10((waveform**2).sum() / (error**2).sum()) > LOSSY[encoding]
+    else:
+        np.testing.assert_array_equal(error, 0)
+    if encoding not in COARSE:
+        transcribe = open_transcriber(str(tiny_fp32.folder)).transcribe
+        words = zip(transcribe(found).split(), transcribe(waveform).split(), strict=True)
+        assert sum(heard != said for heard, said in words) <= (encoding in LOSSY)
 
 
 def test_a_segment_of_an_exact_format_reads_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -356,7 +356,7 @@ def _finished(run: RunFolder, transcriber: Transcriber, data: DataSet, normalize
 def _warn_of_characters(result: Evaluation) -> None:
     """Warn once in this process of characters that no label prints."""
     if result.unprintable:
-        say_once(unprintable_warning(result.unprintable, result.characters))
+        say_once(unprintable_warning(result.unprintable, result.characters, f"{result.data} {result.split}"))
 
 
 def _line(

@@ -16,6 +16,7 @@ from device_runner.transcripts import Timing, Transcript, read_timings, read_tra
 from toolchain.accuracy.scoring import RESULT, TIMES, TRANSCRIPTS, Evaluation
 
 SETTINGS = "settings.json"
+FILES = (SETTINGS, TRANSCRIPTS, TIMES, RESULT)
 PLACE = "place"  # where the recordings were; two folders of one name may hold different sets
 OURS = {"identity", "data", "threads"}  # keys that the settings of every version have
 # Settings that say what was evaluated, with the words for messages. The others say how: if they change, the run is repeated.
@@ -136,6 +137,8 @@ def run_folder(
             written.
     """
     _check_ours(path)
+    if misplaced := next((each for name in FILES if (each := path / name).is_dir()), None):
+        raise AsrDeployError(f"{misplaced} is a folder, but a file belongs there. Rename or remove it, or choose another folder with -o.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDONLY)
@@ -203,8 +206,7 @@ def _check_input(path: Path, settings: Mapping[str, Any], audio: Mapping[str, st
 
 def _left(path: Path) -> list[Path]:
     """Return temporary files of killed processes; see ``files.atomic_path``."""
-    names = (SETTINGS, TRANSCRIPTS, TIMES, RESULT)
-    return [each for name in names for each in path.glob(f".{name}.*") if is_temporary(each, name)]
+    return [each for name in FILES for each in path.glob(f".{name}.*") if is_temporary(each, name)]
 
 
 def _check_ours(path: Path) -> None:

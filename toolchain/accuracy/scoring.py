@@ -204,6 +204,8 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, list[Transcript]]:
     Raises:
         AsrDeployError: The folder has no evaluation, or one that is unfinished or of another version.
     """
+    if (folder / RESULT).is_dir():
+        raise AsrDeployError(f"{folder / RESULT} is a folder, but a file belongs there. Rename or remove the folder, and evaluate again.")
     try:
         text = (folder / RESULT).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -243,19 +245,20 @@ def _with_characters(text: bytes, transcripts: Sequence[Transcript]) -> bytes:
     return json.dumps(earlier | scored | {"version": 3}).encode()
 
 
-def rescore(folder: Path, normalizer: str = NONE) -> Evaluation:
+def rescore(folder: Path, normalizer: str | None = None) -> Evaluation:
     """Recompute the WER of a finished evaluation from its transcripts, and update its result. No model runs.
 
     Args:
         folder: Folder of the evaluation.
-        normalizer: Normaliser of a second score; ``none`` removes the second score.
+        normalizer: Normaliser of the second score; ``none`` removes the second score (default: the normaliser of the result).
 
     Raises:
         AsrDeployError: See ``read_evaluation`` and ``score``.
     """
     result, transcripts = read_evaluation(folder)
     # Not model_copy, which would not validate.
-    scored = Evaluation(**result.model_dump() | _scores(transcripts, normalizer, result.language))
+    kept = NONE if result.normalised is None else result.normalised.normalizer
+    scored = Evaluation(**result.model_dump() | _scores(transcripts, kept if normalizer is None else normalizer, result.language))
     write_record(folder / RESULT, scored)
     return scored
 

@@ -100,7 +100,7 @@ def sweep(
     from toolchain.accuracy.progress import ConfigurationBars
     from toolchain.reports import tables
     from toolchain.reports.plots import plot_curve
-    from toolchain.reports.savings import incomplete
+    from toolchain.reports.savings import reservations
     from toolchain.scenario.sweep_file import read_sweep_file
     from toolchain.scenario.sweeps import describe_sweeps, expected_configurations
     from toolchain.scenario.sweeps import sweep as run_sweeps
@@ -128,7 +128,7 @@ def sweep(
     ):
         curve = run_sweeps(described, output, replace=replace, workers=workers, watcher=watcher, draw=plot_curve)
     console.print(tables.curve(curve))
-    for sentence in incomplete(curve):
+    for sentence in reservations(curve):
         complain(sentence)
     console.print(f"points.csv, points.json and curve.png are in {output}. `asrdeploy report` compares such folders.")
     write_figures(json_file, curve)
@@ -208,7 +208,7 @@ def report(
     """
     from toolchain.reports import tables
     from toolchain.reports.page import write_report
-    from toolchain.reports.savings import incomplete, merged
+    from toolchain.reports.savings import merged, reservations
     from toolchain.scenario.points import read_curve
 
     curves: dict[Path, Curve] = {}
@@ -229,7 +229,7 @@ def report(
     if written.savings:  # a single method has nothing to be compared with
         console.print(tables.savings(written.savings))
     console.print(tables.distances(written.comparisons))
-    for sentence in [*incomplete(curve), *written.missing]:
+    for sentence in [*reservations(curve), *written.missing]:
         complain(sentence)
     names = ", ".join(sorted(path.name for path in written.files))
     console.print(f"{names} are in {folder}. Open report.html for all of it.")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from device_runner.errors import AsrDeployError
-from toolchain.cli.options import OUTPUT, JsonOption, NormalizerOption, complain, console, write_figures
+from toolchain.cli.options import INPUT, OUTPUT, JsonOption, NormalizerOption, complain, console, one_of, write_figures
 
 
 def compare(
@@ -46,7 +46,15 @@ def compare(
 
 def score(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of evaluations.")],
-    normalizer: NormalizerOption = "none",
+    normalizer: Annotated[
+        str | None,
+        typer.Option(
+            "--normalizer",
+            help="Text normaliser of the second score: `punctuation`, `whisper` (English), or `none` to remove it (default: the result's).",
+            autocompletion=one_of("none", "punctuation", "whisper"),
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Recompute WER from saved transcripts, without running the model. Example: asrdeploy score results/fp32 --normalizer whisper"""
@@ -54,7 +62,8 @@ def score(
     from toolchain.data.normalisers import check_normalizer
     from toolchain.reports.comparisons import scores
 
-    check_normalizer(normalizer)
+    if normalizer is not None:
+        check_normalizer(normalizer)
     runs, before, bad = [], [], []
     for folder in folders:
         try:

@@ -51,27 +51,28 @@ def unprintable(references: Iterable[str], labels: Sequence[str]) -> dict[str, i
     }
 
 
-def unprintable_warning(found: Mapping[str, int], characters: int) -> str:
+def unprintable_warning(found: Mapping[str, int], characters: int, where: str = "the data set") -> str:
     """Return the warning about characters that no label prints, with the options that help.
 
     Args:
         found: The characters with their counts; see ``unprintable``.
         characters: Number of characters of all references.
+        where: Data set and split of the references.
     """
     named = " ".join(f"“{each}”" if each.isprintable() else f"U+{ord(each):04X}" for each in list(found)[:NAMED]) + (
         f" and {len(found) - NAMED} others" if len(found) > NAMED else ""
     )
     advice = []
     if any(unicodedata.category(each)[0] in "PS" for each in found):
-        advice.append(f"--normalizer {PUNCTUATION} adds a WER without punctuation")
+        advice.append(f"`asrdeploy score RESULT --normalizer {PUNCTUATION}` adds a WER without punctuation")
     if any(unicodedata.category(each)[0] == "N" for each in found):
-        advice.append(f"--normalizer {WHISPER} adds a WER with numbers as digits on both sides (English)")
+        advice.append(f"`asrdeploy score RESULT --normalizer {WHISPER}` adds a WER with numbers as digits on both sides (English)")
     if set(found) & {"ı", "İ"}:
-        advice.append("--language says how ı and İ change case (tr: Turkish)")
+        advice.append("--language of `asrdeploy evaluate` says how ı and İ change case (tr: Turkish)")
     if not advice:
         advice.append("use a model with these letters, or transcripts in its spelling")
     said = "; ".join(advice)
     return (
-        f"No label of the model prints {named}, {sum(found.values()) / characters:.1%} of the characters of the references. Words with "
-        f"them always count as errors. {said[0].upper() + said[1:] if not said.startswith('--') else said}."
+        f"No label of the model prints {named}, {sum(found.values()) / characters:.1%} of the characters of the references in {where}. "
+        f"Words with them always count as errors. {said[0].upper() + said[1:] if not said.startswith('--') else said}."
     )

@@ -19,7 +19,7 @@ from device_runner.transcripts import Transcript
 from toolchain.accuracy.comparison import ANCHOR, Comparison, alignment, compare
 from toolchain.data.datasets import Utterance, open_data
 from toolchain.reports.plots import plot_curve
-from toolchain.reports.savings import Saving, incomplete, label, savings, transcripts_of
+from toolchain.reports.savings import Saving, label, reservations, savings, transcripts_of
 from toolchain.scenario.points import Curve, Point, pareto, write_curve
 
 WORST = 5  # utterances shown for each configuration
@@ -79,7 +79,7 @@ def write_report(curve: Curve, folder: Path, data: str | None = None) -> Report:
         methods=sorted({each.method for each in saved}, key=lambda name: -median(each.share for each in saved if each.method == name)),
         savings={(each.method, each.against): each for each in saved},
         pairs=[each for each in comparisons if each.theirs != ANCHOR],
-        sentences=[*incomplete(curve), *missing, *lacking],
+        sentences=[*reservations(curve), *missing, *lacking],
     )
     write_text(folder / "report.html", text)
     names = ("points.csv", "points.json", "savings.json", "comparisons.json", "curve.png", "curve.svg", "report.html")

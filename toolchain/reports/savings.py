@@ -10,7 +10,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.files import shown
 from device_runner.transcripts import Transcript, read_transcripts
 from toolchain.accuracy.comparison import ANCHOR
-from toolchain.accuracy.scoring import TRANSCRIPTS, read_evaluation
+from toolchain.accuracy.scoring import RESULT, TRANSCRIPTS, read_evaluation
 from toolchain.scenario.points import FEWEST_IN_RANGE, Curve, Point, pareto
 
 SHARED = {
@@ -136,13 +136,25 @@ def transcripts_of(curve: Curve) -> tuple[dict[str, list[Transcript]], list[str]
     return found, missing
 
 
-def incomplete(curve: Curve) -> list[str]:
-    """Return a sentence for every method with too few points in the WER range."""
+def reservations(curve: Curve) -> list[str]:
+    """Return sentences on what limits a curve: recordings left out, a language without spaces, methods with too few points in range."""
     counts: Counter[str] = Counter()
     for point in curve.points:
         counts[point.method] += point.in_range
-    return [
-        f"{method} has {count} points in the WER range; a complete test case has {FEWEST_IN_RANGE}."
-        for method, count in counts.items()
-        if count < FEWEST_IN_RANGE
-    ]
+    left_out = (
+        f"{curve.left_out} recording{'s' * (curve.left_out > 1)} of {curve.data} {curve.split} could not be transcribed and "
+        f"{'were' if curve.left_out > 1 else 'was'} left out. The reasons are in {shown(curve.anchor_evaluation / RESULT)}."
+    )
+    unspaced = (
+        f"The references of {curve.data} {curve.split} have no spaces between words, so WER, which searches, curves and reports use, means "
+        "little. points.csv has the CER of every point, and `asrdeploy compare` compares characters."
+    )
+    return (
+        [left_out] * bool(curve.left_out)
+        + [unspaced] * (curve.main == "cer")
+        + [
+            f"{method} has {count} points in the WER range; a complete test case has {FEWEST_IN_RANGE}."
+            for method, count in counts.items()
+            if count < FEWEST_IN_RANGE
+        ]
+    )

@@ -271,6 +271,7 @@ def smallest(found: "Smallest") -> Table:
     result = found.evaluation
     rows = {
         "configuration": found.configuration,
+        **_left_out(result),
         "bitstream": f"{_megabit(result.size_bits)}, cSize {result.c_size:.4f}",
         "WER": f"{result.wer:.2%} (anchor: {found.anchor_wer:.2%})",
         "above the anchor": f"{100 * (result.wer - found.anchor_wer):+.2f} points, "

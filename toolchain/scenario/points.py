@@ -60,6 +60,8 @@ class Curve(BaseModel):
     anchor_evaluation: Path = Field(description="folder of the anchor's transcripts; in files relative to the file")
     wer_range: Annotated[float, Field(ge=0)]
     points: Annotated[tuple[Point, ...], Field(fail_fast=True)]
+    main: Literal["wer", "cer"] = Field(default="wer", description="main figure of the evaluations; the curve is of WER in any case")
+    left_out: int = Field(default=0, description="recordings of the split that could not be transcribed and were left out")
     machine: dict[str, Any]
 
     @property
@@ -120,6 +122,8 @@ def make_curve(case: TestCase, anchor: Evaluation, folder: Path, points: Sequenc
         anchor_evaluation=folder,
         wer_range=case.wer_range,
         points=tuple(points),
+        main=anchor.main,
+        left_out=len(anchor.left_out),
         machine=anchor.machine,
     )
 

@@ -15,6 +15,7 @@ from toolchain.scenario.points import Curve
 from toolchain.scenario.sweep import BISECTIONS, FINALISTS, Smallest, Sweep, run_all
 from toolchain.scenario.sweep_file import SweepFile, describe, moved
 
+NAMED = 5  # recordings in a warning
 DEFAULT_MODEL = "DIGITS_ASR_TINY"
 Draw = Callable[[Curve, Path], None]
 
@@ -165,6 +166,9 @@ def prepare_sweeps(
         )
     needs = Needs(anchor.case.sample_rate, anchor.minimum_samples)
     dev, test = [check_recordings(each, needs, skip_bad=described.skip_bad).data for each in limited]
+    if dev.left_out:  # those of the test split are in the curve
+        named = ", ".join(each.id for each in dev.left_out[:NAMED]) + (" and others" if len(dev.left_out) > NAMED else "")
+        say_once(f"The search on {dev.name} {dev.split} leaves out {len(dev.left_out)} that cannot be transcribed: {named}.")
     return [
         Sweep(
             anchor=anchor,

@@ -28,6 +28,8 @@ from toolchain.data.casing import upper
 from toolchain.data.datasets import DataSet, Utterance, open_data
 from toolchain.data.scripts import unprintable_warning, unspaced
 from toolchain.reports import comparisons, tables
+from toolchain.reports.savings import reservations
+from toolchain.scenario.points import read_curve
 
 Command = Callable[..., Completed]
 
@@ -122,7 +124,11 @@ def test_a_sweep_leaves_bad_recordings_out(cli: Command, test_clean: DataSet, tm
     assert "900-1-0002.wav" in complaint(cli("sweep", "--config", tmp_path / "sweep.toml", "-o", tmp_path / "out"), alone=False)
     text = (tmp_path / "sweep.toml").read_text()
     (tmp_path / "sweep.toml").write_text("skip_bad = true\n" + text)
-    assert cli("sweep", "--config", tmp_path / "sweep.toml", "-o", tmp_path / "out").returncode == 0
+    done = cli("sweep", "--config", tmp_path / "sweep.toml", "-o", tmp_path / "out")
+    (sentence, _) = reservations(read_curve(tmp_path / "out"))
+    assert "1 recording of mine test-clean could not be transcribed and was left out. The reasons are in" in sentence
+    assert done.returncode == 0 and sentence in done.stderr and (tmp_path / "out" / sentence.split(f"{tmp_path}/out/")[1][:-1]).is_file()
+    assert "The search on mine dev-clean leaves out 1 that cannot be transcribed: 900-1-0002." in done.stderr
     (point,) = json.loads((tmp_path / "out" / "points.json").read_text())["points"]
     assert point["cer"] is not None and len(result(tmp_path / "out" / point["evaluation"]).left_out) == 1
 
@@ -178,7 +184,7 @@ def test_a_language_decides_where_labels_do_not(
     transcriber: Transcriber, data: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     undecided = heard("ILIK", "ılık", ENGLISH, transcriber, data, tmp_path / "a")
-    assert undecided.wer == 1 and undecided.unprintable == {"ı": 2} and "--language says how" in caplog.text
+    assert undecided.wer == 1 and undecided.unprintable == {"ı": 2} and "--language of `asrdeploy evaluate` says how" in caplog.text
     assert heard("ILIK", "ılık", ENGLISH, transcriber, data, tmp_path / "b", language="tr").wer == 0
     assert heard("ISTANBUL", "İstanbul", ENGLISH, transcriber, data, tmp_path / "c", language="en").wer == 0
 
@@ -197,7 +203,8 @@ def test_punctuation_and_digits_are_warned_about(
     found = heard("WELL DONE", "Well, done.", ENGLISH, transcriber, data, tmp_path / "out", normalizer="punctuation")
     assert found.wer == 1 and found.unprintable == {",": 1, ".": 1}
     assert found.normalised is not None and found.normalised.wer == 0
-    assert "“,” “.”, 18.2% of the characters" in caplog.text and "--normalizer punctuation" in caplog.text
+    assert f"“,” “.”, 18.2% of the characters of the references in {data.name} {data.split}. " in caplog.text
+    assert "`asrdeploy score RESULT --normalizer punctuation` adds" in caplog.text
     heard("THREE", "3", ENGLISH, transcriber, data, tmp_path / "digits")
     assert "--normalizer whisper" in caplog.text
 

@@ -169,6 +169,19 @@ def test_transcripts_stay_while_references_and_other_recordings_change(transcrib
     assert runs() == 0 and [each.id for each in transcripts(results)] == ["101-1-0001"]
 
 
+@pytest.mark.parametrize("name", [RESULT, TRANSCRIPTS, TIMES])
+def test_a_folder_in_the_place_of_a_file_is_told_and_stays(
+    transcriber: Transcriber, data: DataSet, uninterrupted: tuple[Evaluation, Path], tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(uninterrupted[1], folder)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(AsrDeployError, match=rf"^{folder / name} is a folder, but a file belongs there\. Rename or remove it, or choose"):
+        evaluate(transcriber, data, folder)
+    assert (folder / name).is_dir()
+
+
 # Recordings that cannot be transcribed
 
 

@@ -133,7 +133,8 @@ def test_a_result_is_written_anew(tmp_path: Path) -> None:
     whispered = rescore(folder, "whisper")
     assert whispered == plain.model_copy(update={"normalised": score(transcripts_of(PAIRS), "whisper")})
     assert read_evaluation(folder) == (whispered, transcripts_of(PAIRS))
-    assert rescore(folder) == plain == read_evaluation(folder)[0]  # without a normaliser the second score is removed
+    assert rescore(folder) == whispered == read_evaluation(folder)[0]  # the second score stays until it is removed
+    assert rescore(folder, "none") == plain == read_evaluation(folder)[0]
     assert (folder / TRANSCRIPTS).read_bytes() == lines
     assert sorted(each.name for each in folder.iterdir()) == ["result.json", "times.jsonl", "transcripts.jsonl"]
 
@@ -150,6 +151,9 @@ def test_a_command_scores_several_runs(cli: Callable[..., Completed], tmp_path: 
     for each in runs:
         assert each.result == read_evaluation(tmp_path / each.folder)[0]
         assert each.result.wer == 0.6 and each.result.normalised is not None and each.result.normalised.wer == 0.4
+    again = cli("score", "A")
+    assert again.stdout.count("after whisper") == 1 and read_evaluation(tmp_path / "A")[0] == runs[0].result
+    assert "after" not in cli("score", "A", "--normalizer", "none").stdout and read_evaluation(tmp_path / "A")[0].normalised is None
 
 
 def test_a_score_that_was_wrong_is_said(cli: Callable[..., Completed], tmp_path: Path) -> None:
@@ -172,6 +176,11 @@ def changed(folder: Path, **changes: object) -> None:
     (folder / RESULT).write_text(json.dumps(json.loads((folder / RESULT).read_text()) | changes))
 
 
+def in_its_place(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / RESULT).unlink(), "A is not a finished evaluation: it has no result.json"),
     (lambda folder: (folder / TRANSCRIPTS).unlink(), "A has no transcripts in transcripts.jsonl"),
@@ -184,6 +193,8 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / RESULT).write_text("no JSON"), "(Invalid JSON"),
     (lambda folder: (folder / RESULT).write_bytes(b"\xff\xfe"), "A/result.json is not a result of this version"),
     (lambda folder: (folder / TRANSCRIPTS).write_text("{}\n" * 3), "Line 1 of A/transcripts.jsonl is not a transcript"),
+    (lambda folder: in_its_place(folder / RESULT), "A/result.json is a folder, but a file belongs there. Rename or remove the folder"),
+    (lambda folder: in_its_place(folder / TRANSCRIPTS), "A/transcripts.jsonl is a folder, but a file belongs there. Rename or remove"),
 ]
 
 
@@ -195,13 +206,26 @@ def test_what_cannot_be_scored(
     for name in "AB":
         write_evaluation(tmp_path / name, PAIRS)
     damage(tmp_path / "A")
-    files = {path: path.read_bytes() for path in tmp_path.glob("?/*")}
+    files = {path: path.read_bytes() for path in tmp_path.glob("?/*") if path.is_file()}
     assert words in complaint(cli(*command, "--normalizer", "whisper"))
     if command[0] == "score":  # the other folder is scored, and nothing else changes
         good = tmp_path / "B" / RESULT
         assert read_evaluation(tmp_path / "B")[0].normalised == score(transcripts_of(PAIRS), "whisper")
         files[good] = good.read_bytes()
-    assert files == {path: path.read_bytes() for path in tmp_path.glob("?/*")}
+    assert files == {path: path.read_bytes() for path in tmp_path.glob("?/*") if path.is_file()}
+
+
+def test_a_last_line_without_its_end_is_told_if_it_is_complete(cli: Callable[..., Completed], tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "A", PAIRS)
+    path = tmp_path / "A" / TRANSCRIPTS
+    content = path.read_bytes()
+    for end, told in ((-2, 0), (-1, 1)):
+        path.write_bytes(content[:end])
+        done = cli("score", "A")
+        assert "has 2 transcripts, but result.json is of 3 utterances" in done.stderr
+        assert done.stderr.count("The last line of A/transcripts.jsonl has no line end and was left out. If it is complete, add") == told
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert cli("score", "A").returncode == 0
 
 
 def test_arguments_that_name_nothing(cli: Callable[..., Completed], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from toolchain.data.datasets import open_data
 from toolchain.models.anchor_model import AnchorModel
 from toolchain.models.loading import load_model
 from toolchain.reports import plots, tables
-from toolchain.reports.savings import incomplete, merged, savings
+from toolchain.reports.savings import merged, reservations, savings
 from toolchain.scenario.points import Curve, Point, pareto, read_curve, write_curve
 from toolchain.scenario.rates import RATES
 from toolchain.scenario.sweep import Sweep, run_all
@@ -334,7 +334,10 @@ def test_curves_of_other_anchors_are_not_mixed() -> None:
         merged([curve(point("a", 100, 0.06)), curve(point("b", 100, 0.06), anchor=0.03)], ["one", "two"])
     once = merged([curve(point("a", 100, 0.06)), curve(point("a", 100, 0.06), point("b", 100, 0.06))])
     assert [each.method for each in once.points] == ["a", "b"]
-    assert incomplete(once) == [f"{name} has 1 points in the WER range; a complete test case has 5." for name in "ab"]
+    limited = reservations(once.model_copy(update={"main": "cer", "left_out": 2}))
+    assert limited[0].startswith("2 recordings of d test-clean could not be transcribed and were left out. The reasons are in ")
+    assert limited[1].startswith("The references of d test-clean have no spaces between words") and limited[2:] == reservations(once)
+    assert reservations(once) == [f"{name} has 1 points in the WER range; a complete test case has 5." for name in "ab"]
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ def _spelling(names: list[str], source: str) -> Spelling:
         )
     inner = [name.removesuffix(FIRST) for name in names if name.endswith(FIRST) and name.removesuffix(FIRST)[-1:] in ("", ".")]
     if len(inner) > 1:
-        raise AsrDeployError(f"{source} contains several models, with the prefixes {listed(sorted(inner))}. Save one of them alone.")
+        prefixes = sorted(filter(None, inner))
+        told = f"with{' no prefix and with' if '' in inner else ''} the prefix{'es' if len(prefixes) > 1 else ''} {listed(prefixes)}"
+        raise AsrDeployError(f"{source} contains several models, {told}. Save one of them alone.")
     if not inner:
         return Spelling()
     prefix = inner[0]

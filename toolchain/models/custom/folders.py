@@ -9,6 +9,7 @@ from toolchain.models.test_cases import CONFIG, HUB, SNAPSHOTS
 from toolchain.models.weight_files import NAMED
 
 BRANCH = Path("refs") / "main"
+VOCABULARY = "vocab.json"  # trainers write the tokenizer's files into some checkpoints only
 ADAPTER = "adapter_config.json"  # of the package peft
 
 
@@ -37,9 +38,10 @@ def model_folder(path: Path) -> Path:
         several = len(inner) > 1
         shown = ", ".join(str(each.relative_to(path)) for each in inner[-NAMED:])
         more = f" and {len(inner) - NAMED} more" if len(inner) > NAMED else ""
+        best = next((each for each in reversed(inner) if (each / VOCABULARY).is_file()), inner[-1])
         raise AsrDeployError(
             f"{path} is not a model, but contains {'models' if several else 'a model'}: {shown}{more}. "
-            f"Give {'one of them, such as ' if several else ''}{inner[-1]}."
+            f"Give {'one of them, such as ' if several else ''}{best}."
         )
     if (path / ADAPTER).is_file():
         raise AsrDeployError(

@@ -1,5 +1,7 @@
 """Read the JSON and TOML files of custom models, and say what lies in their place."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,19 @@ def _check_place(path: Path) -> None:
         raise AsrDeployError(f"{path} is a web page. Download it again, with a link to the file itself.")
 
 
+def _alike(path: Path) -> Iterator[Path]:
+    """Yield the files of this name in folders beside that of ``path`` whose names differ in numbers only: other steps of one training."""
+    own = path.parent.absolute()
+    step = re.escape(own.name)
+    step = re.sub(r"\d+", r"\\d+", step)
+    if step != re.escape(own.name):
+        yield from (each / path.name for each in own.parent.iterdir() if re.fullmatch(step, each.name) and (each / path.name).is_file())
+
+
 def _remedy(path: Path) -> str:
     above = path.parent.absolute().parent / path.name
     if above.is_file():
         return f"Copy {above} and the other files of the tokenizer there."
+    if alike := sorted(_alike(path)):
+        return f"Copy {alike[-1]} and the other files of the tokenizer there."
     return "Give a Hugging Face folder of a CTC model with its tokenizer."

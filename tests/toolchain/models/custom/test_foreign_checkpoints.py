@@ -166,6 +166,7 @@ def test_weights_of_another_precision_are_said(kind: torch.dtype, described: Pat
         (lambda state: in_hugging_faces_names(state) | {"wav2vec2.adapter.x": torch.ones(1)}, "wav2vec2.adapter.x is unknown"),
         (lambda state: prefixed("module.", {key: each for key, each in state.items() if key != "aux.bias"}), "module.aux.bias is missing"),
         (lambda state: prefixed("student.", state) | prefixed("teacher.", state), "contains several models, with the prefixes “student.”"),
+        (lambda state: prefixed("module.", state) | state, "several models, with no prefix and with the prefix “module.”."),
         (lambda state: {"model": state, "state_dict": state}, "contains several sets of weights: “state_dict”, “model”"),
         (lambda state: prefixed("m.", state) | {"m._orig_mod.aux.bias": state["aux.bias"]}, "the same weight twice"),
         (lambda state: {**state, "aux.weight": state["aux.weight"].to(torch.int8)}, "aux.weight is of type int8"),
@@ -177,7 +178,7 @@ def test_weights_of_another_precision_are_said(kind: torch.dtype, described: Pat
             "contains Python objects (argparse.Namespace) besides tensors, and reading those could run code from the file. Save",
         ),
     ],
-    ids=range(12),
+    ids=range(13),
 )  # fmt: skip
 def test_what_is_foreign_is_refused_by_its_name(wrap: Callable[[State], Any], sentence: str, described: Path) -> None:
     torch.save(wrap(bundled()), described.with_suffix(".pt"))

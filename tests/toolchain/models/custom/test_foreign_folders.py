@@ -83,8 +83,12 @@ def test_the_folder_above_checkpoints_names_them(folder: Path, tmp_path: Path, c
     )
     assert sentence in refused(str(above))
     assert sentence in complaint(cli("evaluate", above, "-o", "results"))
+    for number in (500, 1500, 2000):
+        (above / f"checkpoint-{number}" / "vocab.json").unlink()
+    assert f"Give one of them, such as {above}/checkpoint-1000." in refused(str(above))
+    shutil.copytree(folder, above / "another")
+    assert f"Copy {above}/checkpoint-1000/vocab.json and the other files of the tokenizer there." in refused(str(above / "checkpoint-500"))
     shutil.copy(folder / "vocab.json", above)
-    (above / "checkpoint-500" / "vocab.json").unlink()
     assert f"Copy {above / 'vocab.json'} and the other files of the tokenizer there" in refused(str(above / "checkpoint-500"))
 
 
