@@ -95,8 +95,8 @@ BENCHMARKS = (
         name="long_recordings",
         title="Long recordings",
         measures=(
-            "WER and speed of [windows](evaluation.md#long-recordings) on joined speech, and speed and memory of `asrdeploy transcribe` on one "
-            "long recording."
+            "WER and speed of [windows](evaluation.md#long-recordings) on joined speech, and speed and memory of `asrdeploy transcribe` on "
+            "one long recording."
         ),
         baseline="the same speech as short recordings, one for each utterance",
         quick=("--minutes", "10", "--windows", "10/2,20/2,30/4", "--artifacts", "onnx:fp32,onnx:int8-full+conv8"),
