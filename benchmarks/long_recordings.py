@@ -6,11 +6,13 @@ The model is the bundled one on one thread, and the speech is bundled.
 
 Windows (seconds of window/overlap) run on recordings of about two minutes, which hold the utterances of dev-clean in several random orders.
 Defaults are chosen from these figures, so that test-clean is left for reports. "WER" counts errors against the references, "changed"
-those against the transcript of the whole recording. The baseline runs the utterances one by one. Times are those of the model only.
+those against the transcript of the whole recording. The baseline runs the utterances one by one. Times are those of the
+model only.
 
 The hour is test-clean, repeated: once as a file for each utterance, which is the baseline, once as a file for every ten seconds, and once
-as a single file. `asrdeploy transcribe --format json` runs on one of them in a process of its own. Its time begins before the model is
-loaded and ends with the output, and its memory is the peak of the process.
+as a single file. `asrdeploy transcribe --format json` runs on one of them in a process of its own, from its start to its end. Its memory
+is the peak of the process. Speeds are those per second of processor time: the model runs on one thread, and other work on the machine
+changes processor time less than time.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -31,7 +33,7 @@ import numpy as np
 import soundfile
 from rich.console import Console
 
-from benchmarks.common import REPOSITORY, Figures, Row, arguments_of, in_turn, ratio_of, report, run, timed
+from benchmarks.common import REPOSITORY, Figures, Row, arguments_of, in_turn, ratio_of, report, run
 from device_runner.artifact import Artifact
 from device_runner.audio import read_audio
 from device_runner.engines import Waveform
@@ -40,8 +42,6 @@ from device_runner.facts import high_water_mark
 from toolchain.accuracy.metrics import count_errors
 from toolchain.accuracy.transcriber import Transcriber, as_transcriber
 from toolchain.data.datasets import open_data
-from toolchain.models.loading import load_model
-from toolchain.scenario.exporting import export_model
 
 SHORT, TENS, LONG, WHOLE = "short recordings", "recordings of 10 s", "one recording", "whole recordings"
 RATE = 16_000
@@ -71,6 +71,9 @@ def joined(recordings: Sequence[Recording]) -> Recording:
 
 def exported(name: str, folder: Path, **options: float) -> Artifact:
     """Export the bundled model as ``FORMAT:SCHEME``."""
+    from toolchain.models.loading import load_model  # here, so that PyTorch is not in the memory that is measured
+    from toolchain.scenario.exporting import export_model
+
     format_name, _, scheme = name.partition(":")
     with Console(stderr=True).status(f"exporting {name}"):
         return export_model(load_model("0"), folder / name.replace(":", "-"), format=format_name, quant=scheme, **options)[0]
@@ -104,11 +107,13 @@ def measure_windows(transcriber: Transcriber, windows: dict[str, tuple[float, fl
     ways: dict[str, tuple[Transcriber, list[Recording]]] = {SHORT: (transcriber, short), WHOLE: (transcriber, long)}
     ways |= {f"windows of {name} s": (transcriber.windowed(*each), long) for name, each in windows.items()}
 
-    def transcribe(way: tuple[Transcriber, list[Recording]]) -> list[str]:
-        return [way[0].transcribe(each.samples) for each in way[1]]
+    texts: dict[str, list[str]] = {}
 
-    texts = {name: transcribe(way) for name, way in ways.items()}
-    seconds = in_turn({name: timed(partial(transcribe, way)) for name, way in ways.items()}, rounds)
+    def transcribe(name: str) -> None:
+        used, recordings = ways[name]
+        texts[name] = [used.transcribe(each.samples) for each in recordings]
+
+    seconds = in_turn({name: cpu_seconds(partial(transcribe, name)) for name in ways}, rounds)
     audio = sum(each.samples.size for each in long) / RATE
     group = f"{transcriber.case.name}, onnx fp32, {audio / 60:.0f} min of speech in {len(long)} recordings"
     for name, (_, recordings) in ways.items():
@@ -119,8 +124,19 @@ def measure_windows(transcriber: Transcriber, windows: dict[str, tuple[float, fl
         yield speed_row(row, audio, seconds[name], seconds[SHORT])
 
 
+def cpu_seconds(function: Callable[[], object]) -> Callable[[], float]:
+    """Return a function that calls another one and returns the processor time of this process that it took, in seconds."""
+
+    def seconds() -> float:
+        started = time.process_time()
+        function()
+        return time.process_time() - started
+
+    return seconds
+
+
 def speed_row(row: "partial[Row]", audio: float, own: Sequence[float], base: Sequence[float]) -> Row:
-    """Return the row of a speed: seconds of audio per second, and its ratio to the baseline."""
+    """Return the row of a speed: seconds of audio per second of processor time, and its ratio to the baseline."""
     ratio, spread = ratio_of(base, own)
     return row(measure="speed", value=audio / median(own), unit="audio s/s", better="more", ratio=ratio, spread=spread)
 
@@ -179,20 +195,19 @@ def transcribe_here(artifact: str, folder: str) -> dict[str, float]:
 
     sys.argv = ["asrdeploy", "transcribe", artifact, folder, "--format", "json"]
     with tempfile.TemporaryFile("w") as output, contextlib.redirect_stdout(output):
-        started = time.perf_counter()
         try:
             asrdeploy()
         except SystemExit as ending:
             if ending.code:
                 raise
-        return {"seconds": time.perf_counter() - started, "peak_bytes": high_water_mark()}
+    return {"seconds": time.process_time(), "peak_bytes": high_water_mark()}
 
 
 def options_of() -> argparse.Namespace:
     """Read the command line. ``--way`` is internal: it names artifact and recordings for a separate process."""
     parser = arguments_of(__doc__, rounds=3)
     parser.add_argument("--windows", default=WINDOWS, help="windows and overlaps in seconds, separated by commas")
-    parser.add_argument("--orders", type=int, default=4, help="number of random orders of dev-clean")
+    parser.add_argument("--orders", type=int, default=4, help="number of random orders of dev-clean; 0 leaves the windows out")
     parser.add_argument("--minutes", type=float, default=60.0, help="length of the long recording")
     parser.add_argument("--artifacts", default=ARTIFACTS, help="artifacts for the long recording, FORMAT:SCHEME, separated by commas")
     parser.add_argument("--way", nargs=2, help=argparse.SUPPRESS)
@@ -209,7 +224,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         unlimited = as_transcriber(exported("onnx:fp32", folder / "unlimited", max_seconds=LONGEST))
-        rows = list(measure_windows(unlimited, windows, options.orders, options.rounds))
+        rows = list(measure_windows(unlimited, windows, options.orders, options.rounds)) if options.orders else []
         (folder / "speech").mkdir()
         audio = write_hour(folder / "speech", 60 * options.minutes)
         for each in options.artifacts.split(","):

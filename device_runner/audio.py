@@ -143,7 +143,7 @@ def resample(samples: npt.NDArray[np.float32], rate: int, sample_rate: int, sour
     # Blocks begin where a sample of one rate meets one of the other. The margins are wider than the filter (6 zero crossings).
     common = math.gcd(rate, sample_rate)
     step, wide = rate // common, sample_rate // common
-    block, margin = int(BLOCK * rate) // step, -(-7 * step // min(step, wide)) // step + 1
+    block, margin = max(1, int(BLOCK * rate) // step), -(-7 * step // min(step, wide)) // step + 1
     resampled = np.empty(math.ceil(wide * samples.size / step), np.float32)
     for first in range(0, -(-samples.size // step), block):
         begin = max(0, first - margin)

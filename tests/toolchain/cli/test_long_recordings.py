@@ -29,8 +29,8 @@ NOTICE = "asrdeploy: Recordings longer than"
 @pytest.fixture(scope="module")
 def minutes(test_clean: DataSet) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
     """Three minutes of speech, and when each utterance begins and ends."""
-    chosen = [each for each in test_clean.utterances if each.id.endswith(("2", "5", "7"))]
-    return joined(chosen, [0.75] * len(chosen))
+    chosen = [each for each in test_clean.utterances if each.id.endswith(("0", "2", "4", "6", "8"))]
+    return joined(chosen, [0.3] * len(chosen))
 
 
 def borders(samples: int, window: float, overlap: float) -> list[float]:
@@ -48,19 +48,21 @@ def test_words_of_three_minutes_lie_where_they_are_said_also_at_the_borders_of_w
     soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
     words = json.loads(cli("transcribe", tiny_fp32.folder, "long.wav", "--format", "json", "--window", 8, "--overlap", 2).stdout)["words"]
     assert all(before["end"] <= after["start"] for before, after in pairwise(words))
-    right = wrong = 0
-    for reference, start, end in known:
-        inside = [each for each in words if start - TOLERANCE <= each["start"] and each["end"] <= end + TOLERANCE]
-        good = [each["text"] for each in inside] == reference.split()
-        right, wrong = right + good, wrong + (not good)
-        if good:
-            assert abs(inside[0]["start"] - start) <= TOLERANCE and abs(inside[-1]["end"] - end) <= TOLERANCE
-    assert wrong <= 0.1 * right  # the model also errs on single utterances
-    cut = [each for each in known if any(each[1] < border < each[2] for border in borders(samples.size, 8, 2))]
+    cut = {each for each in known if any(each[1] < border < each[2] for border in borders(samples.size, 8, 2))}
     assert len(cut) > 8
+    for utterances in (known, sorted(cut)):
+        placed = 0
+        for reference, start, end in utterances:
+            inside = [each for each in words if start - TOLERANCE <= each["start"] and each["end"] <= end + TOLERANCE]
+            if len(inside) == len(reference.split()):
+                placed += 1
+                assert abs(inside[0]["start"] - start) <= TOLERANCE and abs(inside[-1]["end"] - end) <= TOLERANCE
+        assert placed >= 0.9 * len(utterances)  # the model drops a word or a separator here and there, also in single utterances
 
 
-def test_an_hour_long_way_in_short_to_srt(cli: Command, tiny_fp32: Artifact, minutes: tuple[np.ndarray, list], tmp_path: Path) -> None:
+def test_a_long_recording_becomes_subtitles_up_to_its_end(
+    cli: Command, tiny_fp32: Artifact, minutes: tuple[np.ndarray, list], tmp_path: Path
+) -> None:
     soundfile.write(tmp_path / "long.flac", minutes[0], RATE)
     say_once.cache_clear()
     done = cli("transcribe", tiny_fp32.folder, "long.flac", "--format", "srt", "-o", "long.srt")
@@ -68,14 +70,14 @@ def test_an_hour_long_way_in_short_to_srt(cli: Command, tiny_fp32: Artifact, min
     assert done.stderr.count(NOTICE) == 1 and len(done.stderr.splitlines()) == 1
     cues = (tmp_path / "long.srt").read_text().strip().split("\n\n")
     assert [each.splitlines()[0] for each in cues] == [str(number) for number in range(1, len(cues) + 1)]
-    assert cues[-1].splitlines()[1].startswith("00:02:") or cues[-1].splitlines()[1].startswith("00:03:")
+    assert cues[-1].splitlines()[1].startswith("00:03:")
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--window", "0"), "--window 0 is too short"),
-        (("--window", "-5"), "--window -5 is too short"),
+        (("--window", "0"), "--window 0 is not a length of time"),
+        (("--window", "-5"), "--window -5 is not a length of time"),
         (("--window", "nan"), "--window nan is not a length of time"),
         (("--window", "inf"), "--window inf is not a length of time"),
         (("--window", "0.01"), "--window 0.01 is too short"),
@@ -123,7 +125,7 @@ def test_a_channel_is_chosen_and_windows_apply_to_it(
         assert heard[-1] == windowed.transcribe(sound[:length]).strip()
         assert (tmp_path / f"out-{channel}" / RESULT).is_file()
     assert heard[0] != heard[1] and all(len(each.split()) > 10 for each in heard)
-    other = complaint(cli("evaluate", tiny_fp32.folder, "--data", "calls", "--channel", 1, "--window", 5, "-o", "out-1"))
+    other = complaint(cli("evaluate", tiny_fp32.folder, "--data", "calls", "--channel", 1, "--window", 5, "-o", "out-1"), alone=False)
     assert "other windows" in other
 
 
