@@ -132,12 +132,13 @@ def test_a_channel_is_chosen_and_windows_apply_to_it(
 def test_a_terminal_shows_the_share_that_is_done_and_the_time_left(
     cli: Command, tiny_fp32: Artifact, minutes: tuple[np.ndarray, list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soundfile.write(tmp_path / "long.flac", minutes[0], RATE)
+    samples = minutes[0][: 64 * RATE]
+    soundfile.write(tmp_path / "long.flac", samples, RATE)
     plain = cli("transcribe", tiny_fp32.folder, "long.flac")
     assert "%" not in plain.stderr
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     done = cli("transcribe", tiny_fp32.folder, "long.flac")
     assert done.returncode == 0 and done.stdout == plain.stdout
-    assert f"long.flac (1/1): {minutes[0].size / RATE / 60:.1f} min of audio" in done.stderr
+    assert f"long.flac (1/1): 1.1 min of audio" in done.stderr
     assert "100%" in done.stderr
