@@ -10,8 +10,10 @@ from device_runner.windows import OnWindow, WindowedEngine, Windows
 if TYPE_CHECKING:
     from toolchain.accuracy.transcriber import Transcriber
 
-WINDOW, OVERLAP = 30.0, 4.0  # seconds
-WHOLE = 60.0  # seconds up to which recordings stay whole where windows are chosen automatically
+# Seconds, chosen on dev-clean with `python -m benchmarks.long_recordings`: longer windows are slower and err no less.
+WINDOW, OVERLAP = 10.0, 2.0
+# Seconds up to which recordings stay whole where windows are chosen automatically: what artifacts accept unless told otherwise.
+WHOLE = 35.0
 
 
 def windowed(

@@ -69,17 +69,17 @@ def test_a_run_with_windows_is_another_run(transcriber: Transcriber, test_clean:
     assert "window" not in run_settings(transcriber, test_clean, None)
 
 
-def test_only_recordings_over_a_minute_are_divided_unless_asked(
+def test_only_recordings_over_35_seconds_are_divided_unless_asked(
     unlimited: Transcriber, joined: tuple[np.ndarray, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     say_once.cache_clear()
-    automatic, minute = windowed_if_long(unlimited), joined[0][:960_000]
-    np.testing.assert_array_equal(automatic.logits(minute), unlimited.logits(minute))
+    automatic, short = windowed_if_long(unlimited), joined[0][:560_000]
+    np.testing.assert_array_equal(automatic.logits(short), unlimited.logits(short))
     assert not caplog.records
     for _ in range(2):
         automatic.logits(joined[0])
     assert [each.getMessage() for each in caplog.records] == [
-        "Recordings longer than 60 s are transcribed in windows of 30 s that overlap by 4 s. Choose others with --window and --overlap."
+        "Recordings longer than 35 s are transcribed in windows of 10 s that overlap by 2 s. Choose others with --window and --overlap."
     ]
 
 

@@ -140,5 +140,5 @@ def test_a_terminal_shows_the_share_that_is_done_and_the_time_left(
     monkeypatch.setenv("COLUMNS", "120")
     done = cli("transcribe", tiny_fp32.folder, "long.flac")
     assert done.returncode == 0 and done.stdout == plain.stdout
-    assert f"long.flac (1/1): 1.1 min of audio" in done.stderr
+    assert "long.flac (1/1): 1.1 min of audio" in done.stderr
     assert "100%" in done.stderr
