@@ -99,7 +99,7 @@ BENCHMARKS = (
             "one long recording."
         ),
         baseline="the same speech as short recordings, one for each utterance",
-        quick=("--minutes", "10", "--windows", "10/2,20/2,30/4", "--artifacts", "onnx:fp32,onnx:int8-full+conv8"),
+        quick=("--rounds", "1", "--orders", "2", "--minutes", "10", "--windows", "10/2,30/4", "--artifacts", "onnx:fp32"),
         plot=("speed", ""),
     ),
     Benchmark(

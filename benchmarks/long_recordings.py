@@ -47,7 +47,7 @@ SHORT, TENS, LONG, WHOLE = "short recordings", "recordings of 10 s", "one record
 RATE = 16_000
 PARTS = 2  # recordings in which a random order of dev-clean is joined, so that a whole one fits into memory
 LONGEST = 300.0  # seconds that the artifact accepts whole
-WINDOWS = "5/1,10/1,10/2,15/1,15/2,20/1,20/2,20/4,30/2,30/4,30/8"
+WINDOWS = "5/1,10/1,10/2,20/1,20/2,20/4,30/2,30/4,30/8"
 ARTIFACTS = "onnx:fp32,onnx:int8,onnx:int8-full+conv8,executorch:fp32,executorch:int8-full"
 
 
