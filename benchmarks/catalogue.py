@@ -99,7 +99,7 @@ BENCHMARKS = (
             "one long recording."
         ),
         baseline="the same speech as short recordings, one for each utterance",
-        quick=("--rounds", "1", "--orders", "2", "--minutes", "10", "--windows", "10/2,30/4", "--artifacts", "onnx:fp32"),
+        quick=("--rounds", "1", "--orders", "2", "--minutes", "10", "--windows", "10/1,30/4", "--artifacts", "onnx:fp32"),
         plot=("speed", ""),
     ),
     Benchmark(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from toolchain.accuracy.transcriber import Transcriber
 
 # Seconds, chosen on dev-clean with `python -m benchmarks.long_recordings`: longer windows are slower and err no less.
-WINDOW, OVERLAP = 10.0, 2.0
+WINDOW, OVERLAP = 10.0, 1.0
 # Seconds up to which recordings stay whole where windows are chosen automatically: what artifacts accept unless told otherwise.
 WHOLE = 35.0
 

@@ -192,7 +192,7 @@ class Transcriber:
         The logits of the windows are joined at the centres of the overlaps. Recordings that fit into a window stay whole.
 
         Example:
-            >>> asrdeploy.load("artifacts/tiny").windowed(10, 2).transcribe(hour, 16_000)  # doctest: +SKIP
+            >>> asrdeploy.load("artifacts/tiny").windowed(10, 1).transcribe(hour, 16_000)  # doctest: +SKIP
             'SEVEN TWO NINE …'
 
         Args:

@@ -221,7 +221,7 @@ OverlapOption = Annotated[
     typer.Option(
         "--overlap",
         metavar="SECONDS",
-        help="Overlap of the windows (default: 2, at most a quarter of the window).",
+        help="Overlap of the windows (default: 1, at most a quarter of the window).",
         rich_help_panel=RUNNING,
     ),
 ]

@@ -79,7 +79,7 @@ def test_only_recordings_over_35_seconds_are_divided_unless_asked(
     for _ in range(2):
         automatic.logits(joined[0])
     assert [each.getMessage() for each in caplog.records] == [
-        "Recordings longer than 35 s are transcribed in windows of 10 s that overlap by 2 s. Choose others with --window and --overlap."
+        "Recordings longer than 35 s are transcribed in windows of 10 s that overlap by 1 s. Choose others with --window and --overlap."
     ]
 
 
