@@ -92,6 +92,17 @@ BENCHMARKS = (
         plot=("3 s of audio", ""),
     ),
     Benchmark(
+        name="long_recordings",
+        title="Long recordings",
+        measures=(
+            "WER and speed of [windows](evaluation.md#long-recordings) on joined speech, and speed and memory of `asrdeploy transcribe` on "
+            "one long recording."
+        ),
+        baseline="the same speech as short recordings, one for each utterance",
+        quick=("--rounds", "1", "--orders", "2", "--minutes", "10", "--windows", "10/1,30/4", "--artifacts", "onnx:fp32"),
+        plot=("speed", ""),
+    ),
+    Benchmark(
         name="updates",
         title="Updates after a fine-tuning",
         measures="Size of an update and of the full bitstream, and the WER of both.",

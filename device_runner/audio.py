@@ -15,6 +15,9 @@ from device_runner.waveforms import remark
 # The resampling kernel has about as many elements as the product of both reduced rates: 441 * 160 for 44.1 to 16 kHz. A rate
 # such as 44101 Hz, which usually comes from a damaged header, would take gigabytes.
 LARGEST_REDUCED_RATE = 4_000
+# Longer waveforms are resampled in blocks: torchaudio needs several times their size. Utterances of test sets stay whole, so that
+# they are resampled to the last bit as in the scenario's script.
+BLOCK = 60.0  # seconds
 
 # Seconds behind the end that a header states which are worth a remark: fewer may be padding.
 UNREAD = 0.1
@@ -140,5 +143,20 @@ def resample(samples: npt.NDArray[np.float32], rate: int, sample_rate: int, sour
     import torch
     import torchaudio.functional
 
-    resampled: npt.NDArray[np.float32] = torchaudio.functional.resample(torch.from_numpy(samples), rate, sample_rate).numpy()
+    def whole(part: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = torchaudio.functional.resample(torch.from_numpy(part), rate, sample_rate).numpy()
+        return found
+
+    if samples.size <= 2 * BLOCK * rate:
+        return whole(samples)
+    # Blocks begin where a sample of one rate meets one of the other. The margins are wider than the filter (6 zero crossings).
+    common = math.gcd(rate, sample_rate)
+    step, wide = rate // common, sample_rate // common
+    block, margin = max(1, int(BLOCK * rate) // step), -(-7 * step // min(step, wide)) // step + 1
+    resampled = np.empty(math.ceil(wide * samples.size / step), np.float32)
+    for first in range(0, -(-samples.size // step), block):
+        begin = max(0, first - margin)
+        part = whole(samples[begin * step : (first + block + margin) * step])
+        kept = resampled[first * wide : (first + block) * wide]
+        kept[:] = part[(first - begin) * wide :][: kept.size]
     return resampled

@@ -63,7 +63,8 @@ def remark(samples: npt.NDArray[np.float32]) -> str | None:
             f"has samples as large as {peak:.6g}, while full scale is 1. They are probably {bits}-bit integers stored as floats: "
             f"divide them by {1 << bits - 1}."
         )
-    share = float(np.mean(np.abs(samples) >= 0.99 * peak))
+    limit = np.float32(0.99 * peak)  # two comparisons, because the magnitudes of an hour would be another waveform in memory
+    share = (np.count_nonzero(samples >= limit) + np.count_nonzero(samples <= -limit)) / samples.size
     if peak >= CLIPPED_PEAK and share >= CLIPPED_SHARE:
         return f"is clipped: {share:.0%} of its samples are at the limit. Record it again at a lower level."
     return None

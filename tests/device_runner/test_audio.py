@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_runner.audio import CheckedAudio, check_audio, read_audio, read_checked
+from device_runner.audio import CheckedAudio, check_audio, read_audio, read_checked, resample
 from device_runner.errors import AsrDeployError
 from device_runner.files import sha256_of
 
@@ -70,6 +70,14 @@ def test_other_rates_are_resampled_as_by_the_scenarios_script(tmp_path: Path, ra
     samples = read_audio(path, 16_000)
     assert samples.dtype == np.float32
     np.testing.assert_array_equal(samples, expected)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 47_952, 48_000])
+@pytest.mark.parametrize("samples", [4_000, 3_528, 3_001])
+def test_long_waveforms_are_resampled_in_blocks_as_if_whole(monkeypatch: pytest.MonkeyPatch, rate: int, samples: int) -> None:
+    expected = resample(SPEECH[:samples], rate, 16_000)
+    monkeypatch.setattr("device_runner.audio.BLOCK", 0.02)
+    np.testing.assert_allclose(resample(SPEECH[:samples], rate, 16_000), expected, atol=1e-6)
 
 
 def test_without_torchaudio_the_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

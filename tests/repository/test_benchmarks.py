@@ -20,14 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from benchmarks import codecs, comparing, page, results, startup
+from benchmarks import codecs, comparing, long_recordings, page, results, startup
 from benchmarks.catalogue import BENCHMARKS, Benchmark, find
 from benchmarks.common import Figures, Row, groups, in_turn, number, ratio_of, timing_rows
 from benchmarks.results import STORED, Machine, OtherWork, Stored, path_of, read, write
 from benchmarks.running import is_done, run_all, run_one
+from device_runner.artifact import Artifact
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_json
 from tests.helpers import REPOSITORY, hears_ctrl_c
+from toolchain.accuracy.transcriber import open_transcriber
 
 COMMIT = "0123456789ab"
 KNOWN = {each.name: each for each in BENCHMARKS}
@@ -230,6 +232,20 @@ def test_codecs_are_measured_on_weights_of_any_size() -> None:
     assert set(found) == set(product(choices, ("rate", "SNR", "gap", "encode", "decode")))
     assert found["fp16", "encode"].ratio == 1 and found["fp16", "SNR"].value > found["uniform-4", "SNR"].value > 0
     assert found["fp16", "rate"].value > 16 > found["uniform-4", "rate"].value
+
+
+def test_long_recordings_are_measured_as_files_and_in_windows(tiny_fp32: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "speech").mkdir()
+    audio = long_recordings.write_hour(tmp_path / "speech", 61.0)
+    rows = list(long_recordings.measure_hour(tiny_fp32, tmp_path / "speech", audio, rounds=1))
+    assert audio >= 61 and [row.ratio for row in rows[:2]] == [1.0, 1.0]
+    assert {row.what for row in rows} == {long_recordings.SHORT, long_recordings.TENS, long_recordings.LONG}
+    few = long_recordings.utterances_of("dev-clean")[:16]
+    monkeypatch.setattr(long_recordings, "utterances_of", lambda split: few)
+    found = list(long_recordings.measure_windows(open_transcriber(tiny_fp32.folder), {"5/1": (5.0, 1.0)}, orders=1, rounds=1))
+    assert {(row.what, row.measure) for row in found} >= {("windows of 5/1 s", "changed"), (long_recordings.WHOLE, "WER")}
+    with pytest.raises(AsrDeployError, match=r"--windows 10: write WINDOW/OVERLAP in seconds"):
+        long_recordings.windows_of("10")
 
 
 # Comparing

@@ -10,8 +10,10 @@ from device_runner.windows import OnWindow, WindowedEngine, Windows
 if TYPE_CHECKING:
     from toolchain.accuracy.transcriber import Transcriber
 
-WINDOW, OVERLAP = 30.0, 4.0  # seconds
-WHOLE = 60.0  # seconds up to which recordings stay whole where windows are chosen automatically
+# Seconds, chosen on dev-clean with `python -m benchmarks.long_recordings`: longer windows are slower and err no less.
+WINDOW, OVERLAP = 10.0, 1.0
+# Seconds up to which recordings stay whole where windows are chosen automatically: what artifacts accept unless told otherwise.
+WHOLE = 35.0
 
 
 def windowed(
@@ -55,9 +57,11 @@ def _windows(transcriber: "Transcriber", window: float, overlap: float) -> Windo
     """Return windows given in seconds, in samples of the transcriber."""
     if transcriber.windows is not None:
         raise AsrDeployError(f"{transcriber.configuration} has windows already. Use the transcriber without windows.")
-    for option, value in (("--window", window), ("--overlap", overlap)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise AsrDeployError(f"{option} {value} is not a length of time. Give seconds, for example {WINDOW:g}.")
+    for option, value, example in (("--window", window, WINDOW), ("--overlap", overlap, OVERLAP)):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < 0 or (value == 0 and option == "--window"):
+            given = f"{value:g}" if isinstance(value, float) else value
+            raise AsrDeployError(f"{option} {given} is not a length of time. Give seconds, for example {example:g}.")
     rate, longest = transcriber.sample_rate, transcriber.maximum_samples
     if longest is not None and round(window * rate) > longest:
         raise AsrDeployError(

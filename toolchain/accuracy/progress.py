@@ -7,7 +7,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from device_runner.terminal import PlainConsole, plain_column
 from device_runner.transcripts import Timing, Transcript
@@ -87,21 +87,39 @@ def checking_progress(recordings: int) -> Iterator[OnChecked]:
 LONG_RECORDING = 60.0  # seconds of audio
 
 
-@contextmanager
-def long_recording(name: str, seconds: float) -> Iterator[None]:
-    """Show on a terminal that a long recording is transcribed, and since when; the line disappears at the end.
+class LongRecordings:
+    """Shows on a terminal how much of a long recording is transcribed, and the time left. The line disappears at its end.
 
-    Args:
-        name: What is shown.
-        seconds: Duration of the recording.
+    A recording that runs whole shows only since when it is transcribed.
     """
-    console = PlainConsole(stderr=True)
-    columns = (SpinnerColumn(), plain_column("{task.description}"), TimeElapsedColumn())
-    # Standard output stays as it is: rich would send it to standard error, and a pipe would get nothing.
-    hidden = seconds < LONG_RECORDING or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bars:
-        bars.add_task(f"{name}: {seconds / 60:.1f} min of audio", total=None)
-        yield
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+
+    @contextmanager
+    def recording(self, name: str, seconds: float) -> Iterator[None]:
+        """Show a recording until the block ends.
+
+        Args:
+            name: What is shown.
+            seconds: Duration of the recording.
+        """
+        console = PlainConsole(stderr=True)
+        columns = (plain_column("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        # Standard output stays as it is: rich would send it to standard error, and a pipe would get nothing.
+        hidden = seconds < LONG_RECORDING or not console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as self._bars:
+            self._bars.add_task(f"{name}: {seconds / 60:.1f} min of audio", total=None)
+            try:
+                yield
+            finally:
+                self._bars = None
+
+    def __call__(self, done: float, total: float) -> None:
+        """Show that a recording is transcribed up to a time; see ``device_runner.windows.OnWindow``."""
+        if self._bars is not None:
+            for task in self._bars.task_ids:
+                self._bars.update(task, completed=done, total=total)
 
 
 @contextmanager

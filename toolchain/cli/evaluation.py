@@ -93,7 +93,6 @@ def transcribe(
 
     Example: asrdeploy transcribe DIGITS_ASR_TINY recording.wav --format srt -o recording.srt
     """
-    from toolchain.accuracy.long_recordings import windowed_if_long
     from toolchain.accuracy.transcriber import open_transcriber
     from toolchain.cli.inputs import open_sources, several
     from toolchain.cli.transcription import Destination, Stopped, Transcription
@@ -110,7 +109,7 @@ def transcribe(
                 artifact = _artifact_for(name, device, weights)
                 transcription.run_on(open_chosen(device, via, adb, apk, complain), artifact, threads)
             else:
-                transcription.run_here(windowed_if_long(open_transcriber(name, weights=weights, threads=threads), window, overlap))
+                transcription.run_here(open_transcriber(name, weights=weights, threads=threads), window, overlap)
     except KeyboardInterrupt as ending:
         raise Stopped("Interrupted. Nothing was transcribed." if transcription is None else transcription.ended) from ending
     finally:  # also after Ctrl-C or when a device failed: what was transcribed is not lost

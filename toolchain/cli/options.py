@@ -218,7 +218,12 @@ WindowOption = Annotated[
 ]
 OverlapOption = Annotated[
     float | None,
-    typer.Option("--overlap", metavar="SECONDS", help="Overlap of the windows (default: 4).", rich_help_panel=RUNNING),
+    typer.Option(
+        "--overlap",
+        metavar="SECONDS",
+        help="Overlap of the windows (default: 1, at most a quarter of the window).",
+        rich_help_panel=RUNNING,
+    ),
 ]
 EngineOption = Annotated[
     str,

@@ -151,14 +151,26 @@ class Transcription:
             for number, source in enumerate(self.sources)
         ]
 
-    def run_here(self, transcriber: "Transcriber") -> None:
-        """Transcribe the recordings on this machine. A bar on a terminal shows the progress of long ones."""
-        from toolchain.accuracy.progress import long_recording
+    def run_here(self, transcriber: "Transcriber", window: float | None = None, overlap: float | None = None) -> None:
+        """Transcribe the recordings on this machine. A bar on a terminal shows the progress of long ones.
 
+        Args:
+            transcriber: What transcribes.
+            window: Length of the windows in seconds; see ``long_recordings.windowed_if_long``.
+            overlap: Overlap of the windows in seconds.
+
+        Raises:
+            AsrDeployError: The windows do not fit the model.
+        """
+        from toolchain.accuracy.long_recordings import windowed_if_long
+        from toolchain.accuracy.progress import LongRecordings
+
+        progress = LongRecordings()
+        transcriber = windowed_if_long(transcriber, window, overlap, progress)
         for number, waveform in self._waveforms(transcriber.needs):
             file = str(self.sources[number].name)
             try:
-                with long_recording(f"{shown(file)} ({number + 1}/{len(self.sources)})", len(waveform) / transcriber.sample_rate):
+                with progress.recording(f"{shown(file)} ({number + 1}/{len(self.sources)})", len(waveform) / transcriber.sample_rate):
                     if self._format == "text":
                         spoken = TimedText(file, transcriber.transcribe(waveform))
                     else:

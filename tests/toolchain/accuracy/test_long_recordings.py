@@ -1,5 +1,6 @@
 """Long recordings: windows give the transcript of the whole, in every kind of worker, and bad windows are refused."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import soundfile
 
 from device_runner.artifact import Artifact
 from device_runner.audio import read_audio
+from device_runner.engines import open_engine
 from device_runner.errors import AsrDeployError, say_once
 from device_runner.labels import select_labels
 from tests.toolchain.accuracy.evaluation_parts import transcripts
@@ -67,17 +69,17 @@ def test_a_run_with_windows_is_another_run(transcriber: Transcriber, test_clean:
     assert "window" not in run_settings(transcriber, test_clean, None)
 
 
-def test_only_recordings_over_a_minute_are_divided_unless_asked(
+def test_only_recordings_over_35_seconds_are_divided_unless_asked(
     unlimited: Transcriber, joined: tuple[np.ndarray, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     say_once.cache_clear()
-    automatic, minute = windowed_if_long(unlimited), joined[0][:960_000]
-    np.testing.assert_array_equal(automatic.logits(minute), unlimited.logits(minute))
+    automatic, short = windowed_if_long(unlimited), joined[0][:560_000]
+    np.testing.assert_array_equal(automatic.logits(short), unlimited.logits(short))
     assert not caplog.records
     for _ in range(2):
         automatic.logits(joined[0])
     assert [each.getMessage() for each in caplog.records] == [
-        "Recordings longer than 60 s are transcribed in windows of 30 s that overlap by 4 s. Choose others with --window and --overlap."
+        "Recordings longer than 35 s are transcribed in windows of 10 s that overlap by 1 s. Choose others with --window and --overlap."
     ]
 
 
@@ -106,3 +108,16 @@ def test_an_artifact_with_a_longest_input_transcribes_longer_recordings(transcri
     recording = joined[0][: longest + 160_000]
     frames = len(transcriber.logits(recording[:longest]))
     assert len(automatic.logits(recording)) == frames + 400
+
+
+def test_executorch_transcribes_recordings_beyond_its_upper_bound(
+    exported_once: Callable[..., Artifact], unlimited: Transcriber, joined: tuple[np.ndarray, str]
+) -> None:
+    artifact = exported_once("executorch", "fp32")
+    transcriber = artifact_transcriber(artifact, open_engine(artifact))
+    recording, longest = joined[0][:1_280_000], transcriber.maximum_samples
+    assert longest is not None and recording.size > 2 * longest
+    with pytest.raises(AsrDeployError, match="accepts at most"):
+        transcriber.transcribe(recording)
+    expected = unlimited.windowed(10, 2).logits(recording)
+    np.testing.assert_allclose(transcriber.windowed(10, 2).logits(recording), expected, atol=1e-3)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from device_runner.artifact import Artifact
+from device_runner.audio import read_audio
 from device_runner.errors import AsrDeployError
 from device_runner.transcripts import Timing, Transcript
 from tests.helpers import REPOSITORY, Completed, complaint, run_command
@@ -86,6 +87,17 @@ def test_artifact_and_model_are_heard_as_here(workers: RayWorkers, tiny_int8: Ar
         found = evaluate(open_transcriber(transcriber), few, tmp_path / f"ray{number}", workers=workers)
         assert found.workers == 2
         assert (tmp_path / f"ray{number}" / TRANSCRIPTS).read_bytes() == local(transcriber, few, tmp_path / f"here{number}")
+
+
+def test_a_long_recording_is_divided_there_as_here(workers: RayWorkers, tiny_int8: Artifact, test_clean: DataSet, tmp_path: Path) -> None:
+    import soundfile
+
+    long = tmp_path / "long.wav"
+    soundfile.write(long, np.concatenate([read_audio(each.path, 16_000) for each in test_clean.utterances[:30]]), 16_000)
+    utterances = (Utterance("9-9-0000", long, "ONE"), test_clean.utterances[0])
+    windowed = open_transcriber(str(tiny_int8.folder)).windowed(5, 1)
+    texts = [{each.utterance.id: each.hypothesis for each in where.transcribe(windowed, utterances)} for where in (workers, LocalWorkers())]
+    assert texts[0] == texts[1] and len(texts[0]["9-9-0000"].split()) > 100
 
 
 def test_own_models_are_heard_and_coded_there(workers: RayWorkers, test_clean: DataSet, tmp_path: Path) -> None:
