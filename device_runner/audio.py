@@ -104,7 +104,7 @@ def _checked(path: Path, sample_rate: int | None, shortest: int, longest: int | 
     if longest is not None and count > longest:
         raise AsrDeployError(
             f"{name} lasts {seconds:.2f} s, and the artifact accepts at most {longest / wanted:.2f} s; "
-            "shorten it, or export the model with a larger --max-seconds."
+            "divide it with --window, shorten it, or export the model with a larger --max-seconds."
         )
     peculiar = remark(found.samples)
     if found.unread >= UNREAD:

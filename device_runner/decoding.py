@@ -26,6 +26,7 @@ EXACT_FORMATS = frozenset({"WAV", "WAVEX", "FLAC", "AIFF", "AU", "CAF", "W64", "
 EXACT_ENCODINGS = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
 # Lists of segments round their times. Kaldi accepts as much beyond the end too (--max-overshoot of extract-segments).
 OVERSHOOT = 0.5
+LONGEST_TIME = 1e7  # seconds that a message shows with all digits
 BLOCK = 1 << 18  # frames read at once where a file has several channels or no certain length
 REMEMBERED = 512 << 20  # bytes of decoded files kept for the next segments of the same files
 
@@ -78,8 +79,8 @@ def named(path: Path, part: Part = WHOLE) -> str:
     """Return a recording for messages: the path, and the times of a segment."""
     if not part.is_cut:
         return shown(path)
-    end = "the end" if part.seconds is None else f"{part.start + part.seconds:.2f} s"
-    return f"{shown(path)} from {part.start:.2f} s to {end}"
+    start, end = (f"{each:.2f} s" if each < LONGEST_TIME else f"{each:g} s" for each in (part.start, part.start + (part.seconds or 0)))
+    return f"{shown(path)} from {start} to {'the end' if part.seconds is None else end}"
 
 
 def decode(path: Path, part: Part = WHOLE) -> Decoded:
@@ -168,7 +169,9 @@ def _channel(file: soundfile.SoundFile, path: Path, channel: int | None) -> int:
             f"(1 to {file.channels})."
         )
     if channel is not None and not 0 <= channel < file.channels:
-        raise AsrDeployError(f"{shown(path)} has no channel {channel + 1}; it has {file.channels}, which --channel counts from 1.")
+        raise AsrDeployError(
+            f"{shown(path)} has no channel {channel + 1}: it has {file.channels}. --channel counts from 1, Kaldi's segments from 0."
+        )
     return channel or 0
 
 
@@ -212,7 +215,7 @@ def _limits(path: Path, part: Part, frames: int, rate: int) -> slice:
 def _seek(path: Path, part: Part) -> tuple[Samples, int]:
     """Read a segment and nothing else."""
     try:
-        with path.open("rb") as opened, soundfile.SoundFile(opened) as file:
+        with path.open("rb") as opened, soundfile.SoundFile(opened.fileno(), closefd=False) as file:
             channel = _channel(file, path, part.channel)
             limits = _limits(path, part, file.frames, file.samplerate)
             file.seek(limits.start)

@@ -35,6 +35,7 @@ class Engine(Protocol):
 
 MakeEngine = Callable[[Artifact, int, str], Engine]
 ENGINES: dict[str, MakeEngine] = {}
+MOST_THREADS = 1024
 PROVIDERS = {"cpu": "CPUExecutionProvider", "xnnpack": "XnnpackExecutionProvider", "nnapi": "NnapiExecutionProvider"}
 
 
@@ -73,6 +74,8 @@ def check_threads(threads: int) -> None:
     """Raise AsrDeployError if ``threads`` is below 1; runtimes would take 0 for all available threads."""
     if threads < 1:
         raise AsrDeployError(f"--threads must be 1 or more, not {threads}.")
+    if threads > MOST_THREADS:  # runtimes crash where the system gives them no more
+        raise AsrDeployError(f"--threads {threads} is more than {MOST_THREADS}. Give about as many as this machine has cores.")
 
 
 def check_length(waveform: Waveform, minimum: int, maximum: int | None = None) -> None:

@@ -59,6 +59,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _unused(target, target.suffix)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o666))
+    except (FileExistsError, NotADirectoryError) as error:
+        raise AsrDeployError(f"Cannot write {path}: a file lies where its folder would be. Choose another path.") from error
     except OSError as error:
         raise AsrDeployError(f"Cannot write {path}: {error.strerror}.") from error
     try:

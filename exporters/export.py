@@ -23,7 +23,7 @@ from exporters.onnx.exporter import Speech, export_onnx
 from exporters.onnx.log_probabilities import add_log_probabilities
 from exporters.outcome import ExportOutcome
 from exporters.recogniser import Recogniser
-from exporters.replacing import check_replaced
+from exporters.replacing import check_own_files, check_replaced
 from exporters.rewrites import for_device
 from exporters.schemes import EXECUTORCH, ONNX, Scheme, find_scheme
 
@@ -141,6 +141,8 @@ def export(
     if not replace_other:
         for place in places:
             check_replaced(place, made_from)
+    written = {name for each in LAYOUTS.values() for name in each.files}
+    check_own_files(folder, places, written)
     _check_labels(recogniser, facts)
     form = FORMATS[format_name]
     minimum = max(facts.minimum_samples, math.ceil(form.minimum_seconds * facts.sample_rate))
@@ -210,6 +212,7 @@ def export(
         if not replace_other:  # again: another process may have written in the meantime
             for place in places:
                 check_replaced(place, made_from)
+        check_own_files(folder, places, written)
     return Artifact(folder / layout.place, manifest), seconds
 
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from device_runner.artifact import MANIFEST, PLAIN_LAYOUT
 from device_runner.errors import AsrDeployError
+from device_runner.files import shown
 
 # What an artifact was made from, with the words for messages. Versions, length limits and parity may differ.
 INPUTS = {
@@ -60,3 +61,31 @@ def check_replaced(folder: Path, facts: Mapping[str, Any]) -> None:
     other = other_artifact(folder, facts)
     if other is not None:
         raise AsrDeployError(f"{folder} holds the artifact of {other}. Choose another folder with -o, or use --replace to delete it.")
+
+
+def check_own_files(folder: Path, places: Collection[Path], names: Collection[str]) -> None:
+    """Refuse a folder with artifacts in which there are other files, too: an export replaces the whole folder.
+
+    Args:
+        folder: The folder.
+        places: Folders in it, or itself, that may hold an artifact.
+        names: Names of the files that exports write beside the models, which manifests name.
+
+    Raises:
+        AsrDeployError: There is a file that no export wrote.
+    """
+    there = [each for each in places if (each / MANIFEST).is_file()]
+    known = {*places, *(place / name for place in (folder, *there) for name in (*names, MANIFEST, *_model_files(place)))}
+    for path in sorted(folder.rglob("*")) if there else ():
+        if path not in known:
+            raise AsrDeployError(
+                f"{shown(folder)} holds {shown(path.relative_to(folder))}, which no export wrote and this one would delete. "
+                "Move it, or choose another folder with -o."
+            )
+
+
+def _model_files(place: Path) -> list[str]:
+    try:
+        return [each["name"] for each in json.loads((place / MANIFEST).read_bytes())["files"]]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):  # a damaged manifest names none
+        return []

@@ -11,14 +11,11 @@ from pathlib import Path
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import shown
+from toolchain.data.pairs import is_audio
 
 STANDARD_INPUT = "-"
 LARGEST_INPUT = 4 << 30  # bytes of standard input: ten hours of 16-bit stereo at 44.1 kHz are 6 GB, of 16 kHz mono 1.2 GB
 CHUNK = 1 << 20
-# What a folder is searched for: the usual endings of libsndfile's formats. A file that is named may have any ending.
-AUDIO = frozenset(
-    {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".sph", ".w64", ".wav", ".wave"}
-)
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def _recordings(folder: Path) -> list[Path]:
 
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [each for each in folders if not each.startswith(".")]
-        found += [Path(parent, each) for each in names if not each.startswith(".") and Path(each).suffix.lower() in AUDIO]
+        found += [Path(parent, each) for each in names if is_audio(each)]
     if not found:
         raise AsrDeployError(f"{shown(folder)} contains no audio files. Files are found by their ending, such as .wav, .flac or .mp3.")
     return sorted(found)

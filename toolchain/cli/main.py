@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -58,6 +58,7 @@ def run(application: typer.Typer) -> None:
     escape_output()
     try:
         check_current_folder()
+        check_arguments(sys.argv[1:])
         try:
             application()
         finally:
@@ -81,6 +82,18 @@ def run(application: typer.Typer) -> None:
     finally:
         give_output_back()
         logging.getLogger("asrdeploy").removeHandler(COMPLAINTS)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse an empty argument: as a path it would mean the current folder, and it is usually a variable that a script did not set.
+
+    Raises:
+        AsrDeployError: There is one.
+    """
+    for number, argument in enumerate(arguments):
+        if not argument:
+            place = f"behind {arguments[number - 1]}" if number else "given to asrdeploy"
+            raise AsrDeployError(f"The argument {place} is empty. Check the variable that it comes from.")
 
 
 def _add(command: Callable[..., None], group: str) -> None:

@@ -172,7 +172,8 @@ ChannelOption = Annotated[
     ),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", help="Use only the first N utterances of each split, for a quick test.", rich_help_panel=INPUT)
+    int | None,
+    typer.Option("--limit", help="Use only the first N utterances of each split, by id, for a quick test.", rich_help_panel=INPUT),
 ]
 CalibrateSplitOption = Annotated[
     str, typer.Option("--calibrate-split", help="Split of the calibration data. Test splits are refused.", rich_help_panel=CODING)

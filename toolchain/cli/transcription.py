@@ -240,10 +240,15 @@ class Transcription:
             typer.echo(text, nl=False)
 
     def _refuse(self, number: int, error: AsrDeployError) -> None:
+        from device_runner.not_audio import conversion
+
         source = self.sources[number]
         sentence = str(error)
         if _piped(source) and source.error is None:
-            sentence = sentence.replace(shown(source.path), "Standard input")
+            command = conversion(source.path)
+            sentence = sentence.replace(command, "ffmpeg -i - -vn -ac 1 -f wav - | asrdeploy …").replace(
+                shown(source.path), "Standard input"
+            )
         named = shown(source.name) in sentence or _piped(source)
         self._errors[number] = sentence if named else f"{shown(source.name)}: {sentence}"
         complain(self._errors[number])

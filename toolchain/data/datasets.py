@@ -13,7 +13,7 @@ from device_runner.files import cache_folder, file_bytes, shown
 from device_runner.home import in_home
 from device_runner.suggestions import nearest
 from toolchain.data.download import download, unpack_tar
-from toolchain.data.layouts import DEFAULT_SPLITS, LAYOUTS, WHOLE, Reading, chosen_reading, read_manifest, readings_of
+from toolchain.data.layouts import DEFAULT_SPLITS, LAYOUTS, WHOLE, Reading, chosen_reading, read_manifest, readings_of, unread_manifest
 from toolchain.data.pairs import AUDIO_SUFFIXES as ALL_SUFFIXES
 from toolchain.data.pairs import CONTAINER_SUFFIXES
 from toolchain.data.utterances import DataSet as DataSet
@@ -103,6 +103,8 @@ def _opened(data: str, split: str | None, download_allowed: bool) -> DataSet:
     layout, separator, rest = data.partition(":")
     if not (separator and layout in LAYOUTS) or Path(data).exists():
         layout, rest = "", data
+    if not rest.strip():
+        raise AsrDeployError(f"--data {data} names no folder. Give its path, or . for the current folder.")
     folder = in_home(Path(rest))
     if folder.name == data and not folder.exists():  # a bare name is more likely a misspelt set than a path
         raise nearest(data, (DIGITS, LIBRISPEECH), "data set or folder")
@@ -117,6 +119,8 @@ def _opened(data: str, split: str | None, download_allowed: bool) -> DataSet:
                 raise AsrDeployError(f"{shown(folder)} contains nothing in the layout {layout}. Leave {layout}: out, or check the path.")
         if chosen := chosen_reading(folder, readings, split) if _is_elsewhere(folder, readings, split) else None:
             return chosen.read(chosen.path, name, shown(chosen.split or WHOLE))
+        if not readings and (manifest := unread_manifest(folder)):
+            return read_manifest(manifest, split)  # says what it lacks
     return read_folder(folder, split or DEFAULT_SPLITS[0], name)
 
 

@@ -147,7 +147,7 @@ def _examined(utterance: Utterance) -> tuple[tuple[int, int, str] | None, Checke
 
 def _header(path: Path) -> tuple[int, int, str] | None:
     try:
-        with existing(path).open("rb") as file, soundfile.SoundFile(file) as opened:
+        with existing(path).open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as opened:
             return opened.samplerate, opened.channels, f"{opened.format} {opened.subtype}"
     except (OSError, ValueError, soundfile.SoundFileError):  # check_audio says why
         return None

@@ -7,7 +7,20 @@ from typing import Any
 
 from device_runner.errors import AsrDeployError
 from device_runner.files import shown
-from toolchain.data.rows import AUDIO_NAMES, DURATION, NEMO, OFFSET, TEXT_NAMES, BadRow, Row, column, data_set, seconds_of
+from toolchain.data.rows import (
+    AUDIO_NAMES,
+    DURATION,
+    END,
+    NEMO,
+    STARTS,
+    TEXT_NAMES,
+    BadRow,
+    Row,
+    column,
+    data_set,
+    seconds_between,
+    seconds_of,
+)
 from toolchain.data.tables import text_of
 from toolchain.data.utterances import DataSet
 
@@ -71,11 +84,22 @@ def _object(line: str) -> dict[str, Any]:
 
 def _row(found: dict[str, Any], place: str) -> Row:
     audio, text = _only(found, AUDIO_NAMES, "audio file"), _only(found, TEXT_NAMES, "reference")
-    start = None if found.get(OFFSET) is None else seconds_of(found[OFFSET], OFFSET)
+    begins, ends, lasts = (_time(found, known) for known in (STARTS, (END,), (DURATION,)))
+    start = None if begins is None else seconds_of(found[begins], begins.casefold())
     seconds = None
-    if found.get(DURATION) is not None and (start is not None or audio == NEMO):
-        seconds = seconds_of(found[DURATION], DURATION, least=1e-9)
+    if lasts is not None and (start is not None or audio.casefold() == NEMO):
+        seconds = seconds_of(found[lasts], DURATION, least=1e-9)
+    elif start is not None and ends is not None:
+        seconds = seconds_between(start, found[ends])
     return Row(place, found[audio], found[text], start=start, seconds=seconds)
+
+
+def _time(found: dict[str, Any], known: tuple[str, ...]) -> str | None:
+    """Return the key of a time; None if there is none."""
+    keys = [each for each in column(found, known) if found[each] is not None]
+    if len(keys) > 1:
+        raise BadRow(f"has several keys for a time: {', '.join(keys)}; leave one of them")
+    return keys[0] if keys else None
 
 
 def _only(found: dict[str, Any], known: tuple[str, ...], what: str) -> str:

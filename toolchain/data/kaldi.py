@@ -1,6 +1,7 @@
 """Kaldi's data directories: wav.scp, text and segments. Commands in wav.scp are never run."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from toolchain.data.rows import BadRow, Row, data_set, seconds_of
 from toolchain.data.tables import text_of
 from toolchain.data.utterances import DataSet
 
-RECORDINGS, TEXT, SEGMENTS = "wav.scp", "text", "segments"
+RECORDINGS, TEXT, SEGMENTS, SIDES = "wav.scp", "text", "segments", "reco2file_and_channel"
+CHANNELS = {"A": 0, "B": 1, "1": 0, "2": 1}  # sides of a call as SIDES names them
 TO_THE_END = "-1"  # as the end of a segment
 IN_ARCHIVE = re.compile(r"\.ark:\d+(\[.*\])?$")
 
@@ -43,12 +45,13 @@ def read_kaldi(folder: Path, name: str, split: str) -> DataSet:
         raise AsrDeployError(f"{shown(folder)} has wav.scp but no text. Add the file text with the lines UTTERANCE WORDS….")
     references = list(_entries(folder / TEXT))
     segments = _by_key(folder / SEGMENTS) if (folder / SEGMENTS).is_file() else None
+    sides = _sides(folder, recordings)
     untold = (recordings if segments is None else segments).keys() - {key for key, _, _ in references}
 
     def rows() -> Iterator[Row | tuple[str, str]]:
         for key, words, place in references:
             try:
-                yield _row(key, words, place, recordings, segments)
+                yield _row(key, words, place, recordings, segments, sides)
             except BadRow as error:
                 yield place, str(error)
         for each in sorted(untold):
@@ -73,11 +76,36 @@ def _by_key(path: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _row(key: str, words: str, place: str, recordings: dict[str, tuple[str, str]], segments: dict[str, tuple[str, str]] | None) -> Row:
+def _sides(folder: Path, recordings: dict[str, tuple[str, str]]) -> dict[str, int]:
+    """Return the channels of recordings, from 0, where several recordings are sides of one file.
+
+    A recording with a file of its own needs none: recipes list the sides of calls also where each is in its own file already.
+    """
+    if not (folder / SIDES).is_file():
+        return {}
+    files = Counter(value for _, value in recordings.values())
+    found = {}
+    for key, (place, value) in _by_key(folder / SIDES).items():
+        if files[recordings.get(key, ("", ""))[1]] > 1:
+            side = value.split()[-1] if value else ""
+            if side not in CHANNELS:
+                raise AsrDeployError(f"{place} names the channel {side[:20] or '(none)'}. Write one of {', '.join(CHANNELS)}.")
+            found[key] = CHANNELS[side]
+    return found
+
+
+def _row(
+    key: str,
+    words: str,
+    place: str,
+    recordings: dict[str, tuple[str, str]],
+    segments: dict[str, tuple[str, str]] | None,
+    sides: dict[str, int],
+) -> Row:
     if segments is None:
         if key not in recordings:
             raise BadRow(f"is of {key[:200]}, which has no line in {RECORDINGS}; add it, or remove the line")
-        return Row(place, recordings[key][1], words, id=key)
+        return Row(place, recordings[key][1], words, id=key, channel=sides.get(key))
     if key not in segments:
         raise BadRow(f"is of {key[:200]}, which has no line in {SEGMENTS}; add it, or remove the line")
     where, segment = segments[key]
@@ -93,4 +121,4 @@ def _row(key: str, words: str, place: str, recordings: dict[str, tuple[str, str]
     channel = fields[3] if len(fields) == 4 else None
     if channel is not None and not re.fullmatch("[0-9]{1,3}", channel, re.ASCII):
         raise BadRow(f"belongs to {where}, whose channel {channel[:20]} is no number; correct it")
-    return Row(place, recordings[fields[0]][1], words, key, start, seconds, None if channel is None else int(channel))
+    return Row(place, recordings[fields[0]][1], words, key, start, seconds, sides.get(fields[0]) if channel is None else int(channel))

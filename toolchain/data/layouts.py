@@ -10,13 +10,14 @@ from device_runner.files import existing, is_file, shown
 from device_runner.suggestions import nearest
 from toolchain.data.json_lines import is_json_lines, read_json_lines
 from toolchain.data.kaldi import is_kaldi, read_kaldi
-from toolchain.data.pairs import has_pairs, read_pairs
-from toolchain.data.tables import is_table, read_table
+from toolchain.data.pairs import has_pairs, is_audio, read_pairs
+from toolchain.data.tables import first_line, is_table, read_table, with_line_feeds
 from toolchain.data.utterances import DataSet
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".ndjson")
 WHOLE_STEMS = ("metadata", "manifest")  # manifests that name no split
 FIRST_BYTES = 1 << 20
+MOST_WAYS = 5  # readings of a folder that a message names
 WHOLE = "all"  # name of the split of a set without splits
 DEFAULT_SPLITS = ("test-clean", "test")  # the first that exists
 
@@ -47,11 +48,12 @@ def manifest_reader(path: Path) -> tuple[str, Read] | None:
             data = file.read(FIRST_BYTES)
     except OSError:
         return None
-    lines = _text(data).split("\n")
+    text = with_line_feeds(_text(data))
+    lines = text.split("\n")
     first = next((each.strip("\r") for each in lines if each.strip()), "")
     if first.lstrip().startswith(("{", "[")):
         return ("json-lines", read_json_lines) if any(is_json_lines(each) for each in lines[:1000]) else None
-    return ("table", read_table) if is_table(first) else None
+    return ("table", read_table) if is_table(first_line(text)) else None
 
 
 def _text(data: bytes) -> str:
@@ -71,6 +73,10 @@ def read_manifest(path: Path, split: str | None) -> DataSet:
         AsrDeployError: ``split`` is another, or the file cannot be read.
     """
     path = existing(path)
+    if is_audio(path.name):
+        raise AsrDeployError(
+            f"{shown(path)} is a recording. Give a table or a folder of recordings and references, or use `asrdeploy transcribe`."
+        )
     own = _split_of(path)
     found = manifest_reader(path)
     if found is not None and split not in (None, own, path.stem):
@@ -128,6 +134,12 @@ def _readings_here(folder: Path, split: str | None) -> list[Reading]:
     return found
 
 
+def unread_manifest(folder: Path) -> Path | None:
+    """Return a file of a folder that is named like a manifest and is none; None if there is no such file."""
+    named = sorted(each for each in folder.iterdir() if each.suffix.lower() in MANIFEST_SUFFIXES and not each.name.startswith("."))
+    return next((each for each in named if is_file(each) and manifest_reader(each) is None), None)
+
+
 def chosen_reading(folder: Path, readings: list[Reading], split: str | None) -> Reading | None:
     """Return the reading for a split, or None if the folder has none that this module knows.
 
@@ -156,15 +168,12 @@ def chosen_reading(folder: Path, readings: list[Reading], split: str | None) -> 
         if not fitting and splits:
             raise nearest(split, splits, f"split of {shown(folder)}")
     if len(fitting) > 1:
-        a, b = fitting[:2]
-        raise AsrDeployError(
-            f"{shown(folder)} can be read in {len(fitting)} ways: {_told(a)}, or {_told(b)}. Choose one with {_choice(folder, a)} or "
-            f"{_choice(folder, b)}."
-        )
+        ways, choices = (" or ".join(each(folder, way) for way in fitting[:MOST_WAYS]) for each in (_told, _choice))
+        raise AsrDeployError(f"{shown(folder)} can be read in {len(fitting)} ways: {ways}. Choose one with {choices}.")
     return fitting[0] if fitting else None
 
 
-def _told(reading: Reading) -> str:
+def _told(_: Path, reading: Reading) -> str:
     return f"as {reading.layout} ({shown(reading.path)})"
 
 

@@ -13,7 +13,7 @@ from toolchain.data.utterances import DataSet
 # Suffixes of what libsndfile reads. LibriSpeech's own layout takes the first two before the others.
 AUDIO_SUFFIXES = (
     *(".flac", ".wav", ".wave", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".aifc", ".caf", ".w64", ".rf64", ".bwf"),
-    *(".au", ".snd", ".sph", ".nist"),
+    *(".au", ".snd", ".sph", ".nist", ".mp1", ".mp2"),
 )
 # Containers that libsndfile cannot read: listed, so that a sentence names the conversion instead of the file being overlooked.
 CONTAINER_SUFFIXES = (".m4a", ".mp4", ".m4b", ".aac", ".mov", ".3gp", ".webm", ".mkv", ".wma", ".amr")

@@ -15,7 +15,7 @@ from toolchain.data.utterances import DataSet, LeftOut, Utterance, reference_of,
 # Names of columns and keys, in lower case: Hugging Face, Common Voice, NeMo, DeepSpeech, and what people write themselves.
 AUDIO_NAMES = ("file_name", "path", "audio_filepath", "audio_path", "wav_filename", "filename", "audio", "file")
 TEXT_NAMES = ("transcription", "text", "sentence", "transcript")
-OFFSET, DURATION, NEMO = "offset", "duration", "audio_filepath"
+STARTS, DURATION, END, NEMO = ("offset", "start"), "duration", "end", "audio_filepath"
 LARGEST_MANIFEST = 1 << 30  # bytes; the largest table of Common Voice has about 400 MB
 LONGEST_NAME = 200  # characters of an id that a message shows
 
@@ -154,3 +154,15 @@ def seconds_of(value: object, what: str, *, least: float = 0.0) -> float:
     if not math.isfinite(number) or number < 0 or (least > 0 and number == 0):
         raise BadRow(f"has the {what} {printable(repr(value))[:60]}; write seconds, such as 1.5")
     return number
+
+
+def seconds_between(start: float, end: object) -> float:
+    """Return the duration of a segment that a row gives by its end, in seconds.
+
+    Raises:
+        BadRow: The end is no time, or not behind the start.
+    """
+    last = seconds_of(end, END)
+    if last <= start:
+        raise BadRow(f"has the {END} {last:g}, which is not behind its start {start:g}; correct the times")
+    return last - start

@@ -1,7 +1,9 @@
 """Tables with a header in CSV or TSV: Common Voice, Hugging Face's audiofolder, and what spreadsheets write."""
 
+import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +11,26 @@ from typing import NamedTuple
 from device_runner.documents import decoded
 from device_runner.errors import AsrDeployError
 from device_runner.files import file_bytes, shown
-from toolchain.data.rows import AUDIO_NAMES, DURATION, LARGEST_MANIFEST, OFFSET, TEXT_NAMES, BadRow, Row, column, data_set, seconds_of
+from toolchain.data.rows import (
+    AUDIO_NAMES,
+    DURATION,
+    END,
+    LARGEST_MANIFEST,
+    STARTS,
+    TEXT_NAMES,
+    BadRow,
+    Row,
+    column,
+    data_set,
+    seconds_between,
+    seconds_of,
+)
 from toolchain.data.utterances import DataSet
 
 DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon"}
+SEPARATOR_LINE = re.compile("sep=.", re.IGNORECASE)
 CLIPS = "clips"  # Common Voice's folder of recordings
+BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LONGEST_HEADER = 1 << 16  # characters
 
 
@@ -29,16 +46,35 @@ def text_of(path: Path, kind: str) -> str:
         AsrDeployError: It is missing, too large or no text in UTF-8.
     """
     data = file_bytes(path, kind, largest=LARGEST_MANIFEST)
+    if data[:64].count(b"\0") > 16 and not data.startswith(BYTE_ORDER_MARKS):
+        raise AsrDeployError(f"{shown(path)} seems to be UTF-16 without a byte order mark. Save the file as UTF-8.")
     try:
-        return decoded(data)
+        return with_line_feeds(decoded(data))
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise AsrDeployError(f"Line {line} of {shown(path)} is not text in UTF-8. Save the file as UTF-8.") from error
 
 
+def with_line_feeds(text: str) -> str:
+    """Return a text with line feeds where it has only carriage returns, as old programs for the Mac write."""
+    return text if "\n" in text else text.replace("\r", "\n")
+
+
 def is_table(first: str) -> bool:
     """Return whether a first line is the header of a table of recordings with references."""
     return any(column(each.names, AUDIO_NAMES) and column(each.names, TEXT_NAMES) for each in _headers(first))
+
+
+def _without_lead(text: str) -> tuple[int, str]:
+    """Return a table from its header on, and the number of lines before: blank ones, and Excel's line that names the separator."""
+    lines = text.split("\n")
+    header = next((number for number, line in enumerate(lines) if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip())), 0)
+    return header, "\n".join(lines[header:])
+
+
+def first_line(text: str) -> str:
+    """Return the line of a text that is its header if it is a table."""
+    return _without_lead(text)[1].split("\n", 1)[0].rstrip("\r")
 
 
 def _headers(first: str) -> list[_Header]:
@@ -58,7 +94,7 @@ def read_table(path: Path, name: str, split: str) -> DataSet:
     """Read a CSV or TSV file with a header.
 
     The delimiter is the one under which the header has a column of audio files and one of references. Paths start from the table's
-    folder, or from the folder ``clips`` in it. ``offset`` and ``duration`` (in seconds) cut segments out of files.
+    folder, or from the folder ``clips`` in it. ``offset`` or ``start``, and ``duration`` or ``end`` (in seconds) cut segments out of files.
 
     Args:
         path: The table.
@@ -69,24 +105,28 @@ def read_table(path: Path, name: str, split: str) -> DataSet:
         AsrDeployError: The table cannot be read, has no such columns, or two of them.
     """
     text = text_of(path, "table")
-    first = text.split("\n", 1)[0].rstrip("\r")
-    header = _chosen(first, path)
+    skipped, text = _without_lead(text)
+    header = _chosen(text.split("\n", 1)[0].rstrip("\r"), path)
     audio, reference = _only(header.names, AUDIO_NAMES, "audio files", path), _only(header.names, TEXT_NAMES, "references", path)
-    offset = next(iter(column(header.names, (OFFSET,))), None)
+    offset = _only(header.names, STARTS, "starts", path) if column(header.names, STARTS) else None
     duration = next(iter(column(header.names, (DURATION,))), None) if offset else None
-    places = {each: header.names.index(each) for each in (audio, reference, offset, duration) if each}
+    end = next(iter(column(header.names, (END,))), None) if offset and not duration else None
+    places = {each: header.names.index(each) for each in (audio, reference, offset, duration, end) if each}
 
     def rows() -> Iterator[Row | tuple[str, str]]:
         for line, fields in _records(text, header.delimiter, path):
-            place = f"{shown(path)} line {line}"
+            place = f"{shown(path)} line {line + skipped}"
             if len(fields) != len(header.names):
                 yield place, f"has {len(fields)} fields, and the header has {len(header.names)}; correct it, or remove the row"
                 continue
             value = {each: fields[number] for each, number in places.items()}
             try:
-                start = seconds_of(value[offset], OFFSET) if offset and value[offset].strip() else None
-                lasts = duration and start is not None and value[duration].strip()
-                seconds = seconds_of(value[duration], DURATION, least=1e-9) if duration and lasts else None
+                start = seconds_of(value[offset], offset) if offset and value[offset].strip() else None
+                seconds = None
+                if start is not None and duration and value[duration].strip():
+                    seconds = seconds_of(value[duration], DURATION, least=1e-9)
+                elif start is not None and end and value[end].strip():
+                    seconds = seconds_between(start, value[end])
             except BadRow as error:
                 yield place, str(error)
                 continue

@@ -88,7 +88,7 @@ def test_a_long_recording_becomes_subtitles_up_to_its_end(
         (("--overlap", "1"), "--overlap 1 applies to windows. Add --window"),
         (("--window", "5", "--device", "qemu-arm64"), "--window and --overlap apply to this machine"),
         (("--channel", "0"), "--channel 0 does not exist. Channels count from 1"),
-        (("--channel", "2"), "has no channel 2; it has 1"),
+        (("--channel", "2"), "has no channel 2: it has 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -78,6 +78,16 @@ def test_an_artifact_with_another_scheme_is_not_replaced_unasked(cli: Command, t
     assert content(tmp_path / "here") == before | {"manifest.json": b"{"}
 
 
+def test_an_export_deletes_no_file_that_no_export_wrote(cli: Command, tiny_int8: Artifact, tmp_path: Path) -> None:
+    copied(tiny_int8, tmp_path / "here")
+    (tmp_path / "here" / ".git").mkdir()
+    (tmp_path / "here" / ".git" / "HEAD").write_text("x")
+    before = content(tmp_path / "here")
+    for arguments in (("--quant", "int8"), ("--quant", "int8", "--layout", "transformers", "--replace")):
+        assert "here holds .git, which no export wrote" in complaint(cli("export", *arguments, "-o", "here"))
+    assert content(tmp_path / "here") == before
+
+
 # bench
 
 

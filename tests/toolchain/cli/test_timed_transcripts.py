@@ -124,6 +124,10 @@ def test_folders_and_patterns_are_searched_and_every_recording_gets_a_file(
     assert [line.partition(": ")[0] for line in matched.stdout.splitlines()] == ["in/a.FLAC", "in/b/a.flac"]
     with open_sources([tmp_path / "in" / "[x].flac", tmp_path / "in" / "[x].flac"]) as sources:  # a file, although it looks like a pattern
         assert [each.path.name for each in sources] == ["[x].flac", "[x].flac"]
+    (tmp_path / "in" / "y.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(40))  # found, so that it is not left out in silence
+    told = cli("transcribe", tiny_fp32.folder, "in")
+    assert told.returncode == 2 and "in/y.m4a is an MP4" in told.stderr and told.stdout == listed.stdout
+    (tmp_path / "in" / "y.m4a").unlink()
     lines = cli("transcribe", tiny_fp32.folder, "in", "--format", "json").stdout.splitlines()
     assert [json.loads(each)["file"] for each in lines] == ["in/[x].flac", "in/a.FLAC", "in/b/a.flac"]
 
@@ -149,6 +153,8 @@ def test_standard_input_is_read_in_any_format_and_only_once(
     piped(monkeypatch, b"four zero\n")
     bad = cli("transcribe", tiny_fp32.folder, "-")
     assert bad.returncode == 2 and "asrdeploy: Standard input is a text file" in bad.stderr and "asrdeploy-" not in bad.stderr
+    piped(monkeypatch, b"\0\0\0\x20ftypM4A " + bytes(40))
+    assert "with ffmpeg: `ffmpeg -i - -vn -ac 1 -f wav - | asrdeploy …`" in cli("transcribe", tiny_fp32.folder, "-").stderr
     monkeypatch.setattr("toolchain.cli.inputs.LARGEST_INPUT", 1 << 10)
     piped(monkeypatch, recording.read_bytes())
     assert "has more than" in cli("transcribe", tiny_fp32.folder, "-").stderr
@@ -161,6 +167,9 @@ def test_standard_input_is_read_in_any_format_and_only_once(
         (["a.flac", "a.flac", "--format", "srt"], "--format srt writes a file for each recording. Give a folder with -o."),
         (["a.flac", "a.flac", "-o", "a.flac"], "a.flac is a file, and several recordings need a folder."),
         (["empty"], "empty contains no audio files."),
+        ([""], "The argument behind"),
+        (["a.flac", "-o", "a.flac/x.txt"], "Cannot write a.flac/x.txt: a file lies where its folder would be."),
+        (["a.flac", "--threads", "100000"], "--threads 100000 is more than 1024."),
         (["*.opus"], "No file matches *.opus."),
         (["a.flac", "--device", "qemu-arm64", "--format", "srt"], "qemu-arm64 returns text only. Use --format text."),
     ],

@@ -133,6 +133,43 @@ def test_segments_of_a_manifest_are_cut_and_named_by_their_times(place: Path) ->
     assert len(set(check_recordings(found, NEEDS).digests.values())) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.csv", "file,start,end,text\na.wav,0,0.25,x\na.wav,0.25,0.5,y\n"),
+        ("m.csv", "\n\nFile,Offset,Duration,Text\na.wav,0,0.25,x\na.wav,0.25,0.25,y\n"),
+        ("m.jsonl", '{"file": "a.wav", "text": "x", "Start": 0, "END": 0.25}\n{"file": "a.wav", "text": "y", "start": 0.25, "end": 0.5}'),
+        ("m.jsonl", "".join(f'{{"Audio_Filepath": "a.wav", "Text": "x", "Offset": {each}, "Duration": 0.25}}\n' for each in (0, 0.25))),
+    ],
+)
+def test_segments_have_a_start_and_a_duration_or_an_end_in_upper_or_lower_case(place: Path, name: str, text: str) -> None:
+    found = open_data(str(written(place / name, text)))
+    assert [(each.start, each.seconds) for each in found.utterances] == [(0, 0.25), (0.25, 0.25)] and not found.bad
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "words"),
+    [
+        ("m.csv", "file,start,end,text\n\na.wav,0.5,0.25,x\n", "m.csv line 3 has the end 0.25, which is not behind its start 0.5"),
+        ("m.jsonl", '{"file": "a.wav", "text": "x", "start": 0, "offset": 0}', "has several keys for a time: start, offset"),
+        ("m.jsonl", '{"file": "a.wav", "text": "x", "start": 1, "end": "soon"}', "has the end 'soon'"),
+    ],
+)
+def test_segments_whose_times_cannot_be_used(place: Path, name: str, row: str, words: str) -> None:
+    (bad,) = open_data(str(written(place / name, row))).bad
+    assert words in bad.reason
+
+
+def test_sides_of_a_call_are_the_channels_of_one_file(place: Path) -> None:
+    audio(place / "call.wav", np.stack([RAMP, -RAMP], axis=1))
+    written(place / "wav.scp", "call-A call.wav\ncall-B call.wav\nalone a.wav\n")
+    written(place / "text", "call-A one\ncall-B two\nalone three\n")
+    written(place / "reco2file_and_channel", "call-A call A\ncall-B call B\nalone a B\n")
+    assert [(each.id, each.channel) for each in open_data(str(place)).utterances] == [("alone", None), ("call-A", 0), ("call-B", 1)]
+    written(place / "reco2file_and_channel", "call-A call A\ncall-B call left\n")
+    assert "line 2 names the channel left. Write one of A, B, 1, 2." in refused(str(place))
+
+
 def test_a_kaldi_directory_with_segments_and_a_channel(place: Path) -> None:
     audio(place / "s.wav", np.stack([RAMP, -RAMP], axis=1))
     written(place / "wav.scp", "r1 s.wav\n")
@@ -235,6 +272,28 @@ def test_a_file_that_is_no_table_or_manifest(place: Path, name: str, content: st
     assert words in refused(str(written(place / name, content)))
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"sep=;\nfile_name;text\na.wav;one two\nb.flac;Three\n", None),
+        (b"file_name,text\ra.wav,one two\rb.flac,Three\r", None),
+        ("file_name,text\na.wav,one two ♪\n".encode("utf-16-le"), "UTF-16 without a byte order mark. Save the file as UTF-8."),
+        (b"name,words\na.wav,one\n", "It has: name, words. Add a header, or rename the columns."),
+    ],
+)
+def test_tables_of_spreadsheets_are_read_or_named_with_what_they_lack(place: Path, data: bytes, words: str | None) -> None:
+    (place / "metadata.csv").write_bytes(data)
+    if words is None:
+        assert told(open_data(str(place))) == TWO
+    else:
+        assert words in refused(str(place)) and words in refused(str(place / "metadata.csv"))
+
+
+def test_recordings_and_empty_names_are_no_data_sets(place: Path) -> None:
+    assert "a.wav is a recording. Give a table or a folder" in refused(str(place / "a.wav"))
+    assert "names no folder" in refused("pairs:")
+
+
 def test_a_table_that_is_not_utf8(place: Path) -> None:
     assert "Line 2 of" in refused(str(written(place / "t.csv", "file_name,text\na.wav,caf\xe9\n", "latin-1")))
 
@@ -251,7 +310,7 @@ def test_channels_count_from_1(place: Path) -> None:
         assert np.sign(read_audio(found.utterances[0].path, 16_000, found.utterances[0].part)[-1]) == sign
     assert len(digests) == 2
     assert "Channels count from 1" in refused(path, channel=0)
-    with pytest.raises(AsrDeployError, match="has no channel 3; it has 2"):
+    with pytest.raises(AsrDeployError, match="has no channel 3: it has 2"):
         check_recordings(open_data(path, channel=3), NEEDS)
 
 
