@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ def _audio(written: str | Path, bases: tuple[Path, ...]) -> tuple[Path, str]:
     """Return the audio file that a row names, and its id."""
     if isinstance(written, str) and not written.strip():
         raise BadRow("names no audio file; write its path, or remove the row")
+    if isinstance(written, str) and (scheme := re.match("[a-zA-Z][a-zA-Z0-9+.-]*(?=://)", written.strip())):
+        raise BadRow(f"names an address ({scheme[0]}://…); download the recording, and write its path")
     try:
         path = Path(written)
         if not path.is_absolute():

@@ -151,11 +151,12 @@ def test_segments_have_a_start_and_a_duration_or_an_end_in_upper_or_lower_case(p
     ("name", "row", "words"),
     [
         ("m.csv", "file,start,end,text\n\na.wav,0.5,0.25,x\n", "m.csv line 3 has the end 0.25, which is not behind its start 0.5"),
+        ("m.csv", "file,text\nhttps://x.org/a.wav,x\n", "names an address (https://…); download the recording"),
         ("m.jsonl", '{"file": "a.wav", "text": "x", "start": 0, "offset": 0}', "has several keys for a time: start, offset"),
         ("m.jsonl", '{"file": "a.wav", "text": "x", "start": 1, "end": "soon"}', "has the end 'soon'"),
     ],
 )
-def test_segments_whose_times_cannot_be_used(place: Path, name: str, row: str, words: str) -> None:
+def test_rows_that_name_no_file_or_no_segment(place: Path, name: str, row: str, words: str) -> None:
     (bad,) = open_data(str(written(place / name, row))).bad
     assert words in bad.reason
 
