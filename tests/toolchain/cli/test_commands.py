@@ -188,7 +188,7 @@ def test_audio_that_cannot_be_read(cli: Command, easy: Utterance, tmp_path: Path
         (("export", "--model", "7"), "Unknown model “7”"),
         (("export", "--format", "onx"), "Did you mean onnx?"),
         (("export", "--quant", "int9"), "Did you mean int8?"),
-        (("export", "--quant", ""), "Unknown scheme “”"),
+        (("export", "--quant", ""), "The argument behind --quant is empty"),
         (("export", "--weights", "none.safetensors"), "none.safetensors does not exist"),
         (("transcribe", "HUBERT_LARGE", "a.wav"), "Did you mean HUBERT_ASR_LARGE?"),
         (("transcribe", "artifacts/none", "a.wav"), "artifacts/none does not exist"),
