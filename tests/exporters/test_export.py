@@ -308,12 +308,16 @@ def test_an_interrupted_export_leaves_nothing(tiny: AnchorModel, tmp_path: Path)
 
 def test_a_later_export_replaces_an_earlier_one(tiny_int8: Artifact, tmp_path: Path) -> None:
     older = copied(tiny_int8, tmp_path / "artifact")
-    (older / "leftover").write_text("")
+    (older / "vocab.txt").write_text("")  # of another layout
     newer = export_small(OneLayer(), older, replace=True)
     assert newer.manifest.model == "ONE_LAYER" and sorted(content(older)) == [MANIFEST, "model.onnx", TOKENS]
-    (older / "leftover").write_text("")
+    (older / "vocab.txt").write_text("")  # of another layout
     export_small(OneLayer(), older)
     assert sorted(content(older)) == [MANIFEST, "model.onnx", TOKENS]
+    (older / "README.md").write_text("")
+    with pytest.raises(AsrDeployError, match="holds README.md, which no export wrote"):
+        export_small(OneLayer(), older, replace=True)
+    assert (older / "README.md").is_file()
 
 
 @pytest.mark.parametrize(
