@@ -315,7 +315,7 @@ def test_a_later_export_replaces_an_earlier_one(tiny_int8: Artifact, tmp_path: P
     export_small(OneLayer(), older)
     assert sorted(content(older)) == [MANIFEST, "model.onnx", TOKENS]
     (older / "README.md").write_text("")
-    with pytest.raises(AsrDeployError, match="holds README.md, which no export wrote"):
+    with pytest.raises(AsrDeployError, match=r"holds README\.md, which no export wrote"):
         export_small(OneLayer(), older, replace=True)
     assert (older / "README.md").is_file()
 
