@@ -47,7 +47,7 @@ Line = TypeVar("Line", Transcript, Timing)
 
 
 def read_transcripts(path: Path) -> list[Transcript]:
-    """Read transcripts and ignore a last line without a line end, which may be incomplete. If it is complete, a warning says so.
+    """Read transcripts and ignore a last line without a line end, which may be incomplete. If it is complete, a warning names the file.
 
     Args:
         path: File of transcripts.

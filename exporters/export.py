@@ -18,7 +18,7 @@ from device_runner.errors import AsrDeployError
 from device_runner.facts import package_versions
 from device_runner.files import atomic_folder
 from device_runner.suggestions import nearest
-from exporters.layouts import LAYOUTS, Contents, find_layout, frame_stride
+from exporters.layouts import LAYOUTS, Contents, find_layout, frame_stride, written_files
 from exporters.onnx.exporter import Speech, export_onnx
 from exporters.onnx.log_probabilities import add_log_probabilities
 from exporters.outcome import ExportOutcome
@@ -141,7 +141,7 @@ def export(
     if not replace_other:
         for place in places:
             check_replaced(place, made_from)
-    written = {name for each in LAYOUTS.values() for name in each.files}
+    written = written_files(each.file_name for each in FORMATS.values())
     check_own_files(folder, places, written)
     _check_labels(recogniser, facts)
     form = FORMATS[format_name]

@@ -4,13 +4,13 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from device_runner.artifact import INNER, PLAIN_LAYOUT
+from device_runner.artifact import INNER, MANIFEST, PLAIN_LAYOUT
 from device_runner.engines import Engine
 from device_runner.errors import AsrDeployError
 from device_runner.files import write_text
@@ -304,3 +304,14 @@ LAYOUTS: dict[str, Layout] = {
         Layout("transformers", _check_transformers, _write_transformers, HUGGING_FACE, place=INNER, suffixed=True),
     )
 }
+
+
+def written_files(models: Iterable[str]) -> set[str]:
+    """Return the names of all files that an export may write, in any layout and scheme.
+
+    Args:
+        models: Names of the model files of all formats.
+    """
+    plain = [Path(each) for each in models]
+    named = {f"{each.stem}{suffix}{each.suffix}" for each in plain for suffix in ("", *SUFFIXES.values())}
+    return {MANIFEST, *named, *(name for each in LAYOUTS.values() for name in each.files)}

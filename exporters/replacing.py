@@ -69,23 +69,16 @@ def check_own_files(folder: Path, places: Collection[Path], names: Collection[st
     Args:
         folder: The folder.
         places: Folders in it, or itself, that may hold an artifact.
-        names: Names of the files that exports write beside the models, which manifests name.
+        names: Names of all files that exports write.
 
     Raises:
         AsrDeployError: There is a file that no export wrote.
     """
     there = [each for each in places if (each / MANIFEST).is_file()]
-    known = {*places, *(place / name for place in (folder, *there) for name in (*names, MANIFEST, *_model_files(place)))}
+    known = {*places, *(place / name for place in (folder, *there) for name in names)}
     for path in sorted(folder.rglob("*")) if there else ():
         if path not in known:
             raise AsrDeployError(
                 f"{shown(folder)} holds {shown(path.relative_to(folder))}, which no export wrote and this one would delete. "
                 "Move it, or choose another folder with -o."
             )
-
-
-def _model_files(place: Path) -> list[str]:
-    try:
-        return [each["name"] for each in json.loads((place / MANIFEST).read_bytes())["files"]]
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):  # a damaged manifest names none
-        return []

@@ -18,8 +18,7 @@ from toolchain.data.rows import (
     Row,
     column,
     data_set,
-    seconds_between,
-    seconds_of,
+    segment_of,
 )
 from toolchain.data.tables import text_of
 from toolchain.data.utterances import DataSet
@@ -85,12 +84,8 @@ def _object(line: str) -> dict[str, Any]:
 def _row(found: dict[str, Any], place: str) -> Row:
     audio, text = _only(found, AUDIO_NAMES, "audio file"), _only(found, TEXT_NAMES, "reference")
     begins, ends, lasts = (_time(found, known) for known in (STARTS, (END,), (DURATION,)))
-    start = None if begins is None else seconds_of(found[begins], begins.casefold())
-    seconds = None
-    if lasts is not None and (start is not None or audio.casefold() == NEMO):
-        seconds = seconds_of(found[lasts], DURATION, least=1e-9)
-    elif start is not None and ends is not None:
-        seconds = seconds_between(start, found[ends])
+    begin, duration, end = (None if each is None else found[each] for each in (begins, lasts, ends))
+    start, seconds = segment_of(begin, duration, end, whole=audio.casefold() == NEMO)
     return Row(place, found[audio], found[text], start=start, seconds=seconds)
 
 

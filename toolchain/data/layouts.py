@@ -49,11 +49,10 @@ def manifest_reader(path: Path) -> tuple[str, Read] | None:
     except OSError:
         return None
     text = with_line_feeds(_text(data))
-    lines = text.split("\n")
-    first = next((each.strip("\r") for each in lines if each.strip()), "")
+    first = first_line(text)
     if first.lstrip().startswith(("{", "[")):
-        return ("json-lines", read_json_lines) if any(is_json_lines(each) for each in lines[:1000]) else None
-    return ("table", read_table) if is_table(first_line(text)) else None
+        return ("json-lines", read_json_lines) if any(is_json_lines(each) for each in text.split("\n")[:1000]) else None
+    return ("table", read_table) if is_table(first) else None
 
 
 def _text(data: bytes) -> str:
@@ -168,13 +167,10 @@ def chosen_reading(folder: Path, readings: list[Reading], split: str | None) -> 
         if not fitting and splits:
             raise nearest(split, splits, f"split of {shown(folder)}")
     if len(fitting) > 1:
-        ways, choices = (" or ".join(each(folder, way) for way in fitting[:MOST_WAYS]) for each in (_told, _choice))
+        ways = " or ".join(f"as {each.layout} ({shown(each.path)})" for each in fitting[:MOST_WAYS])
+        choices = " or ".join(_choice(folder, each) for each in fitting[:MOST_WAYS])
         raise AsrDeployError(f"{shown(folder)} can be read in {len(fitting)} ways: {ways}. Choose one with {choices}.")
     return fitting[0] if fitting else None
-
-
-def _told(_: Path, reading: Reading) -> str:
-    return f"as {reading.layout} ({shown(reading.path)})"
 
 
 def _choice(folder: Path, reading: Reading) -> str:

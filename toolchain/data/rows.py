@@ -159,13 +159,24 @@ def seconds_of(value: object, what: str, *, least: float = 0.0) -> float:
     return number
 
 
-def seconds_between(start: float, end: object) -> float:
-    """Return the duration of a segment that a row gives by its end, in seconds.
+def segment_of(start: object, duration: object, end: object, *, whole: bool = False) -> tuple[float | None, float | None]:
+    """Return start and duration of a segment in seconds, from what a row says; None where it says nothing.
+
+    Args:
+        start: Start as written; None if the row has none. Only then is it a segment.
+        duration: Duration as written.
+        end: End as written, used if there is no duration.
+        whole: A duration without a start counts too, as in NeMo's manifests.
 
     Raises:
-        BadRow: The end is no time, or not behind the start.
+        BadRow: A time is no number of seconds, or the end is not behind the start.
     """
+    begin = None if start is None else seconds_of(start, STARTS[0])
+    if duration is not None and (begin is not None or whole):
+        return begin, seconds_of(duration, DURATION, least=1e-9)
+    if begin is None or end is None:
+        return begin, None
     last = seconds_of(end, END)
-    if last <= start:
-        raise BadRow(f"has the {END} {last:g}, which is not behind its start {start:g}; correct the times")
-    return last - start
+    if last <= begin:
+        raise BadRow(f"has the {END} {last:g}, which is not behind its start {begin:g}; correct the times")
+    return begin, last - begin

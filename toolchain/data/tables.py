@@ -22,13 +22,12 @@ from toolchain.data.rows import (
     Row,
     column,
     data_set,
-    seconds_between,
-    seconds_of,
+    segment_of,
 )
 from toolchain.data.utterances import DataSet
 
 DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon"}
-SEPARATOR_LINE = re.compile("sep=.", re.IGNORECASE)
+LEAD = re.compile(r"((sep=.)?[ \t\r]*\n)*", re.IGNORECASE)
 CLIPS = "clips"  # Common Voice's folder of recordings
 BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LONGEST_HEADER = 1 << 16  # characters
@@ -67,9 +66,9 @@ def is_table(first: str) -> bool:
 
 def _without_lead(text: str) -> tuple[int, str]:
     """Return a table from its header on, and the number of lines before: blank ones, and Excel's line that names the separator."""
-    lines = text.split("\n")
-    header = next((number for number, line in enumerate(lines) if line.strip() and not SEPARATOR_LINE.fullmatch(line.strip())), 0)
-    return header, "\n".join(lines[header:])
+    lead = LEAD.match(text)
+    assert lead, "it matches nothing, too"
+    return lead[0].count("\n"), text[lead.end() :]
 
 
 def first_line(text: str) -> str:
@@ -110,7 +109,7 @@ def read_table(path: Path, name: str, split: str) -> DataSet:
     audio, reference = _only(header.names, AUDIO_NAMES, "audio files", path), _only(header.names, TEXT_NAMES, "references", path)
     offset = _only(header.names, STARTS, "starts", path) if column(header.names, STARTS) else None
     duration = next(iter(column(header.names, (DURATION,))), None) if offset else None
-    end = next(iter(column(header.names, (END,))), None) if offset and not duration else None
+    end = next(iter(column(header.names, (END,))), None) if offset else None
     places = {each: header.names.index(each) for each in (audio, reference, offset, duration, end) if each}
 
     def rows() -> Iterator[Row | tuple[str, str]]:
@@ -121,12 +120,7 @@ def read_table(path: Path, name: str, split: str) -> DataSet:
                 continue
             value = {each: fields[number] for each, number in places.items()}
             try:
-                start = seconds_of(value[offset], offset) if offset and value[offset].strip() else None
-                seconds = None
-                if start is not None and duration and value[duration].strip():
-                    seconds = seconds_of(value[duration], DURATION, least=1e-9)
-                elif start is not None and end and value[end].strip():
-                    seconds = seconds_between(start, value[end])
+                start, seconds = segment_of(*((value[each].strip() or None) if each else None for each in (offset, duration, end)))
             except BadRow as error:
                 yield place, str(error)
                 continue

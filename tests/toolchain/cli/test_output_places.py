@@ -76,6 +76,8 @@ def test_an_artifact_with_another_scheme_is_not_replaced_unasked(cli: Command, t
     (tmp_path / "here" / "manifest.json").write_text("{")
     assert "that its manifest does not name" in complaint(cli("export", "-o", "here"))
     assert content(tmp_path / "here") == before | {"manifest.json": b"{"}
+    ok(cli("export", "-o", "here", "--replace"))
+    assert open_artifact(tmp_path / "here").manifest.scheme == "fp32"
 
 
 def test_an_export_deletes_no_file_that_no_export_wrote(cli: Command, tiny_int8: Artifact, tmp_path: Path) -> None:
